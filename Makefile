@@ -1,0 +1,39 @@
+# Every target does its own set-up: `make demo` in a fresh clone is one command.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+CHROMIUM := chromium chromium-browser google-chrome
+ARGS ?=
+
+.PHONY: setup demo test check browser
+
+setup: $(INSTALLED)
+
+# uv installs the exact, hashed versions of requirements.lock several times faster than pip, then vetdino itself.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "vetdino needs Python 3.11 or newer: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet uv==0.13.8
+	VIRTUAL_ENV=.venv $(BIN)/uv pip sync --quiet requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup
+	$(BIN)/vetdino demo $(ARGS)
+
+test: setup browser
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# The page's test opens the system's Chromium: as root on Debian it is installed, elsewhere we say what is missing.
+browser:
+	@for name in $(CHROMIUM); do command -v $$name >/dev/null && exit 0; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium >/dev/null && exit 0; \
+	fi; \
+	echo "No Chromium here, so the page's test is left out; Debian's package is called chromium."

@@ -1,0 +1,1 @@
+"""What a frozen or tuned backbone is good for: each task takes features or a backbone and gives figures."""

@@ -1,0 +1,1 @@
+"""The roof: command line, submission to a cluster, generated reference. May import every room."""

@@ -1,0 +1,162 @@
+"""What each verb of the command line does: reads its settings, calls the room that does the work.
+
+A verb takes the words after its name and gives back what `vetdino` prints last: the folder it left. Its
+settings are the room's own config class, with the verb's places (OUT, SRC …) added to it; a room is imported
+when its verb is called. No `from __future__ import annotations` here: tyro reads the local classes' own.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from tyro.conf import Positional, arg
+
+from ..platform.config import cli_config, to_json
+from ..platform.errors import ConfigError
+
+T = TypeVar("T")
+
+# What stands on the command line without a flag, by the word that help shows for it.
+SRC = Annotated[Positional[Path], arg(metavar="SRC")]
+OUT = Annotated[Positional[Path], arg(metavar="OUT")]
+BACKBONE = Annotated[Positional[str], arg(metavar="BACKBONE")]
+SHARDS = Annotated[Positional[str], arg(metavar="SHARDS")]
+
+
+def phantom(arguments: Sequence[str]) -> Path:
+    """OUT: generated studies as DICOM, labels.csv and truth."""
+    from ..platform.phantom import PhantomConfig, phantom
+
+    @dataclass(frozen=True, kw_only=True)
+    class Phantom(PhantomConfig):
+        """Generate radiograph studies whose truth is known: DICOM, labels.csv and truth per view."""
+
+        out: OUT
+        """Folder to write into."""
+
+    asked = cli_config(Phantom, arguments, "vetdino phantom")
+    phantom(asked.out, _part(PhantomConfig, asked))
+    return asked.out
+
+
+def ingest(arguments: Sequence[str]) -> Path:
+    """SRC OUT: an archive becomes shards."""
+    from ..platform.ingest import IngestConfig, ingest
+
+    @dataclass(frozen=True, kw_only=True)
+    class Ingest(IngestConfig):
+        """Turn a DICOM tree, or an image table (CSV, Parquet), into pseudonymised shards."""
+
+        source: SRC
+        """Folder of DICOM files, or a table, a row for each picture (path, patient, study, view, labels)."""
+        out: OUT
+        """Folder for the shards, manifest.json and quarantine.csv."""
+
+    asked = cli_config(Ingest, arguments, "vetdino ingest")
+    ingest(asked.source, asked.out, _part(IngestConfig, asked))
+    return asked.out
+
+
+def pretrain(arguments: Sequence[str]) -> Path | None:
+    """RECIPE: shards become a backbone."""
+    from ..pretrain.recipes import RECIPES, PretrainConfig, recipe
+
+    @dataclass(frozen=True, kw_only=True)
+    class Pretrain(PretrainConfig):
+        """Pretrain a backbone by multi-view distillation; every setting starts from the recipe's."""
+
+        print_config: bool = False
+        """Print the whole config as JSON and stop."""
+
+    if not arguments or arguments[0] in ("-h", "--help"):
+        width = max(map(len, RECIPES))
+        print("usage: vetdino pretrain RECIPE --shards DIR --out DIR [--setting value …]\n")
+        for name, make in RECIPES.items():
+            print(f"  {name:<{width}}   {(make.__doc__ or '').splitlines()[0]}")
+        print("\nvetdino pretrain RECIPE --help lists every setting with the recipe's value.")
+        return None
+    if arguments[0].startswith("-"):
+        raise ConfigError(f"the recipe comes first: vetdino pretrain {next(iter(RECIPES))} {arguments[0]} …")
+    name, *rest = arguments
+    default = Pretrain(**_fields(PretrainConfig, recipe(name)))
+    asked = cli_config(default, rest, f"vetdino pretrain {name}")
+    config = _part(PretrainConfig, asked)
+    if asked.print_config:
+        print(to_json(config), end="")
+        return None
+    from ..pretrain.job import pretrain
+
+    return pretrain(config)
+
+
+def embed(arguments: Sequence[str]) -> Path:
+    """BACKBONE SHARDS OUT: features of every study."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Embed:
+        """Write what a backbone makes of each study (or view) as a Parquet table beside its labels."""
+
+        backbone: BACKBONE
+        """Backbone folder, timm name or weights file."""
+        shards: SHARDS
+        """Folder of shards, or its URL."""
+        out: OUT
+        """Folder for features.parquet."""
+        level: Literal["study", "view"] = "study"
+        """One vector for each study (mean of its views) or one for each view."""
+        splits: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
+        """Which splits to embed."""
+        batch: int = 64
+        """Views for each pass through the backbone."""
+
+    asked = cli_config(Embed, arguments, "vetdino embed")
+    from ..platform.backbone import load
+    from ..platform.features import extract, save_features
+
+    features = extract(load(asked.backbone), asked.shards, asked.splits, level=asked.level, batch=asked.batch)
+    save_features(features, asked.out)
+    return asked.out
+
+
+def evaluate(arguments: Sequence[str]) -> Path:
+    """BACKBONE SHARDS: how good the backbone's features are, beside random weights and raw pixels."""
+    from ..downstream.evaluate import EvaluateConfig, evaluate
+
+    @dataclass(frozen=True, kw_only=True)
+    class Evaluate(EvaluateConfig):
+        """Say how good a backbone's features are, beside random weights and raw pixels."""
+
+        backbone: BACKBONE
+        """Backbone folder, timm name or weights file."""
+        shards: SHARDS
+        """Folder of shards, or its URL."""
+        out: Path = Path("runs/evaluate")
+        """Folder for tables and figures."""
+
+    asked = cli_config(Evaluate, arguments, "vetdino evaluate")
+    evaluate(asked.backbone, asked.shards, asked.out, _part(EvaluateConfig, asked))
+    return asked.out
+
+
+def demo(arguments: Sequence[str]) -> Path | None:
+    """Everything on generated studies, then the page."""
+    from .demo import DemoConfig, demo
+
+    return demo(cli_config(DemoConfig, arguments, "vetdino demo"))
+
+
+def app(arguments: Sequence[str]) -> None:
+    """The page: patch similarity, attention, nearest studies."""
+    from ..serving.app import AppConfig, serve
+
+    serve(cli_config(AppConfig, arguments, "vetdino app"))
+
+
+def _part(cls: type[T], asked: Any) -> T:
+    """The room's own config out of what was asked: the places the verb added are left behind."""
+    return cls(**_fields(cls, asked))
+
+
+def _fields(cls: type, config: Any) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in fields(cls)}

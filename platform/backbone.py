@@ -1,0 +1,386 @@
+"""A Vision Transformer that answers with tokens and with attention, from a folder, a timm name or a file.
+
+Any timm ViT will do: it is built for one grey channel and answers at any image side that its patch divides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .config import atomic_write, from_json, to_json
+from .errors import CheckpointError, ConfigError
+
+# B images, N patches, D width, H heads; S side of an image.
+
+WEIGHTS = "backbone.safetensors"
+CARD = "card.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BackboneConfig:
+    """Which Vision Transformer, and what it is shown."""
+
+    name: str = "vit_small_patch14_dinov2"
+    """A timm Vision Transformer; the settings below override the parts of it that they name."""
+    side: int = 224
+    """Side of the square image it is built for, in pixels; a multiple of the patch."""
+    patch: int | None = None
+    """Side of a patch in pixels; None keeps the architecture's."""
+    width: int | None = None
+    """Width of a token; None keeps the architecture's."""
+    depth: int | None = None
+    """Number of blocks; None keeps the architecture's."""
+    heads: int | None = None
+    """Attention heads a block; None keeps the architecture's."""
+    drop_path: float = 0.0
+    """Rate of stochastic depth in the last block, rising linearly from 0 in the first (student only)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """What a backbone is, how images are prepared for it, and where it comes from."""
+
+    label: str
+    """What a person reads beside its answers, such as `random weights, seed 0`."""
+    config: BackboneConfig
+    mean: float = 0.5
+    """Subtracted from pixels scaled to 0..1."""
+    std: float = 0.25
+    """Divides what is left."""
+    weights_sha256: str = ""
+    origin: Mapping[str, str] = field(default_factory=dict)
+    """Recipe, command, data manifest digest, git revision: plain words, for people."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Identity of what it computes: weights, architecture and preprocessing; never its name or path."""
+        told = asdict(replace(self, label="", origin={}, metrics={}))
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tokens:
+    """What a backbone says of a batch: cls (B, D), patches (B, N, D), N = grid rows x grid columns."""
+
+    cls: Tensor
+    patches: Tensor
+    grid: tuple[int, int]
+
+    def __repr__(self) -> str:
+        return f"Tokens({len(self.cls)} images, width {self.cls.shape[-1]}, grid {self.grid[0]}x{self.grid[1]})"
+
+
+class Backbone(nn.Module):
+    """A timm ViT over grey images (B, 1, S, S), float32, already normalised by `prepare`."""
+
+    def __init__(self, card: Card) -> None:
+        super().__init__()
+        self.card = card
+        self.vit = _vit(card.config)
+        self.prefix = self.vit.num_prefix_tokens
+        self.mask_token = nn.Parameter(torch.zeros(self.vit.embed_dim))
+
+    @property
+    def width(self) -> int:
+        """Width of a token."""
+        return self.vit.embed_dim
+
+    @property
+    def patch(self) -> int:
+        """Side of a patch in pixels."""
+        return self.vit.patch_embed.patch_size[0]
+
+    @property
+    def side(self) -> int:
+        """Side of the image that `prepare` makes, in pixels."""
+        return self.card.config.side
+
+    def forward(self, images_B1SS: Tensor, masked_BN: Tensor | None = None) -> Tokens:
+        """Tokens after the last norm. Where masked_BN (bool) is true, the patch is hidden from the network
+        behind a learnt token (iBOT, arXiv 2111.07832, section 3.1)."""
+        vit = self.vit
+        grid = (images_B1SS.shape[-2] // self.patch, images_B1SS.shape[-1] // self.patch)
+        x = vit.patch_embed(images_B1SS)
+        if masked_BN is not None:
+            hidden = masked_BN.view(len(x), *x.shape[1:-1], 1)
+            x = torch.where(hidden, self.mask_token.to(x.dtype), x)
+        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(x)))
+        x = vit.norm(vit.blocks(x))
+        return Tokens(cls=x[:, 0], patches=x[:, self.prefix :], grid=grid)
+
+    def tokens(self, images_B1SS: Tensor) -> Tokens:
+        """Tokens without gradient, in evaluation mode."""
+        with torch.inference_mode():
+            return self.eval()(images_B1SS.to(self.mask_token.device))
+
+    def attention(self, images_B1SS: Tensor, block: int = -1) -> Tensor:
+        """How much the CLS token of one block looks at each patch: (B, H, N), each row's sum <= 1.
+
+        The softmax runs over all tokens, the CLS and registers among them, which are then left out. Queries
+        and keys are computed anew from the block's input, so that fused kernels do not matter.
+        """
+        seen: list[Tensor] = []
+        attention = self.vit.blocks[block].attn
+        handle = attention.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            self.tokens(images_B1SS)
+        finally:
+            handle.remove()
+        with torch.inference_mode():
+            (x,) = seen
+            count, length, _ = x.shape
+            qkv = attention.qkv(x).view(count, length, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+            query, key = attention.q_norm(qkv[0][:, :, :1]), attention.k_norm(qkv[1])
+            row = (query * attention.scale) @ key.transpose(-2, -1)
+            return row.softmax(-1)[:, :, 0, self.prefix :]
+
+    def prepare(self, pixels_HW: np.ndarray) -> Tensor:
+        """One view as the network sees it: (1, S, S) float32, letterboxed on black, area-resized, normalised."""
+        return self.prepare_many([pixels_HW])[0]
+
+    def prepare_many(self, views: Sequence[np.ndarray]) -> Tensor:
+        """Views (H, W) uint8 of any sizes -> (B, 1, S, S) float32."""
+        batch = np.stack([letterboxed(pixels, self.side) for pixels in views])
+        return self.normalised(torch.from_numpy(batch)[:, None])
+
+    def normalised(self, grey_uint8: Tensor) -> Tensor:
+        """uint8 grey of any shape -> float32 by the card's mean and std, on the backbone's device."""
+        scaled = grey_uint8.to(self.mask_token.device).float() / 255.0
+        return (scaled - self.card.mean) / self.card.std
+
+
+def letterboxed(pixels_HW: np.ndarray, side: int) -> np.ndarray:
+    """The view inside a black square of side x side, its proportions kept, uint8.
+
+    >>> letterboxed(np.full((10, 20), 200, np.uint8), 8)[0, 0], letterboxed(np.full((8, 8), 9, np.uint8), 8)[0, 0]
+    (np.uint8(0), np.uint8(9))
+    """
+    height, width = pixels_HW.shape
+    scale = side / max(height, width)
+    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    small = cv2.resize(
+        pixels_HW, (columns, rows), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
+    square = np.zeros((side, side), np.uint8)
+    top, left = (side - rows) // 2, (side - columns) // 2
+    square[top : top + rows, left : left + columns] = small
+    return square
+
+
+def letterbox_of(height: int, width: int, side: int) -> tuple[int, int, int, int]:
+    """Where `letterboxed` puts a view of that size: (top, left, rows, columns), in pixels of the square.
+
+    >>> letterbox_of(10, 20, 8)
+    (2, 0, 4, 8)
+    """
+    scale = side / max(height, width)
+    rows, columns = max(1, round(height * scale)), max(1, round(width * scale))
+    return (side - rows) // 2, (side - columns) // 2, rows, columns
+
+
+def random_backbone(config: BackboneConfig, seed: int, *, mean: float = 0.5, std: float = 0.25) -> Backbone:
+    """A backbone at random initialisation; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        backbone = Backbone(Card(label=f"random weights, seed {seed}", config=config, mean=mean, std=std))
+        nn.init.trunc_normal_(backbone.mask_token, std=0.02)
+    return _carded(backbone)
+
+
+def random_like(backbone: Backbone, seed: int = 0) -> Backbone:
+    """The same architecture and preprocessing at random initialisation: the floor beside every figure."""
+    card = backbone.card
+    return random_backbone(card.config, seed, mean=card.mean, std=card.std)
+
+
+def save_backbone(folder: Path, backbone: Backbone, *, half: bool = False) -> Card:
+    """Write weights (safetensors, float32 or float16) and card; the folder appears whole or not at all."""
+    from safetensors.torch import save
+
+    dtype = torch.float16 if half else torch.float32
+    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in backbone.state_dict().items()}
+    weights = save(state)
+    card = replace(backbone.card, weights_sha256=hashlib.sha256(weights).hexdigest())
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / WEIGHTS, weights)
+    atomic_write(folder / CARD, to_json(card))
+    return card
+
+
+def load(source: str | Path) -> Backbone:
+    """A backbone in evaluation mode, from one of three:
+
+    a backbone folder (its weights are checked against its card's sha256); a weights file (.safetensors, or
+    a .pth read with weights_only) of a DINO or DINOv2 ViT, whose architecture is read off its shapes; the
+    name of a timm ViT, at random initialisation.
+
+    Raises CheckpointError for damaged or foreign weights, ConfigError for an unknown name.
+    """
+    path = Path(source)
+    if (path / CARD).is_file():
+        return _from_folder(path)
+    if path.is_file():
+        return _from_file(path)
+    if path.exists() or path.suffix or "/" in str(source):
+        raise CheckpointError(
+            f"{source}: no backbone here; expected a folder with {CARD}, a weights file or a timm name"
+        )
+    return random_backbone(BackboneConfig(name=str(source), side=_native_side(str(source))), seed=0).eval()
+
+
+def timm_overrides(config: BackboneConfig) -> dict[str, Any]:
+    """The settings that differ from the named architecture, in timm's words."""
+    named = {
+        "patch_size": config.patch,
+        "embed_dim": config.width,
+        "depth": config.depth,
+        "num_heads": config.heads,
+    }
+    return {key: value for key, value in named.items() if value is not None}
+
+
+def _vit(config: BackboneConfig) -> nn.Module:
+    import timm
+    from timm.models.vision_transformer import VisionTransformer
+
+    known = [] if timm.is_model(config.name) else timm.list_models("*vit*")
+    if known:
+        from difflib import get_close_matches
+
+        near = get_close_matches(config.name, known, 1)
+        raise ConfigError(
+            f"backbone.name {config.name!r} is no timm model" + (f"; nearest is {near[0]!r}" if near else "")
+        )
+    try:
+        vit = timm.create_model(
+            config.name,
+            pretrained=False,
+            in_chans=1,
+            num_classes=0,
+            img_size=config.side,
+            dynamic_img_size=True,
+            drop_path_rate=config.drop_path,
+            **timm_overrides(config),
+        )
+    except (TypeError, AssertionError) as error:
+        raise ConfigError(f"backbone.name {config.name!r} cannot be built so: {error}") from error
+    if not isinstance(vit, VisionTransformer):
+        raise ConfigError(f"backbone.name {config.name!r} is no plain Vision Transformer; choose a vit_…")
+    if config.side % vit.patch_embed.patch_size[0]:
+        raise ConfigError(
+            f"backbone.side {config.side} is no multiple of the patch, {vit.patch_embed.patch_size[0]}; "
+            f"nearest is {round(config.side / vit.patch_embed.patch_size[0]) * vit.patch_embed.patch_size[0]}"
+        )
+    return vit
+
+
+def _native_side(name: str) -> int:
+    import timm
+
+    return timm.get_pretrained_cfg(name).input_size[-1] if timm.is_model(name) else 224
+
+
+def _carded(backbone: Backbone) -> Backbone:
+    """Give the card the hash of weights that never were in a file."""
+    digest = hashlib.sha256()
+    for name, value in sorted(backbone.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    backbone.card = replace(backbone.card, weights_sha256=digest.hexdigest())
+    return backbone
+
+
+def _from_folder(folder: Path) -> Backbone:
+    from safetensors.torch import load as load_safetensors
+
+    card = from_json(Card, (folder / CARD).read_text(), source=str(folder / CARD))
+    try:
+        weights = (folder / WEIGHTS).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{folder / WEIGHTS}: cannot be read ({error.strerror})") from error
+    found = hashlib.sha256(weights).hexdigest()
+    if found != card.weights_sha256:
+        raise CheckpointError(
+            f"{folder / WEIGHTS}: sha256 {found[:12]}… differs from the card's {card.weights_sha256[:12]}…; "
+            "the folder is damaged, copy it again"
+        )
+    backbone = Backbone(card)
+    backbone.load_state_dict({name: value.float() for name, value in load_safetensors(weights).items()})
+    return backbone.eval()
+
+
+def _from_file(path: Path) -> Backbone:
+    state = foreign_state(path)
+    if "patch_embed.proj.weight" not in state or "pos_embed" not in state:
+        raise CheckpointError(f"{path}: holds no Vision Transformer (patch_embed.proj.weight is missing)")
+    width, _, patch, _ = state["patch_embed.proj.weight"].shape
+    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+    dinov2 = any(name.endswith("ls1.gamma") for name in state)
+    config = BackboneConfig(
+        name="vit_small_patch14_dinov2" if dinov2 else "vit_small_patch16_224",
+        side=518 if dinov2 else 224,
+        patch=patch,
+        width=width,
+        depth=depth,
+        heads=width // 64,
+    )
+    backbone = Backbone(Card(label=path.name, config=config))
+    try:
+        adopt(backbone, state)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: not the weights of a {config.name}: {error}") from error
+    return _carded(backbone).eval()
+
+
+def foreign_state(path: Path) -> dict[str, Tensor]:
+    """The backbone's tensors of a weights file, prefixes such as `teacher.backbone.` taken off."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(path)
+    else:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CheckpointError(f"{path}: cannot be read as plain weights ({type(error).__name__})") from error
+    for wrapper in ("teacher", "model", "state_dict"):
+        if isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    plain = {}
+    for name, value in state.items():
+        for prefix in ("module.", "teacher.", "backbone.", "vit."):
+            name = name.removeprefix(prefix)
+        plain[name] = value
+    return plain
+
+
+def adopt(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
+    """Take over the weights of another ViT of the same width and depth.
+
+    A three-channel patch embedding is folded to grey (its sum over channels: a grey picture shown three
+    times gives the same answer), position embeddings are resampled to the grid. Heads are left behind.
+    """
+    from timm.layers import resample_abs_pos_embed
+
+    vit = backbone.vit
+    taken = {name: value for name, value in state.items() if name in vit.state_dict()}
+    kernel = taken["patch_embed.proj.weight"]
+    if kernel.shape[1] == 3:
+        taken["patch_embed.proj.weight"] = kernel.sum(1, keepdim=True)
+    if taken["pos_embed"].shape != vit.pos_embed.shape:
+        prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        taken["pos_embed"] = resample_abs_pos_embed(
+            taken["pos_embed"], new_size=vit.patch_embed.grid_size, num_prefix_tokens=prefix
+        )
+    vit.load_state_dict(taken, strict=True)

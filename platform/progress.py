@@ -1,0 +1,131 @@
+"""How far a long piece of work is: a bar on a terminal, a line of JSON now and then anywhere else.
+
+Both go to stderr, so that what a command prints to stdout stays clean.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+LINE_EVERY = 5.0
+"""Seconds between two lines where stderr is no terminal."""
+
+
+class Progress:
+    """Counts finished units; use it as a context manager.
+
+    label: what is being done; total: units expected, None where unknown; unit: what is counted (plural).
+
+    >>> with Progress("decode", total=2) as progress:
+    ...     progress.advance(loss=0.5)
+    ...     progress.done
+    1
+    """
+
+    def __init__(self, label: str, total: int | None = None, unit: str = "studies") -> None:
+        self.label = label
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self.notes: dict[str, Any] = {}
+        self._bar = None
+        self._began = self._spoke = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        self._began = self._spoke = time.monotonic()
+        if sys.stderr.isatty():
+            self._bar = _bar(self.label, self.total, self.unit)
+            self._bar.start()
+        return self
+
+    def advance(self, n: int = 1, **notes: Any) -> None:
+        """`n` more units are done; notes (`loss=0.31`) are shown beside the bar until they change."""
+        self.done += n
+        self.notes.update(notes)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=self.done, notes=_beside(self.notes))
+        elif time.monotonic() - self._spoke >= LINE_EVERY:
+            self._say(finished=False)
+
+    @property
+    def rate(self) -> float:
+        """Units a second since the start."""
+        return self.done / max(time.monotonic() - self._began, 1e-9)
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        else:
+            self._say(finished=kind is None)
+
+    def _say(self, finished: bool) -> None:
+        """One line of JSON: the words, the count, the rate, the seconds left and the notes."""
+        self._spoke = time.monotonic()
+        left = None
+        if self.total is not None and self.done:
+            left = round((self.total - self.done) / self.rate, 1)
+        line = {
+            "progress": self.label,
+            "done": self.done,
+            "total": self.total,
+            "unit": self.unit,
+            "per_second": round(self.rate, 2),
+            "seconds": round(self._spoke - self._began, 1),
+            "seconds_left": 0.0 if finished else left,
+            "finished": finished,
+            **{key: _short(value) for key, value in self.notes.items()},
+        }
+        print(json.dumps(line, default=str), file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], *, label: str, total: int | None = None, unit: str = "studies") -> Iterator[T]:
+    """The items, counted as they go by; `total` is their length where they have one.
+
+    >>> list(track("ab", label="letters"))
+    ['a', 'b']
+    """
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)
+    with Progress(label, total, unit) as progress:
+        for item in items:
+            yield item
+            progress.advance()
+
+
+def _bar(label: str, total: int | None, unit: str) -> Any:
+    """A rich bar with count, rate, time left and notes, one task, not yet started."""
+    from rich import progress as rich
+    from rich.console import Console
+    from rich.text import Text
+
+    class Rate(rich.ProgressColumn):
+        def render(self, task: rich.Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text(f"{speed:.1f} {unit}/s" if speed else "", style="progress.data.speed")
+
+    bar = rich.Progress(
+        rich.TextColumn("{task.description}"),
+        rich.BarColumn(),
+        rich.MofNCompleteColumn(),
+        Rate(),
+        rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.fields[notes]}"),
+        console=Console(stderr=True),
+    )
+    bar.add_task(label, total=total, notes="")
+    return bar
+
+
+def _beside(notes: dict[str, Any]) -> str:
+    return "  ".join(f"{key} {_short(value)}" for key, value in notes.items())
+
+
+def _short(value: Any) -> Any:
+    """Numbers to four significant digits, the rest as it is."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value

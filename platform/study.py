@@ -1,0 +1,142 @@
+"""What travels through the house: a View, a Study of views, and the choice of a pair.
+
+A view on its way in holds pixels (`View`); a view in a shard stays encoded until somebody wants it
+(`StoredView`), because a pretraining step looks at two of a study's seven or eight views.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
+
+import numpy as np
+
+PROJECTIONS = (
+    "VD", "DV", "LLAT", "RLAT", "LATERAL", "AP", "PA", "LL", "MLO", "CC", "OBLIQUE", "UNKNOWN",
+)  # fmt: skip
+"""The closed list of projections. LLAT and RLAT name the side the animal lies on; LATERAL is a side view
+whose side is not known; LL is a human chest's latero-lateral; UNKNOWN is what could not be decided."""
+
+SPLITS = ("train", "val", "test")
+"""Patients are divided once, by keyed hash, into these."""
+
+PairPolicy = Literal["uniform", "distinct"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """One projection of one patient, as the detector saw it.
+
+    pixels: (H, W) uint8, or uint16 before it is stored; bright is dense (MONOCHROME2).
+    spacing: mm per pixel as (row, column), None where unknown.
+
+    >>> View(pixels=np.zeros((64, 48), np.uint8), projection="VD")
+    View(VD, 64x48)
+    """
+
+    pixels: np.ndarray
+    projection: str = "UNKNOWN"
+    laterality: str = ""
+    modality: str = ""
+    spacing: tuple[float, float] | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    """How the view was made: `projection_source` (the tag that decided), `voi` (the path that ran)."""
+
+    def decode(self) -> View:
+        """Itself: a View is already decoded."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"View({self.projection}, {'x'.join(map(str, self.pixels.shape))})"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredView:
+    """A view as a shard keeps it: JPEG or PNG bytes of 8-bit grey, decoded only when asked.
+
+    >>> StoredView(encoded=b"...", projection="LLAT")
+    StoredView(LLAT, 3 bytes)
+    """
+
+    encoded: bytes
+    projection: str = "UNKNOWN"
+    laterality: str = ""
+    modality: str = ""
+    spacing: tuple[float, float] | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    def decode(self) -> View:
+        """The view with its pixels, (H, W) uint8."""
+        return View(
+            pixels=grey_of(self.encoded),
+            projection=self.projection,
+            laterality=self.laterality,
+            modality=self.modality,
+            spacing=self.spacing,
+            facts=self.facts,
+        )
+
+    def __repr__(self) -> str:
+        return f"StoredView({self.projection}, {len(self.encoded)} bytes)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Study:
+    """All views of one patient from one visit, under pseudonyms.
+
+    key and patient are keyed hashes in hexadecimal (no dot). labels: finding -> 1.0 present, 0.0 absent,
+    NaN unknown.
+
+    >>> Study(key="4f2a", patient="9c01", views=(View(np.zeros((8, 8), np.uint8), "VD"),))
+    Study(4f2a, 1 view: VD)
+    """
+
+    key: str
+    patient: str
+    views: tuple[View | StoredView, ...]
+    labels: Mapping[str, float] = field(default_factory=dict)
+    split: str = "train"
+
+    def view(self, index: int) -> View:
+        """The index-th view, decoded."""
+        return self.views[index].decode()
+
+    def __repr__(self) -> str:
+        names = " ".join(view.projection for view in self.views)
+        return f"Study({self.key}, {len(self.views)} view{'s' * (len(self.views) != 1)}: {names})"
+
+
+def pair_of(study: Study, random: Random, policy: PairPolicy = "uniform") -> tuple[int, int]:
+    """Indices of two different views of a study, in random order; (i, i) where the study has one view.
+
+    `distinct` prefers two projections that differ and falls back to `uniform` where there are none.
+
+    >>> from random import Random
+    >>> one = View(np.zeros((8, 8), np.uint8), "VD")
+    >>> pair_of(Study("k", "p", (one,)), Random(0))
+    (0, 0)
+    """
+    count = len(study.views)
+    if count == 1:
+        return 0, 0
+    pairs = [(i, j) for i in range(count) for j in range(count) if i != j]
+    if policy == "distinct":
+        differing = [(i, j) for i, j in pairs if study.views[i].projection != study.views[j].projection]
+        pairs = differing or pairs
+    return random.choice(pairs)
+
+
+def grey_of(encoded: bytes) -> np.ndarray:
+    """Pixels of a JPEG or PNG, (H, W) uint8 (16-bit PNG: uint16; colour becomes grey).
+
+    Raises ValueError where the bytes are no picture.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(encoded)) as picture:
+        if picture.mode not in ("L", "I;16"):
+            picture = picture.convert("L")
+        return np.asarray(picture)

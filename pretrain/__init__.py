@@ -1,0 +1,1 @@
+"""Pretraining: pairs of views -> crops -> student and teacher -> a backbone folder."""

@@ -1,0 +1,107 @@
+"""The order of studies and the loader: what step t sees is a function of (seed, t), never of rank or worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from ..platform.errors import ConfigError
+from ..platform.shards import StudyIndex
+from .batch import CropBatch, batch_of
+from .crops import CropConfig, StudyCrops, crops_of, seed_of
+from .masks import MaskConfig, mask_of
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The global order: each epoch a permutation of all studies, cut into batches; the rest waits for another
+    epoch's permutation.
+
+    >>> order = Order(studies=10, batch=4, seed=0)
+    >>> order.per_epoch, order.epoch(2), len(order.rows(2))
+    (2, 1, 4)
+    """
+
+    studies: int
+    batch: int
+    seed: int
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps an epoch."""
+        return self.studies // self.batch
+
+    def epoch(self, step: int) -> int:
+        """The epoch that a step belongs to."""
+        return step // self.per_epoch
+
+    def rows(self, step: int) -> np.ndarray:
+        """Rows of the studies of a step, for all workers together: (batch,)."""
+        generator = np.random.default_rng(seed_of(self.seed, self.epoch(step), "order"))
+        at = step % self.per_epoch * self.batch
+        return generator.permutation(self.studies)[at : at + self.batch]
+
+
+class CropDataset(Dataset):
+    """Item (row, epoch, progress) -> the study's crops and its hidden patches."""
+
+    def __init__(self, shards: str, crops: CropConfig, masks: MaskConfig, grid: int, seed: int) -> None:
+        self.index = StudyIndex(shards, "train")
+        self.crops, self.masks, self.grid, self.seed = crops, masks, grid, seed
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, item: tuple[int, int, float]) -> tuple[StudyCrops, np.ndarray]:
+        row, epoch, progress = item
+        study = self.index.load(row)
+        generator = np.random.default_rng(seed_of(self.seed, epoch, study.key + "/hidden"))
+        hidden = [mask_of(self.grid, self.masks, generator) for _ in range(self.crops.globals_per_view)]
+        return crops_of(study, self.crops, seed=self.seed, epoch=epoch, progress=progress), np.stack(hidden)
+
+
+class StepSampler:
+    """The items of one worker, a list a step, from a first step to the last."""
+
+    def __init__(self, order: Order, *, first: int, steps: int, rank: int, world: int) -> None:
+        self.order, self.first, self.steps, self.rank, self.world = order, first, steps, rank, world
+
+    def __len__(self) -> int:
+        return self.steps - self.first
+
+    def __iter__(self) -> Iterator[list[tuple[int, int, float]]]:
+        share = self.order.batch // self.world
+        for step in range(self.first, self.steps):
+            epoch = self.order.epoch(step)
+            progress = epoch * self.order.per_epoch / self.steps
+            rows = self.order.rows(step)[self.rank * share : (self.rank + 1) * share]
+            yield [(int(row), epoch, progress) for row in rows]
+
+
+def loader_of(
+    dataset: CropDataset, order: Order, *, first: int, steps: int, rank: int, world: int, processes: int
+) -> DataLoader[CropBatch]:
+    """Batches of one worker, in order. Raises ConfigError where there are fewer studies than a batch."""
+    if order.per_epoch < 1:
+        raise ConfigError(f"batch {order.batch} is more than the {order.studies} training studies; lower it")
+    return DataLoader(
+        dataset,
+        batch_sampler=StepSampler(order, first=first, steps=steps, rank=rank, world=world),
+        num_workers=processes,
+        collate_fn=_collate,
+        worker_init_fn=_one_thread,
+        prefetch_factor=4 if processes else None,
+        multiprocessing_context="fork" if processes else None,
+    )
+
+
+def _collate(items: list[tuple[StudyCrops, np.ndarray]]) -> CropBatch:
+    return batch_of([study for study, _ in items], [hidden for _, hidden in items])
+
+
+def _one_thread(worker: int) -> None:
+    cv2.setNumThreads(1)

@@ -1,0 +1,174 @@
+"""The training as a Ray Train job: workers are asked for, watched, and started anew when one is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from ..platform import checkpoint
+from ..platform.config import from_json, to_json
+from ..platform.errors import ConfigError, TrainingError, VetdinoError
+from ..platform.progress import Progress
+from ..platform.runs import create_database, tracking_address
+from ..platform.shards import load_manifest
+from .loop import STATUS, Place, checkpoints_of, train
+from .recipes import PretrainConfig
+
+FAILURE = "failure.txt"
+"""Left in the run's folder by a worker that met an error meant for people."""
+
+
+def pretrain(config: PretrainConfig) -> Path:
+    """Train on Ray to the last step; the folder of the exported backbone.
+
+    A Ray that already runs is used (`RAY_ADDRESS`, or inside `ray job submit`), else one is started here and
+    stopped afterwards. Raises ConfigError before any worker is asked for where settings quarrel or `out` holds
+    another training; TrainingError where the workers failed more often than `restarts` allows.
+    """
+    config.check()
+    config = replace(config, shards=_absolute(config.shards), out=config.out.resolve(), start=_start(config.start))
+    manifest = load_manifest(config.shards)
+    if manifest.studies("train") < config.batch:
+        raise ConfigError(f"batch {config.batch} is more than the {manifest.studies('train')} training studies; lower it")
+    _claim(config)
+    create_database(tracking_address(config.out))
+    (config.out / FAILURE).unlink(missing_ok=True)
+    with _Watch(config):
+        _run_on_ray(config)
+    return config.out / "backbone"
+
+
+def _run_on_ray(config: PretrainConfig) -> None:
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+    cuda = config.device == "cuda" or (config.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    threads = config.threads or max(1, cores // config.workers)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"config": to_json(config), "threads": threads, "cuda": cuda},
+        scaling_config=ScalingConfig(
+            num_workers=config.workers,
+            use_gpu=cuda,
+            resources_per_worker={"CPU": max(1, min(threads, cores // config.workers)), **({"GPU": 1} if cuda else {})},
+        ),
+        torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
+        run_config=RunConfig(
+            name=f"launch_{time.time_ns()}",
+            storage_path=str(config.out / "ray"),
+            failure_config=FailureConfig(max_failures=config.restarts),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise _human(config, error) from error
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _work(told: Mapping[str, object]) -> None:
+    """What each Ray worker runs."""
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+
+    config = from_json(PretrainConfig, str(told["config"]))
+    torch.set_num_threads(int(told["threads"]))
+    context = ray.train.get_context()
+    device = get_device() if told["cuda"] else torch.device("cpu")
+    place = Place(rank=context.get_world_rank(), world=context.get_world_size(), device=device)
+    try:
+        train(config, place, lambda step, values: ray.train.report({"step": step, **values}))
+    except VetdinoError as error:
+        (config.out / FAILURE).write_text(str(error))
+        raise
+
+
+def _claim(config: PretrainConfig) -> None:
+    """Make the run's folder ours, or refuse one that holds another training."""
+    saved = config.out / "config.json"
+    if checkpoint.newest(checkpoints_of(config)) is None:
+        if config.resume:
+            raise ConfigError(f"{config.out}: holds no checkpoint to resume from; leave out --resume")
+    elif not config.resume:
+        raise ConfigError(f"{config.out}: holds a training already; add --resume to go on, or choose another --out")
+    else:
+        began = from_json(PretrainConfig, saved.read_text(), source=str(saved))
+        for name in ("backbone", "distill", "crops", "batch", "seed"):
+            if getattr(began, name) != getattr(config, name):
+                raise ConfigError(
+                    f"{name} differs from the settings that the training in {config.out} began with; "
+                    "resume with those of its config.json, or choose another --out"
+                )
+    config.out.mkdir(parents=True, exist_ok=True)
+    (config.out / "config.json").write_text(to_json(config))
+
+
+def _human(config: PretrainConfig, error: Exception) -> VetdinoError:
+    told = config.out / FAILURE
+    if told.exists():
+        return TrainingError(told.read_text())
+    first = str(error).strip().splitlines()
+    return TrainingError(
+        f"the workers failed more than {config.restarts} times ({first[-1] if first else type(error).__name__}); "
+        f"the newest checkpoint in {config.out} is whole: run again with --resume"
+    )
+
+
+def _absolute(path: Path) -> Path:
+    return path if "://" in str(path) else path.resolve()
+
+
+def _start(start: str) -> str:
+    return str(Path(start).resolve()) if start and Path(start).exists() else start
+
+
+class _Watch:
+    """Shows what the first worker tells in its status file, from a thread of the driver."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.status, self.steps, self.batch = config.out / STATUS, config.steps, config.batch
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> None:
+        self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.thread.join()
+
+    def _watch(self) -> None:
+        began = self._told().get("step", 0)
+        seen, notes = began, {}
+        with Progress("pretrain", total=(self.steps - began) * self.batch, unit="studies") as progress:
+            while True:
+                ended = self.ended.wait(0.5)
+                told = self._told()
+                names = {"loss/total": "loss", "probe/auroc_macro": "auroc", "health/teacher_entropy": "entropy"}
+                notes |= {short: round(told[name], 3) for name, short in names.items() if told.get(name) is not None}
+                if told.get("step", seen) > seen:
+                    progress.advance((told["step"] - seen) * self.batch, **notes)
+                    seen = told["step"]
+                if ended:
+                    return
+
+    def _told(self) -> dict[str, float]:
+        try:
+            return json.loads(self.status.read_text())
+        except (OSError, ValueError):
+            return {}

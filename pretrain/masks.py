@@ -1,0 +1,47 @@
+"""Which patches of a global crop are hidden from the student: a few blocks, as in BEiT and iBOT."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MaskConfig:
+    """How patches are hidden for the patch loss."""
+
+    probability: float = 0.5
+    """Share of the teacher-view global crops in which patches are hidden at all."""
+    ratio: tuple[float, float] = (0.1, 0.5)
+    """Share of the patches hidden in such a crop, from and to; uniform."""
+
+
+def mask_of(side: int, config: MaskConfig, generator: np.random.Generator) -> np.ndarray:
+    """A plan of hidden patches for one crop: (side * side,) bool.
+
+    Blocks of at least four patches and of aspect 0.3 to 3.3 are laid until the drawn share is covered,
+    single patches make up the exact count. BEiT (arXiv 2106.08254), algorithm 1; iBOT, section 3.1.
+    """
+    hidden = np.zeros((side, side), bool)
+    if generator.random() >= config.probability:
+        return hidden.ravel()
+    wanted = int(round(generator.uniform(*config.ratio) * side * side))
+    for _ in range(10):
+        missing = wanted - int(hidden.sum())
+        if missing < 4:
+            break
+        area = generator.uniform(4, max(4.0, missing))
+        aspect = math.exp(generator.uniform(math.log(0.3), math.log(1 / 0.3)))
+        height = min(side, max(1, int(round(math.sqrt(area * aspect)))))
+        width = min(side, max(1, int(round(math.sqrt(area / aspect)))))
+        top, left = generator.integers(side - height + 1), generator.integers(side - width + 1)
+        block = hidden[top : top + height, left : left + width]
+        if (~block).sum() <= missing:
+            block[:] = True
+    flat = hidden.ravel()
+    missing = wanted - int(flat.sum())
+    if missing > 0:
+        flat[generator.choice(np.flatnonzero(~flat), missing, replace=False)] = True
+    return flat

@@ -1,0 +1,1 @@
+"""What people see: similar studies, patch similarity and attention, in a browser."""
