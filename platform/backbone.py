@@ -78,7 +78,9 @@ class Tokens:
     grid: tuple[int, int]
 
     def __repr__(self) -> str:
-        return f"Tokens({len(self.cls)} images, width {self.cls.shape[-1]}, grid {self.grid[0]}x{self.grid[1]})"
+        return (
+            f"Tokens({len(self.cls)} images, width {self.cls.shape[-1]}, grid {self.grid[0]}x{self.grid[1]})"
+        )
 
 
 class Backbone(nn.Module):
@@ -209,7 +211,9 @@ def save_backbone(folder: Path, backbone: Backbone, *, half: bool = False) -> Ca
     from safetensors.torch import save
 
     dtype = torch.float16 if half else torch.float32
-    state = {name: value.detach().to("cpu", dtype).contiguous() for name, value in backbone.state_dict().items()}
+    state = {
+        name: value.detach().to("cpu", dtype).contiguous() for name, value in backbone.state_dict().items()
+    }
     weights = save(state)
     card = replace(backbone.card, weights_sha256=hashlib.sha256(weights).hexdigest())
     folder.mkdir(parents=True, exist_ok=True)
@@ -353,7 +357,9 @@ def foreign_state(path: Path) -> dict[str, Tensor]:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise CheckpointError(f"{path}: cannot be read as plain weights ({type(error).__name__})") from error
+            raise CheckpointError(
+                f"{path}: cannot be read as plain weights ({type(error).__name__})"
+            ) from error
     for wrapper in ("teacher", "model", "state_dict"):
         if isinstance(state.get(wrapper), dict):
             state = state[wrapper]

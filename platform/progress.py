@@ -62,7 +62,7 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         else:
-            self._say(finished=kind is None)
+            self._say(finished=kind is None and (self.total is None or self.done >= self.total))
 
     def _say(self, finished: bool) -> None:
         """One line of JSON: the words, the count, the rate, the seconds left and the notes."""

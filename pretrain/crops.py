@@ -165,7 +165,9 @@ def plan_of(config: CropConfig, generator: np.random.Generator) -> CropPlan:
     )
 
 
-def _crops_of_view(pixels_HW: np.ndarray, plan: CropPlan, config: CropConfig) -> tuple[np.ndarray, np.ndarray]:
+def _crops_of_view(
+    pixels_HW: np.ndarray, plan: CropPlan, config: CropConfig
+) -> tuple[np.ndarray, np.ndarray]:
     """Cut one view by its plan: globals (G, S, S) and locals (L, s, s), uint8."""
     pyramid = _pyramid_of(pixels_HW)
     noise = np.random.default_rng(plan.noise_seed)

@@ -50,6 +50,8 @@ class CropDataset(Dataset):
     """Item (row, epoch, progress) -> the study's crops and its hidden patches."""
 
     def __init__(self, shards: str, crops: CropConfig, masks: MaskConfig, grid: int, seed: int) -> None:
+        # A forked process waits for ever for OpenCV's threads, which stayed behind with its parent.
+        cv2.setNumThreads(0)
         self.index = StudyIndex(shards, "train")
         self.crops, self.masks, self.grid, self.seed = crops, masks, grid, seed
 
@@ -93,7 +95,6 @@ def loader_of(
         batch_sampler=StepSampler(order, first=first, steps=steps, rank=rank, world=world),
         num_workers=processes,
         collate_fn=_collate,
-        worker_init_fn=_one_thread,
         prefetch_factor=4 if processes else None,
         multiprocessing_context="fork" if processes else None,
     )
@@ -101,7 +102,3 @@ def loader_of(
 
 def _collate(items: list[tuple[StudyCrops, np.ndarray]]) -> CropBatch:
     return batch_of([study for study, _ in items], [hidden for _, hidden in items])
-
-
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(1)

@@ -150,16 +150,12 @@ class Distiller(nn.Module):
             self.patch_targets.follow(asked.patch_MK)
         hidden_XN = hidden_TBN.flatten(0, 1)
         weight_M = (1.0 / hidden_XN.sum(-1).clamp_min(1))[:, None].expand_as(hidden_XN)[hidden_XN]
-        return patch_loss(
-            told.patch_MK, target_MK, weight_M, len(hidden_XN), self.config.student_temperature
-        )
+        return patch_loss(told.patch_MK, target_MK, weight_M, len(hidden_XN), self.config.student_temperature)
 
     @torch.no_grad()
     def follow(self, momentum: float) -> None:
         """The teacher takes one small step after the student."""
-        torch._foreach_lerp_(
-            list(self.teacher.parameters()), list(self.student.parameters()), 1.0 - momentum
-        )
+        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1.0 - momentum)
 
     @torch.no_grad()
     def spread_heads(self, batch: CropBatch) -> None:

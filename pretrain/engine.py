@@ -78,7 +78,14 @@ class Engine:
     """The student under DeepSpeed on one worker of a process group that already exists."""
 
     def __init__(
-        self, student: Learner, config: OptimConfig, *, batch: int, world: int, steps: int, device: torch.device
+        self,
+        student: Learner,
+        config: OptimConfig,
+        *,
+        batch: int,
+        world: int,
+        steps: int,
+        device: torch.device,
     ) -> None:
         prepare_deepspeed(device)
         import deepspeed

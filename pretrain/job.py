@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,10 +31,14 @@ def pretrain(config: PretrainConfig) -> Path:
     another training; TrainingError where the workers failed more often than `restarts` allows.
     """
     config.check()
-    config = replace(config, shards=_absolute(config.shards), out=config.out.resolve(), start=_start(config.start))
+    config = replace(
+        config, shards=_absolute(config.shards), out=config.out.resolve(), start=_start(config.start)
+    )
     manifest = load_manifest(config.shards)
     if manifest.studies("train") < config.batch:
-        raise ConfigError(f"batch {config.batch} is more than the {manifest.studies('train')} training studies; lower it")
+        raise ConfigError(
+            f"batch {config.batch} is more than the {manifest.studies('train')} training studies; lower it"
+        )
     _claim(config)
     create_database(tracking_address(config.out))
     (config.out / FAILURE).unlink(missing_ok=True)
@@ -62,7 +66,10 @@ def _run_on_ray(config: PretrainConfig) -> None:
         scaling_config=ScalingConfig(
             num_workers=config.workers,
             use_gpu=cuda,
-            resources_per_worker={"CPU": max(1, min(threads, cores // config.workers)), **({"GPU": 1} if cuda else {})},
+            resources_per_worker={
+                "CPU": max(1, min(threads, cores // config.workers)),
+                **({"GPU": 1} if cuda else {}),
+            },
         ),
         torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
         run_config=RunConfig(
@@ -72,12 +79,30 @@ def _run_on_ray(config: PretrainConfig) -> None:
         ),
     )
     try:
-        trainer.fit()
+        _wait_for(trainer.fit)
     except Exception as error:
         raise _human(config, error) from error
     finally:
         if ours:
             ray.shutdown()
+
+
+def _wait_for(fit: Callable[[], object]) -> None:
+    """Run it in a thread of its own: in the main thread Ray Train takes Ctrl-C for itself and exits with 1."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            fit()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.5)
+    if failures:
+        raise failures[0]
 
 
 def _work(told: Mapping[str, object]) -> None:
@@ -105,7 +130,9 @@ def _claim(config: PretrainConfig) -> None:
         if config.resume:
             raise ConfigError(f"{config.out}: holds no checkpoint to resume from; leave out --resume")
     elif not config.resume:
-        raise ConfigError(f"{config.out}: holds a training already; add --resume to go on, or choose another --out")
+        raise ConfigError(
+            f"{config.out}: holds a training already; add --resume to go on, or choose another --out"
+        )
     else:
         began = from_json(PretrainConfig, saved.read_text(), source=str(saved))
         for name in ("backbone", "distill", "crops", "batch", "seed"):
@@ -159,8 +186,14 @@ class _Watch:
             while True:
                 ended = self.ended.wait(0.5)
                 told = self._told()
-                names = {"loss/total": "loss", "probe/auroc_macro": "auroc", "health/teacher_entropy": "entropy"}
-                notes |= {short: round(told[name], 3) for name, short in names.items() if told.get(name) is not None}
+                names = {
+                    "loss/total": "loss",
+                    "probe/auroc_macro": "auroc",
+                    "health/teacher_entropy": "entropy",
+                }
+                notes |= {
+                    short: round(told[name], 3) for name, short in names.items() if told.get(name) is not None
+                }
                 if told.get("step", seen) > seen:
                     progress.advance((told["step"] - seen) * self.batch, **notes)
                     seen = told["step"]

@@ -50,13 +50,22 @@ def train(config: PretrainConfig, place: Place, report: Report = lambda step, va
     torch.manual_seed(config.seed)
     manifest = load_manifest(config.shards)
     dataset = CropDataset(
-        str(config.shards), config.crops, config.distill.masks, config.crops.global_side // _patch(config), config.seed
+        str(config.shards),
+        config.crops,
+        config.distill.masks,
+        config.crops.global_side // _patch(config),
+        config.seed,
     )
     order = Order(len(dataset), config.batch, config.seed)
     distiller = Distiller(start_of(config), config.distill).to(place.device)
     first = _fit_heads(config, distiller, dataset, order, place)
     engine = Engine(
-        distiller.student, config.optim, batch=config.batch, world=place.world, steps=config.steps, device=place.device
+        distiller.student,
+        config.optim,
+        batch=config.batch,
+        world=place.world,
+        steps=config.steps,
+        device=place.device,
     )
     first = resume(config, distiller, engine) if first is None else first
     probe = Probe(str(config.shards), config.probe, manifest.findings)
@@ -136,7 +145,10 @@ class _Day:
         seconds = time.monotonic() - self.clock
         ln_k = torch.log(torch.tensor(float(self.config.distill.head.prototypes))).item()
         told = {f"loss/{name}": named[name] for name in ("total", "view", "patch", "spread")}
-        told |= {"health/teacher_entropy": named["teacher_entropy"], "health/view_loss_minus_ln_k": named["view"] - ln_k}
+        told |= {
+            "health/teacher_entropy": named["teacher_entropy"],
+            "health/view_loss_minus_ln_k": named["view"] - ln_k,
+        }
         told |= {f"schedule/{name}": value for name, value in settings.items()}
         told |= {
             "data/pairs": pairs,
@@ -275,5 +287,3 @@ def _export(config: PretrainConfig, distiller: Distiller, manifest: Manifest) ->
     save_backbone(draft, backbone)
     shutil.rmtree(config.out / "backbone", ignore_errors=True)
     draft.rename(config.out / "backbone")
-
-

@@ -27,15 +27,15 @@ def mask_of(side: int, config: MaskConfig, generator: np.random.Generator) -> np
     hidden = np.zeros((side, side), bool)
     if generator.random() >= config.probability:
         return hidden.ravel()
-    wanted = int(round(generator.uniform(*config.ratio) * side * side))
+    wanted = round(generator.uniform(*config.ratio) * side * side)
     for _ in range(10):
         missing = wanted - int(hidden.sum())
         if missing < 4:
             break
         area = generator.uniform(4, max(4.0, missing))
         aspect = math.exp(generator.uniform(math.log(0.3), math.log(1 / 0.3)))
-        height = min(side, max(1, int(round(math.sqrt(area * aspect)))))
-        width = min(side, max(1, int(round(math.sqrt(area / aspect)))))
+        height = min(side, max(1, round(math.sqrt(area * aspect))))
+        width = min(side, max(1, round(math.sqrt(area / aspect))))
         top, left = generator.integers(side - height + 1), generator.integers(side - width + 1)
         block = hidden[top : top + height, left : left + width]
         if (~block).sum() <= missing:

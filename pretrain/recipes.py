@@ -66,11 +66,15 @@ class PretrainConfig:
         self.crops.check(patch)
         if self.backbone.side % patch:
             near = max(1, round(self.backbone.side / patch)) * patch
-            raise ConfigError(f"backbone.side {self.backbone.side} is no multiple of the patch, {patch}; nearest is {near}")
+            raise ConfigError(
+                f"backbone.side {self.backbone.side} is no multiple of the patch, {patch}; nearest is {near}"
+            )
         if self.batch % self.workers:
             raise ConfigError(f"batch {self.batch} cannot be divided among workers {self.workers}")
         if self.batch < 2 * self.workers:
-            raise ConfigError(f"batch {self.batch} gives some of the workers {self.workers} fewer than 2 studies")
+            raise ConfigError(
+                f"batch {self.batch} gives some of the workers {self.workers} fewer than 2 studies"
+            )
         for name in ("steps", "log_every", "checkpoint_every", "keep", "workers"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
@@ -91,7 +95,9 @@ def demo() -> PretrainConfig:
 
     `vetdino demo` runs it, going on from the shipped backbone.
     """
-    return replace(small(), recipe="demo", steps=150, checkpoint_every=75, probe=ProbeConfig(every=75, bank=300))
+    return replace(
+        small(), recipe="demo", steps=150, checkpoint_every=75, probe=ProbeConfig(every=75, bank=300)
+    )
 
 
 def small() -> PretrainConfig:
@@ -108,7 +114,9 @@ def small() -> PretrainConfig:
             spread_weight=0.1,
             spread_head=True,
         ),
-        optim=OptimConfig(lr=Cosine(start=2e-3, end=1e-5, warmup=0.05), layer_decay=1.0, patch_embed=1.0, zero=0),
+        optim=OptimConfig(
+            lr=Cosine(start=2e-3, end=1e-5, warmup=0.05), layer_decay=1.0, patch_embed=1.0, zero=0
+        ),
         batch=64,
         steps=2000,
         loaders=1,

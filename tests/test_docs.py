@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+
 from vetdino.infra.reference import reference
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+
 from vetdino.downstream.evaluate import TASKS, EvaluateConfig, evaluate
 from vetdino.downstream.knn import KnnConfig
 from vetdino.platform.backbone import BackboneConfig, random_backbone, save_backbone

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
+
 from vetdino.downstream.knn import KnnConfig, knn, knn_scores
 from vetdino.platform.errors import FeaturesError
 from vetdino.platform.features import Features

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from vetdino.infra import cli, verbs
 from vetdino.platform.errors import ShardError
 

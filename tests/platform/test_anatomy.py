@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from vetdino.platform.anatomy import (
     CARDINAL,
     DOWN,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vetdino.platform.config import atomic_path, atomic_write, cli_config, digest, flat, from_json, to_json
 from vetdino.platform.errors import ConfigError
 

@@ -18,6 +18,7 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+
 from vetdino.platform.dicom import (
     CODES,
     DicomConfig,

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vetdino.platform import features as module
 from vetdino.platform.backbone import BackboneConfig, random_backbone, random_like
 from vetdino.platform.errors import FeaturesError, ShardError

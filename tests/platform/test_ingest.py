@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+
 from vetdino.platform import ingest as module
 from vetdino.platform.dicom import CODES
 from vetdino.platform.errors import ConfigError, DataError, ShardError

@@ -6,6 +6,7 @@ import time
 import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
+
 from vetdino.platform.errors import FeaturesError
 from vetdino.platform.metrics import (
     Answers,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vetdino.platform.errors import FeaturesError
 from vetdino.platform.neighbours import nearest, vote
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+
 from vetdino.platform.anatomy import FINDINGS
 from vetdino.platform.dicom import view_of
 from vetdino.platform.errors import ConfigError, DataError

@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+
 from vetdino.platform import progress
 from vetdino.platform.progress import Progress, track
 

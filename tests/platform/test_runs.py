@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
+
 from vetdino.platform import runs
 from vetdino.platform.runs import create_database, history, open_run, tracking_address
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vetdino.platform.errors import ShardError
 from vetdino.platform.shards import (
     VERSION,

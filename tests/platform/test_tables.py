@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from vetdino.platform.errors import DataError
 from vetdino.platform.tables import TableConfig, read_images, read_labels
 

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import uvicorn
+
 from vetdino.platform.backbone import BackboneConfig, random_backbone, save_backbone
 from vetdino.platform.errors import ConfigError, GalleryError
 from vetdino.platform.features import extract, save_features
