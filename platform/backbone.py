@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -329,40 +330,51 @@ def _from_file(path: Path) -> Backbone:
     if "patch_embed.proj.weight" not in state or "pos_embed" not in state:
         raise CheckpointError(f"{path}: holds no Vision Transformer (patch_embed.proj.weight is missing)")
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    depth = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("blocks."))
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     dinov2 = any(name.endswith("ls1.gamma") for name in state)
     config = BackboneConfig(
         name="vit_small_patch14_dinov2" if dinov2 else "vit_small_patch16_224",
-        side=518 if dinov2 else 224,
+        # A square grid and a CLS position: the root, rounded down, is the grid's side.
+        side=math.isqrt(state["pos_embed"].shape[1]) * patch,
         patch=patch,
         width=width,
         depth=depth,
-        heads=width // 64,
+        # Shapes do not tell it; 64 numbers a head is what all of DINO's and DINOv2's have.
+        heads=max(1, width // 64),
     )
     backbone = Backbone(Card(label=path.name, config=config))
     try:
         adopt(backbone, state)
     except RuntimeError as error:
-        raise CheckpointError(f"{path}: not the weights of a {config.name}: {error}") from error
+        raise CheckpointError(f"{path}: not the weights of a {config.name}-like ViT ({error})") from error
     return _carded(backbone).eval()
 
 
 def foreign_state(path: Path) -> dict[str, Tensor]:
     """The backbone's tensors of a weights file, prefixes such as `teacher.backbone.` taken off."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    from safetensors.torch import load_file
 
-        state = load_file(path)
-    else:
-        try:
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise CheckpointError(
-                f"{path}: cannot be read as plain weights ({type(error).__name__})"
-            ) from error
+    except Exception as error:
+        raise CheckpointError(f"{path}: cannot be read as plain weights ({type(error).__name__})") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not weights by name")
     for wrapper in ("teacher", "model", "state_dict"):
         if isinstance(state.get(wrapper), dict):
             state = state[wrapper]
+    return _unprefixed(state)
+
+
+def plain_state(backbone: Backbone) -> dict[str, Tensor]:
+    """A backbone's tensors under the names that `adopt` takes."""
+    return _unprefixed(backbone.state_dict())
+
+
+def _unprefixed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     plain = {}
     for name, value in state.items():
         for prefix in ("module.", "teacher.", "backbone.", "vit."):
@@ -376,11 +388,17 @@ def adopt(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
 
     A three-channel patch embedding is folded to grey (its sum over channels: a grey picture shown three
     times gives the same answer), position embeddings are resampled to the grid. Heads are left behind.
+    Raises RuntimeError, of one line, where a tensor is missing or of another shape.
     """
     from timm.layers import resample_abs_pos_embed
 
     vit = backbone.vit
     taken = {name: value for name, value in state.items() if name in vit.state_dict()}
+    missing = sorted(set(vit.state_dict()) - set(taken))
+    blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
+    if missing or len(blocks) != len(vit.blocks):
+        lacks = f"{missing[0]} is missing" if missing else f"{len(blocks)} blocks, not {len(vit.blocks)}"
+        raise RuntimeError(lacks)
     kernel = taken["patch_embed.proj.weight"]
     if kernel.shape[1] == 3:
         taken["patch_embed.proj.weight"] = kernel.sum(1, keepdim=True)
@@ -389,4 +407,9 @@ def adopt(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
         taken["pos_embed"] = resample_abs_pos_embed(
             taken["pos_embed"], new_size=vit.patch_embed.grid_size, num_prefix_tokens=prefix
         )
-    vit.load_state_dict(taken, strict=True)
+    for name, value in vit.state_dict().items():
+        if value.shape != taken[name].shape:
+            raise RuntimeError(f"{name} is {tuple(taken[name].shape)}, not {tuple(value.shape)}")
+    vit.load_state_dict(taken)
+    if "mask_token" in state and state["mask_token"].numel() == len(backbone.mask_token):
+        backbone.mask_token.data.copy_(state["mask_token"].flatten())

@@ -35,18 +35,6 @@ class CropBatch:
             move(self.globals_GB1SS), move(self.locals_LB1SS), move(self.hidden_TBN), self.keys, self.pairs
         )
 
-    def part(self, index: int, parts: int) -> CropBatch:
-        """One of several equal micro-batches, for gradient accumulation."""
-        size = len(self.keys) // parts
-        cut = slice(index * size, (index + 1) * size)
-        return CropBatch(
-            self.globals_GB1SS[:, cut],
-            self.locals_LB1SS[:, cut],
-            self.hidden_TBN[:, cut],
-            self.keys[cut],
-            self.pairs,
-        )
-
     def __repr__(self) -> str:
         return f"CropBatch({len(self.keys)} studies, {self.pairs} pairs)"
 

@@ -66,6 +66,6 @@ class Head(nn.Module):
         scale = spread / len(hidden) ** 0.5
         kept = min(last.out_features, int((scale > 1e-3 * scale[0]).sum()))
         whiten = directions[:kept] / scale[:kept, None]
-        mix = torch.linalg.qr(torch.randn(last.out_features, kept, dtype=hidden.dtype))[0]
+        mix = torch.linalg.qr(torch.randn(last.out_features, kept))[0].to(hidden)
         last.weight.copy_(mix @ whiten)
         last.bias.copy_(-(last.weight @ mean))

@@ -9,15 +9,19 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..platform import checkpoint
-from ..platform.config import from_json, to_json
+from ..platform.config import atomic_write, from_json, to_json
 from ..platform.errors import ConfigError, TrainingError, VetdinoError
 from ..platform.progress import Progress
 from ..platform.runs import create_database, tracking_address
 from ..platform.shards import load_manifest
-from .loop import STATUS, Place, checkpoints_of, train
+from .loop import STATUS, Place, check_checkpoint, checkpoints_of, start_of, train
 from .recipes import PretrainConfig
+
+if TYPE_CHECKING:
+    from ray.train.torch import TorchTrainer
 
 FAILURE = "failure.txt"
 """Left in the run's folder by a worker that met an error meant for people."""
@@ -39,11 +43,14 @@ def pretrain(config: PretrainConfig) -> Path:
         raise ConfigError(
             f"batch {config.batch} is more than the {manifest.studies('train')} training studies; lower it"
         )
+    start_of(config)  # a name that is unknown or weights that do not fit are told at once
     _claim(config)
     create_database(tracking_address(config.out))
     (config.out / FAILURE).unlink(missing_ok=True)
     with _Watch(config):
         _run_on_ray(config)
+    if (config.out / FAILURE).exists():
+        raise TrainingError((config.out / FAILURE).read_text())
     return config.out / "backbone"
 
 
@@ -51,26 +58,42 @@ def _run_on_ray(config: PretrainConfig) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
 
     ours = not ray.is_initialized()
     if ours:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
-    cuda = config.device == "cuda" or (config.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
-    cores = int(ray.cluster_resources().get("CPU", 1))
+    try:
+        _wait_for(_trainer(config).fit)
+    except VetdinoError:
+        raise
+    except Exception as error:
+        raise _human(config, error) from error
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _trainer(config: PretrainConfig) -> TorchTrainer:
+    """Raises ConfigError where the workers need GPUs that a Ray of this machine alone has not."""
+    import ray
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    there = ray.cluster_resources()
+    cores, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
+    cuda = config.device == "cuda" or (config.device == "auto" and gpus > 0)
+    if cuda and gpus < config.workers and "RAY_ADDRESS" not in os.environ:
+        raise ConfigError(
+            f"workers {config.workers} with device {config.device} need a GPU each, here are {gpus}; "
+            "lower --workers, or set --device cpu"
+        )
     threads = config.threads or max(1, cores // config.workers)
-    trainer = TorchTrainer(
+    # More workers than cores share them; whole cores would be waited for without end.
+    needs = {"CPU": min(threads, cores / config.workers), **({"GPU": 1} if cuda else {})}
+    return TorchTrainer(
         _work,
         train_loop_config={"config": to_json(config), "threads": threads, "cuda": cuda},
-        scaling_config=ScalingConfig(
-            num_workers=config.workers,
-            use_gpu=cuda,
-            resources_per_worker={
-                "CPU": max(1, min(threads, cores // config.workers)),
-                **({"GPU": 1} if cuda else {}),
-            },
-        ),
+        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=cuda, resources_per_worker=needs),
         torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
         run_config=RunConfig(
             name=f"launch_{time.time_ns()}",
@@ -78,13 +101,6 @@ def _run_on_ray(config: PretrainConfig) -> None:
             failure_config=FailureConfig(max_failures=config.restarts),
         ),
     )
-    try:
-        _wait_for(trainer.fit)
-    except Exception as error:
-        raise _human(config, error) from error
-    finally:
-        if ours:
-            ray.shutdown()
 
 
 def _wait_for(fit: Callable[[], object]) -> None:
@@ -112,6 +128,8 @@ def _work(told: Mapping[str, object]) -> None:
     from ray.train.torch import get_device
 
     config = from_json(PretrainConfig, str(told["config"]))
+    if (config.out / FAILURE).exists():
+        return  # Ray starts the workers anew after any error; one meant for people would only come again
     torch.set_num_threads(int(told["threads"]))
     context = ray.train.get_context()
     device = get_device() if told["cuda"] else torch.device("cpu")
@@ -119,30 +137,27 @@ def _work(told: Mapping[str, object]) -> None:
     try:
         train(config, place, lambda step, values: ray.train.report({"step": step, **values}))
     except VetdinoError as error:
-        (config.out / FAILURE).write_text(str(error))
+        atomic_write(config.out / FAILURE, str(error))
         raise
 
 
 def _claim(config: PretrainConfig) -> None:
     """Make the run's folder ours, or refuse one that holds another training."""
-    saved = config.out / "config.json"
-    if checkpoint.newest(checkpoints_of(config)) is None:
-        if config.resume:
-            raise ConfigError(f"{config.out}: holds no checkpoint to resume from; leave out --resume")
-    elif not config.resume:
+    root = checkpoints_of(config)
+    newest = checkpoint.newest(root)
+    if config.resume and newest is None:
+        raise ConfigError(f"{config.out}: holds no whole checkpoint to resume from; leave out --resume")
+    if not config.resume and any(root.glob("step_*")):
         raise ConfigError(
             f"{config.out}: holds a training already; add --resume to go on, or choose another --out"
         )
+    if newest is not None:
+        check_checkpoint(config, newest, config.workers)
     else:
-        began = from_json(PretrainConfig, saved.read_text(), source=str(saved))
-        for name in ("backbone", "distill", "crops", "batch", "seed"):
-            if getattr(began, name) != getattr(config, name):
-                raise ConfigError(
-                    f"{name} differs from the settings that the training in {config.out} began with; "
-                    "resume with those of its config.json, or choose another --out"
-                )
-    config.out.mkdir(parents=True, exist_ok=True)
-    (config.out / "config.json").write_text(to_json(config))
+        # The record of a training that was stopped before its first checkpoint.
+        for name in (STATUS, "metrics.jsonl", "run.json"):
+            (config.out / name).unlink(missing_ok=True)
+    atomic_write(config.out / "config.json", to_json(config))
 
 
 def _human(config: PretrainConfig, error: Exception) -> VetdinoError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -13,12 +14,21 @@ import torch
 import torch.distributed as dist
 
 from ..platform import checkpoint
-from ..platform.backbone import Backbone, adopt, foreign_state, load, random_backbone, save_backbone
-from ..platform.config import atomic_write, digest, flat, to_json
+from ..platform.backbone import (
+    Backbone,
+    adopt,
+    foreign_state,
+    load,
+    plain_state,
+    random_backbone,
+    save_backbone,
+)
+from ..platform.config import atomic_write, digest, flat, from_json, to_json
 from ..platform.errors import CheckpointError, TrainingError
 from ..platform.runs import Run, git_revision, open_run
 from ..platform.shards import Manifest, load_manifest
 from .batch import CropBatch
+from .crops import seed_of
 from .data import CropDataset, Order, loader_of
 from .distiller import LOSS_NAMES, Distiller
 from .engine import Engine
@@ -67,7 +77,7 @@ def train(config: PretrainConfig, place: Place, report: Report = lambda step, va
         steps=config.steps,
         device=place.device,
     )
-    first = resume(config, distiller, engine) if first is None else first
+    first = resume(config, place, distiller, engine) if first is None else first
     probe = Probe(str(config.shards), config.probe, manifest.findings)
     batches = loader_of(
         dataset,
@@ -110,6 +120,8 @@ class _Day:
         """One batch: losses, update, teacher; then records, trial and checkpoint where they are due."""
         config, done = self.config, step + 1
         distill = config.distill
+        # What drops out is drawn anew at each step, so that a training that was broken off draws the same.
+        torch.manual_seed(seed_of(config.seed, step, f"worker {self.place.rank}"))
         settings = self.engine.schedule(step)
         settings["momentum"] = distill.momentum.at(step, config.steps)
         settings["teacher_temperature"] = distill.teacher_temperature.at(step, config.steps)
@@ -128,6 +140,8 @@ class _Day:
         if self.probe.useful and (last or (config.probe.every and done % config.probe.every == 0)):
             self._try(done)
         if done % config.checkpoint_every == 0 or last:
+            if not all(value.isfinite().all() for value in self.distiller.state_dict().values()):
+                raise _no_number(done)
             save(self.config, self.place, self.distiller, self.engine, done)
 
     def _log(self, done: int, settings: Mapping[str, float]) -> None:
@@ -138,10 +152,7 @@ class _Day:
         *values, pairs = mean.tolist()
         named = dict(zip(LOSS_NAMES, values, strict=True))
         if not all(map(torch.isfinite, mean)):
-            raise TrainingError(
-                f"step {done}: the loss is no number; lower optim.lr or optim.clip, then --resume goes on from "
-                "the checkpoint before"
-            )
+            raise _no_number(done)
         seconds = time.monotonic() - self.clock
         ln_k = torch.log(torch.tensor(float(self.config.distill.head.prototypes))).item()
         told = {f"loss/{name}": named[name] for name in ("total", "view", "patch", "spread")}
@@ -172,15 +183,22 @@ class _Day:
             atomic_write(self.config.out / STATUS, json.dumps(status))
 
 
+def _no_number(step: int) -> TrainingError:
+    return TrainingError(
+        f"step {step}: the loss or a weight is no number; lower optim.lr or optim.clip, then --resume goes on "
+        "from the checkpoint before"
+    )
+
+
 def start_of(config: PretrainConfig) -> Backbone:
     """The student's backbone before the first step: random by the seed, or the weights of `config.start`."""
     backbone = random_backbone(config.backbone, config.seed)
     if config.start:
         source = Path(config.start)
-        state = foreign_state(source) if source.is_file() else load(config.start).vit.state_dict()
+        state = foreign_state(source) if source.is_file() else plain_state(load(config.start))
         try:
             adopt(backbone, state)
-        except RuntimeError:
+        except (RuntimeError, CheckpointError):
             raise CheckpointError(
                 f"{config.start}: holds another architecture than backbone {config.backbone.name}, "
                 f"width {backbone.width}, {len(backbone.vit.blocks)} blocks; set --backbone.* to match it"
@@ -199,7 +217,7 @@ def save(config: PretrainConfig, place: Place, distiller: Distiller, engine: Eng
         followers = {name: value for name, value in state.items() if not name.startswith("student.")}
         save_file(followers, str(draft / "teacher.safetensors"))
         atomic_write(draft / "config.json", to_json(config))
-        position = {"step": step, "workers": place.world, "seed": config.seed}
+        position = {"step": step, "workers": place.world, "manifest": load_manifest(config.shards).digest}
         atomic_write(draft / "position.json", json.dumps(position))
     if place.world > 1:
         dist.barrier()
@@ -213,21 +231,43 @@ def save(config: PretrainConfig, place: Place, distiller: Distiller, engine: Eng
         dist.barrier()
 
 
-def resume(config: PretrainConfig, distiller: Distiller, engine: Engine) -> int:
+def resume(config: PretrainConfig, place: Place, distiller: Distiller, engine: Engine) -> int:
     """Load the newest whole checkpoint in `config.out`; the step to go on with."""
     from safetensors.torch import load_file
 
     folder = checkpoint.newest(checkpoints_of(config))
     assert folder is not None
-    try:
-        distiller.load_state_dict(load_file(folder / "teacher.safetensors"), strict=False)
-        engine.load(folder)
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{folder}: is a checkpoint of another architecture ({str(error).splitlines()[0]}); "
-            "use the settings it began with or another --out"
-        ) from None
+    check_checkpoint(config, folder, place.world)
+    distiller.load_state_dict(load_file(folder / "teacher.safetensors"), strict=False)
+    engine.load(folder)
     return checkpoint.step_of(folder)
+
+
+def check_checkpoint(config: PretrainConfig, folder: Path, workers: int) -> None:
+    """Raises CheckpointError where a training with these settings cannot go on from a checkpoint."""
+    began = from_json(
+        PretrainConfig, (folder / "config.json").read_text(), source=str(folder / "config.json")
+    )
+    for name in ("backbone", "distill", "crops", "batch", "seed"):
+        if getattr(began, name) != getattr(config, name):
+            raise CheckpointError(
+                f"{folder}: {name} differs from the settings that this training began with; resume with those "
+                "of its config.json, or choose another --out"
+            )
+    if began.optim.zero != config.optim.zero:
+        raise CheckpointError(
+            f"{folder}: was written with optim.zero {began.optim.zero}, not {config.optim.zero}; resume with that"
+        )
+    told = json.loads((folder / "position.json").read_text())
+    if told["manifest"] != load_manifest(config.shards).digest:
+        raise CheckpointError(
+            f"{folder}: was trained on other shards than {config.shards}; resume with those, or choose another --out"
+        )
+    if config.optim.zero and told["workers"] != workers:
+        raise CheckpointError(
+            f"{folder}: its optim.zero {config.optim.zero} state is divided among {told['workers']} workers, not "
+            f"{workers}; resume with --workers {told['workers']}"
+        )
 
 
 def checkpoints_of(config: PretrainConfig) -> Path:
@@ -280,7 +320,11 @@ def _export(config: PretrainConfig, distiller: Distiller, manifest: Manifest) ->
             "config": digest(config),
             "revision": git_revision(),
         },
-        metrics={name: value for name, value in status.items() if name.startswith("probe/")},
+        metrics={
+            name: value
+            for name, value in status.items()
+            if name.startswith("probe/") and math.isfinite(value)
+        },
     )
     draft = config.out / ".backbone"
     shutil.rmtree(draft, ignore_errors=True)

@@ -62,6 +62,9 @@ class PretrainConfig:
 
     def check(self) -> None:
         """Raises ConfigError where settings quarrel; asked before the first worker is."""
+        for name in ("steps", "log_every", "checkpoint_every", "keep", "workers"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
         patch = self.backbone.patch or native_patch(self.backbone.name)
         self.crops.check(patch)
         if self.backbone.side % patch:
@@ -75,9 +78,6 @@ class PretrainConfig:
             raise ConfigError(
                 f"batch {self.batch} gives some of the workers {self.workers} fewer than 2 studies"
             )
-        for name in ("steps", "log_every", "checkpoint_every", "keep", "workers"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
 
 
 def native_patch(name: str) -> int:

@@ -20,7 +20,15 @@ def study_of(*values: int, key: str = "ab12") -> Study:
 
 
 PLAIN = CropConfig(
-    global_side=32, local_side=16, locals_per_view=3, brightness=0, contrast=0, gamma=0, noise=0, blur=0, rotation=0
+    global_side=32,
+    local_side=16,
+    locals_per_view=3,
+    brightness=0,
+    contrast=0,
+    gamma=0,
+    noise=0,
+    blur=0,
+    rotation=0,
 )
 
 
@@ -66,7 +74,8 @@ def test_either_view_is_the_teachers_in_about_half_of_the_draws():
 
 def test_without_multiview_both_halves_come_from_one_radiograph():
     config = CropConfig(
-        **{name: getattr(PLAIN, name) for name in PLAIN.__dataclass_fields__ if name != "p_multiview"}, p_multiview=0.0
+        **{name: getattr(PLAIN, name) for name in PLAIN.__dataclass_fields__ if name != "p_multiview"},
+        p_multiview=0.0,
     )
     for number in range(20):
         crops = crops_of(study_of(50, 200, key=str(number)), config, seed=0, epoch=0)

@@ -45,7 +45,9 @@ def test_two_views_of_two_globals_and_ten_locals_give_46_terms_of_which_24_are_a
     assert len(pairs) == 46
     assert sum(s in other_view for s, _ in pairs) == 24
     # A student that answers all alike, ln K away from everything, shows the count in the loss itself.
-    assert float(view_loss(torch.zeros(crops, 5, 11), targets(2, 5, 11))) == pytest.approx(math.log(11), rel=1e-6)
+    assert float(view_loss(torch.zeros(crops, 5, 11), targets(2, 5, 11))) == pytest.approx(
+        math.log(11), rel=1e-6
+    )
 
 
 def test_the_gradient_of_the_view_loss_is_that_of_finite_differences():

@@ -1,0 +1,123 @@
+"""Sixteen small studies in shards, the smallest training on them, and how to start one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from vetdino.platform.backbone import BackboneConfig
+from vetdino.platform.config import to_json
+from vetdino.platform.shards import VERSION, Manifest, ShardWriter, save_manifest
+from vetdino.platform.study import Study, View
+from vetdino.pretrain.crops import CropConfig
+from vetdino.pretrain.distiller import DistillConfig
+from vetdino.pretrain.engine import OptimConfig
+from vetdino.pretrain.heads import HeadConfig
+from vetdino.pretrain.probe import ProbeConfig
+from vetdino.pretrain.recipes import PretrainConfig
+from vetdino.pretrain.schedules import Cosine
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SPLITS = {"train": 16, "val": 6}
+
+
+def study_of(split: str, number: int) -> Study:
+    """A smooth random picture for each view; the brighter studies have the finding. Each fifth has one view."""
+    generator = np.random.default_rng([number, len(split)])
+    ill = number % 2
+    views = []
+    for projection in ("VD", "LLAT", "RLAT")[: 1 if number % 5 == 4 else 2 + number % 2]:
+        coarse = generator.integers(40 * ill, 180 + 40 * ill, (6, 5), np.uint8)
+        views.append(View(cv2.resize(coarse, (40, 48), interpolation=cv2.INTER_CUBIC), projection))
+    key = f"{split}{number:02d}"
+    return Study(key, f"p{key}", tuple(views), {"bright": float(ill), "rare": np.nan}, split)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of shards: 16 training and 6 validation studies."""
+    folder = tmp_path_factory.mktemp("shards")
+    written = []
+    for split, count in SPLITS.items():
+        with ShardWriter(folder, split) as writer:
+            for number in range(count):
+                writer.write(study_of(split, number))
+        written += writer.shards
+    save_manifest(
+        folder, Manifest(VERSION, "tiny", ("bright", "rare"), tuple(written), {"studies": 22}, "0" * 64)
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(shards: Path) -> Callable[..., PretrainConfig]:
+    """Makes the smallest training, in float32; nested settings are changed by dotted name."""
+
+    def make(out: Path, changes: Mapping[str, Any] | None = None, **top: Any) -> PretrainConfig:
+        config = PretrainConfig(
+            recipe="tiny",
+            shards=shards,
+            out=out,
+            backbone=BackboneConfig(
+                name="vit_tiny_patch16_224", side=32, patch=8, width=32, depth=2, heads=2
+            ),
+            crops=CropConfig(global_side=32, local_side=16, locals_per_view=2),
+            distill=DistillConfig(head=HeadConfig(prototypes=32, hidden=32, bottleneck=16)),
+            optim=OptimConfig(lr=Cosine(start=3e-2, end=1e-3, warmup=0.2), zero=0, precision="float32"),
+            probe=ProbeConfig(every=2, k=3),
+            batch=8,
+            steps=4,
+            device="cpu",
+            threads=1,
+            loaders=0,
+            log_every=1,
+            checkpoint_every=2,
+        )
+        for path, value in (changes or {}).items():
+            config = changed(config, path, value)
+        return replace(config, **top)
+
+    return make
+
+
+def changed(config: Any, path: str, value: Any) -> Any:
+    """The config with one setting, `distill.head.prototypes`, of another value."""
+    name, _, rest = path.partition(".")
+    return replace(config, **{name: changed(getattr(config, name), rest, value) if rest else value})
+
+
+@pytest.fixture(scope="session")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """Runs trainings one after another under `torch.distributed.run` with so many workers.
+
+    Each is (config, step after which it is broken off, or None).
+    """
+
+    def launch(trainings: Sequence[tuple[PretrainConfig, int | None]], workers: int) -> None:
+        told = tmp_path_factory.mktemp("launch") / "trainings.json"
+        told.write_text(json.dumps([[to_json(config), stop] for config, stop in trainings]))
+        script = str(Path(__file__).parent / "launched.py")
+        run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
+        done = subprocess.run(
+            [sys.executable, *run, script, str(told)],
+            cwd=ROOT,
+            # An address that MLflow refuses at once: the files are the record that these tests read.
+            env=os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "nowhere://"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr[-6000:]
+
+    return launch
