@@ -136,7 +136,10 @@ def grey_of(encoded: bytes) -> np.ndarray:
     """
     from PIL import Image
 
-    with Image.open(io.BytesIO(encoded)) as picture:
-        if picture.mode not in ("L", "I;16"):
-            picture = picture.convert("L")
-        return np.asarray(picture)
+    try:
+        with Image.open(io.BytesIO(encoded)) as picture:
+            if picture.mode not in ("L", "I;16"):
+                picture = picture.convert("L")
+            return np.asarray(picture)
+    except OSError as error:  # so Pillow says that bytes are no picture, or only a part of one
+        raise ValueError(str(error).partition(" <")[0]) from None

@@ -60,9 +60,9 @@ def _run_on_ray(config: PretrainConfig) -> None:
     import ray
 
     ours = not ray.is_initialized()
-    if ours:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
+        if ours:
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
         _wait_for(_trainer(config).fit)
     except VetdinoError:
         raise
@@ -209,9 +209,9 @@ class _Watch:
                 notes |= {
                     short: round(told[name], 3) for name, short in names.items() if told.get(name) is not None
                 }
-                if told.get("step", seen) > seen:
-                    progress.advance((told["step"] - seen) * self.batch, **notes)
-                    seen = told["step"]
+                now = max(seen, told.get("step", seen))
+                progress.advance((now - seen) * self.batch, **notes)
+                seen = now
                 if ended:
                     return
 

@@ -79,7 +79,7 @@ def test_patch_loss_of_no_hidden_patch_is_zero_and_has_a_gradient():
     student = torch.zeros(0, 6, requires_grad=True)
     loss = patch_loss(student, torch.zeros(0, 6), torch.zeros(0), images=4)
     loss.backward()
-    assert float(loss) == 0.0
+    assert loss.item() == 0.0
     assert student.grad is not None
 
 

@@ -1,0 +1,353 @@
+"""Backbones: tokens and attention, and where their weights come from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from vetdino.platform.backbone import (
+    CARD,
+    WEIGHTS,
+    Backbone,
+    BackboneConfig,
+    adopt,
+    foreign_state,
+    letterbox_of,
+    letterboxed,
+    load,
+    plain_state,
+    random_backbone,
+    random_like,
+    save_backbone,
+)
+from vetdino.platform.config import from_json, to_json
+from vetdino.platform.errors import CheckpointError, ConfigError
+
+DINO = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=64, depth=2, heads=2)
+
+DINOV2 = replace(DINO, name="vit_small_patch14_reg4_dinov2")
+"""With registers, layer scale, and position embeddings for the patches alone."""
+
+
+@pytest.fixture(params=[DINO, DINOV2], ids=["dino", "dinov2"])
+def backbone(request) -> Backbone:
+    """Random weights, made large enough that attention is far from uniform."""
+    backbone = random_backbone(request.param, 0).eval()
+    with torch.no_grad():
+        for block in backbone.vit.blocks:
+            block.attn.qkv.weight *= 20
+            if hasattr(block.ls1, "gamma"):
+                block.ls1.gamma.fill_(1.0)
+    return backbone
+
+
+def images_of(count: int, side: int = 32, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, 1, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def foreign(path: Path, *, dinov2: bool, prefix: str = "", wrapper: str = "", width: int = 64) -> Path:
+    """A weights file as DINO or DINOv2 publish them: three channels, their names, a wrapper."""
+    vit = timm.create_model(
+        "vit_small_patch14_dinov2" if dinov2 else "vit_small_patch16_224",
+        num_classes=0,
+        img_size=56 if dinov2 else 64,
+        embed_dim=width,
+        depth=3,
+        num_heads=width // 64,
+        pretrained=False,
+    )
+    state = {prefix + name: value for name, value in vit.state_dict().items()}
+    if dinov2:
+        state[prefix + "mask_token"] = torch.full((1, width), 0.5)
+    else:
+        state["module.head.last_layer.weight"] = torch.zeros(3)
+    if path.suffix == ".safetensors":
+        save_file(state, str(path))
+    else:
+        torch.save({wrapper: state, "epoch": 100} if wrapper else state, path)
+    return path
+
+
+def test_tokens_are_those_of_the_timm_model(backbone):
+    images = images_of(3)
+    tokens = backbone.tokens(images)
+    with torch.inference_mode():
+        expected = backbone.vit.forward_features(images)
+    assert torch.allclose(tokens.cls, expected[:, 0], atol=1e-5)
+    assert torch.allclose(tokens.patches, expected[:, backbone.vit.num_prefix_tokens :], atol=1e-5)
+    assert tokens.grid == (4, 4)
+    assert repr(tokens) == "Tokens(3 images, width 64, grid 4x4)"
+
+
+def attention_by_loops(backbone: Backbone, x_BLD: torch.Tensor, block: int) -> torch.Tensor:
+    """The full softmax attention of one block for the CLS query, head by head."""
+    layer = backbone.vit.blocks[block]
+    qkv = layer.attn.qkv(layer.norm1(x_BLD))
+    count, length, _ = x_BLD.shape
+    heads, size = layer.attn.num_heads, backbone.width // layer.attn.num_heads
+    row = torch.empty(count, heads, length)
+    for b in range(count):
+        for h in range(heads):
+            query = qkv[b, 0, h * size : (h + 1) * size]
+            scores = [
+                float(query @ qkv[b, n, backbone.width + h * size : backbone.width + (h + 1) * size])
+                for n in range(length)
+            ]
+            row[b, h] = torch.tensor(scores).div(math.sqrt(size)).softmax(0)
+    return row
+
+
+@pytest.mark.parametrize("block", [-1, 0])
+def test_attention_is_the_row_of_the_full_softmax_and_sums_to_one_with_the_prefix(backbone, block):
+    images = images_of(2)
+    found = backbone.attention(images, block)
+    vit = backbone.vit
+    with torch.inference_mode():
+        x = vit.norm_pre(vit._pos_embed(vit.patch_embed(images)))
+        for layer in vit.blocks[: len(vit.blocks) + block if block < 0 else block]:
+            x = layer(x)
+        expected = attention_by_loops(backbone, x, block)
+    assert found.shape == (2, 2, 16)
+    assert torch.allclose(found, expected[..., backbone.prefix :], atol=1e-5)
+    whole = found.sum(-1) + expected[..., : backbone.prefix].sum(-1)
+    assert torch.allclose(whole, torch.ones(2, 2), atol=1e-5)
+
+
+def test_attention_does_not_depend_on_the_fused_kernel_and_leaves_no_hook(backbone):
+    found = []
+    for fused in (True, False):
+        for block in backbone.vit.blocks:
+            block.attn.fused_attn = fused
+        found.append(backbone.attention(images_of(2)))
+    assert torch.allclose(*found, atol=1e-5)
+    assert not any(block.attn._forward_pre_hooks for block in backbone.vit.blocks)
+
+
+def test_another_side_gives_another_grid_by_resampled_positions(backbone):
+    from timm.layers import resample_abs_pos_embed
+
+    images = images_of(1, side=48)
+    tokens = backbone.tokens(images)
+    assert tokens.grid == (6, 6)
+    assert tokens.patches.shape == (1, 36, 64)
+    larger = random_backbone(replace(backbone.card.config, side=48), 1).eval()
+    adopt(larger, plain_state(backbone))
+    assert larger.vit.pos_embed.shape[1] == 36 + (1 if backbone.card.config.name == DINO.name else 0)
+    assert torch.allclose(larger.tokens(images).cls, tokens.cls, atol=1e-4)
+    prefix = 0 if backbone.vit.no_embed_class else backbone.prefix
+    same = resample_abs_pos_embed(backbone.vit.pos_embed, (4, 4), num_prefix_tokens=prefix)
+    assert torch.allclose(same, backbone.vit.pos_embed)
+
+
+def test_hidden_patches_change_no_answer_that_hides_nothing(backbone):
+    images = images_of(2)
+    hidden = torch.zeros(2, 16, dtype=torch.bool)
+    with torch.no_grad():
+        assert torch.equal(backbone(images, hidden).cls, backbone(images).cls)
+        hidden[0, 5] = True
+        other = images.clone()
+        other[0, :, 8:16, 8:16] = 9.0  # patch 5 of 4 x 4: what is hidden has no influence
+        assert torch.allclose(backbone(images, hidden).cls, backbone(other, hidden).cls, atol=1e-5)
+        assert not torch.allclose(backbone(images).cls, backbone(other).cls, atol=1e-2)
+
+
+def test_views_are_letterboxed_on_black_and_normalised():
+    backbone = random_backbone(DINO, 0)
+    view = np.full((20, 40), 255, np.uint8)
+    [image] = backbone.prepare(view)
+    top, left, rows, columns = letterbox_of(20, 40, 32)
+    assert (top, left, rows, columns) == (8, 0, 16, 32)
+    assert torch.allclose(image[:8], torch.tensor(-2.0))
+    assert torch.allclose(image[8:24], torch.tensor(2.0))
+    assert torch.allclose(image[24:], torch.tensor(-2.0))
+    many = backbone.prepare_many([view, np.zeros((7, 3), np.uint8)])
+    assert many.shape == (2, 1, 32, 32)
+    assert torch.equal(many[0, 0], image)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (3, 50), (50, 3), (31, 33), (1, 1)])
+def test_a_letterbox_lies_where_it_says(height, width):
+    square = letterboxed(np.full((height, width), 255, np.uint8), 16)
+    top, left, rows, columns = letterbox_of(height, width, 16)
+    expected = np.zeros((16, 16), np.uint8)
+    expected[top : top + rows, left : left + columns] = 255
+    assert np.array_equal(square, expected)
+
+
+def test_random_weights_are_those_of_their_seed_and_leave_torchs_own_draws_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    one, two, other = random_backbone(DINO, 1), random_backbone(DINO, 1), random_backbone(DINO, 2)
+    assert torch.equal(torch.rand(3), expected)
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+    assert one.card.digest == two.card.digest != other.card.digest
+    like = random_like(other, 1)
+    assert like.card.digest == one.card.digest
+    assert like.card.label == "random weights, seed 1"
+
+
+def test_a_backbone_folder_gives_back_what_was_saved(tmp_path, backbone):
+    card = save_backbone(tmp_path / "b", backbone)
+    again = load(tmp_path / "b")
+    assert not again.training
+    assert again.card == card
+    assert from_json(type(card), to_json(card)) == card
+    images = images_of(2)
+    assert torch.equal(again.tokens(images).patches, backbone.tokens(images).patches)
+
+
+def test_half_precision_halves_the_file_and_hardly_moves_the_answer(tmp_path):
+    backbone = random_backbone(DINO, 0)
+    save_backbone(tmp_path / "whole", backbone)
+    save_backbone(tmp_path / "half", backbone, half=True)
+    sizes = [(tmp_path / name / WEIGHTS).stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.6 * sizes[1]
+    again = load(tmp_path / "half")
+    assert all(p.dtype == torch.float32 for p in again.parameters())
+    assert torch.allclose(again.tokens(images_of(2)).cls, backbone.tokens(images_of(2)).cls, atol=2e-2)
+
+
+def test_the_digest_is_that_of_the_weights_and_the_preparation_not_of_the_words(tmp_path):
+    backbone = random_backbone(DINO, 0)
+    card = save_backbone(tmp_path, backbone)
+    assert replace(card, label="other", origin={"a": "b"}, metrics={"c": 1.0}).digest == card.digest
+    assert replace(card, mean=0.4).digest != card.digest
+    assert replace(card, weights_sha256="0").digest != card.digest
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "said"),
+    [
+        (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-1] + b"x"), CheckpointError, "sha256"),
+        (lambda f: (f / WEIGHTS).unlink(), CheckpointError, "cannot be read"),
+        (lambda f: (f / CARD).write_text("{"), ConfigError, r"card\.json: not JSON"),
+        (
+            lambda f: (f / CARD).write_text((f / CARD).read_text().replace('"mean"', '"men"')),
+            ConfigError,
+            "unknown setting 'men'; the nearest is 'mean'",
+        ),
+        (lambda f: (f / CARD).unlink(), CheckpointError, "no backbone here"),
+    ],
+)  # fmt: skip
+def test_a_damaged_backbone_folder_is_refused(harm, error, said, tmp_path):
+    save_backbone(tmp_path / "b", random_backbone(DINO, 0))
+    harm(tmp_path / "b")
+    with pytest.raises(error, match=said):
+        load(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("file", "dinov2", "prefix", "wrapper"),
+    [
+        ("dino.pth", False, "module.backbone.", "teacher"),
+        ("dino.pth", False, "", ""),
+        ("dinov2.pth", True, "", ""),
+        ("dinov2.pth", True, "teacher.backbone.", "model"),
+        ("dinov2.safetensors", True, "module.backbone.", ""),
+    ],
+)
+def test_a_weights_file_answers_to_grey_as_its_model_to_three_equal_channels(
+    file, dinov2, prefix, wrapper, tmp_path
+):
+    path = foreign(tmp_path / file, dinov2=dinov2, prefix=prefix, wrapper=wrapper)
+    backbone = load(path)
+    patch, side = (14, 56) if dinov2 else (16, 64)
+    assert (backbone.patch, backbone.side, backbone.width, len(backbone.vit.blocks)) == (patch, side, 64, 3)
+    own = timm.create_model(
+        "vit_small_patch14_dinov2" if dinov2 else "vit_small_patch16_224",
+        num_classes=0, img_size=side, embed_dim=64, depth=3, num_heads=1, pretrained=False,
+    ).eval()  # fmt: skip
+    state = foreign_state(path)
+    own.load_state_dict({name: state[name] for name in own.state_dict()})
+    images = images_of(2, side=side)
+    with torch.inference_mode():
+        expected = own.forward_features(images.expand(-1, 3, -1, -1))
+    assert torch.allclose(backbone.tokens(images).cls, expected[:, 0], atol=1e-4)
+    if dinov2:
+        assert (backbone.mask_token == 0.5).all()
+
+
+def test_our_own_weights_file_is_read_as_the_folder_is(tmp_path):
+    backbone = random_backbone(replace(DINO, heads=1), 0)
+    save_backbone(tmp_path, backbone)
+    other = random_backbone(replace(DINO, heads=1), 1)
+    adopt(other, foreign_state(tmp_path / WEIGHTS))
+    assert torch.equal(other.tokens(images_of(1)).cls, backbone.tokens(images_of(1)).cls)
+    assert torch.equal(other.mask_token, backbone.mask_token)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"width": 128}, r"is \(.*64.*\), not \(.*128.*\)"),
+        ({"depth": 1}, "2 blocks, not 1"),
+        ({"depth": 3}, r"blocks\.2\..* is missing"),
+        ({"patch": 16}, r"patch_embed\.proj\.weight is \(64, 1, 8, 8\), not \(64, 1, 16, 16\)"),
+    ],
+)
+def test_weights_of_another_architecture_are_not_adopted_in_part(changes, said):
+    other = random_backbone(replace(DINO, **changes), 1)
+    before = [value.clone() for value in other.parameters()]
+    with pytest.raises(RuntimeError, match=said):
+        adopt(other, plain_state(random_backbone(DINO, 0)))
+    assert all(torch.equal(a, b) for a, b in zip(before, other.parameters(), strict=True))
+
+
+def test_a_file_that_holds_no_vit_is_refused_in_one_line(tmp_path):
+    files = {
+        "text.pth": lambda path: path.write_text("no weights"),
+        "text.safetensors": lambda path: path.write_text("no weights"),
+        "list.pth": lambda path: torch.save([torch.zeros(2)], path),
+        "resnet.pth": lambda path: torch.save({"conv1.weight": torch.zeros(2)}, path),
+        "half.pth": lambda path: torch.save(
+            {"patch_embed.proj.weight": torch.zeros(64, 3, 8, 8), "pos_embed": torch.zeros(1, 17, 64)}, path
+        ),
+    }
+    for name, make in files.items():
+        make(tmp_path / name)
+        with pytest.raises(CheckpointError) as refusal:
+            load(tmp_path / name)
+        assert name in str(refusal.value)
+        assert "\n" not in str(refusal.value)
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "sprung",))
+
+    torch.save({"model": Trap()}, tmp_path / "trap.pth")
+    with pytest.raises(CheckpointError, match="cannot be read as plain weights"):
+        load(tmp_path / "trap.pth")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "said"),
+    [
+        ("vit_tiny_pach16_224", ConfigError, "no timm model; nearest is 'vit_tiny_patch16_224'"),
+        ("resnet50", ConfigError, "cannot be built so|no plain Vision Transformer"),
+        ("nowhere/backbone", CheckpointError, "no backbone here"),
+        ("missing.pth", CheckpointError, "no backbone here"),
+    ],
+)
+def test_what_is_no_backbone_is_refused(source, error, said):
+    with pytest.raises(error, match=said):
+        load(source)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"side": 30}, "backbone.side 30 is no multiple"), ({"heads": 5}, "cannot be built so")],
+)
+def test_settings_that_make_no_vit_are_refused(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        random_backbone(replace(DINO, **changes), 0)

@@ -1,0 +1,253 @@
+"""The training as a Ray job: shown, stopped with Ctrl-C, gone on with, its worker killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from vetdino.platform import checkpoint
+from vetdino.platform.backbone import load
+from vetdino.platform.config import flat, to_json
+from vetdino.platform.errors import CheckpointError, ConfigError, ShardError
+from vetdino.platform.runs import history
+from vetdino.pretrain.job import pretrain
+from vetdino.pretrain.loop import checkpoints_of
+from vetdino.pretrain.recipes import PretrainConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PATIENCE = 250
+"""Seconds that a Ray may take to start on a machine that is busy with other work."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("jobs")
+
+
+@pytest.fixture(scope="module")
+def job(tiny, folder) -> Callable[..., PretrainConfig]:
+    """The settings of a job of 30 steps with dropout, whose crops are cut in a process of their own."""
+    return lambda name, **top: tiny(
+        folder / name,
+        {"backbone.drop_path": 0.2, "probe.every": 0},
+        steps=30,
+        checkpoint_every=5,
+        **{"loaders": 1} | top,
+    )
+
+
+def words_of(config: PretrainConfig) -> list[str]:
+    """The settings as a person types them after the recipe."""
+    words = []
+    for name, value in flat(config).items():
+        flag = name.replace("_", "-")
+        group, dot, last = flag.rpartition(".")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--{group}{dot}no-{last}")
+        elif isinstance(value, str) and value.startswith("["):
+            words += [f"--{flag}", *map(str, json.loads(value))]
+        elif value is not None:
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def start(config: PretrainConfig) -> subprocess.Popen[str]:
+    """`vetdino pretrain`, in a session of its own as a terminal gives it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "vetdino", "pretrain", "demo", *words_of(config)],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """What it printed, its exit code having been 0."""
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err[-3000:]
+    return out, err
+
+
+def step_reached(config: PretrainConfig, step: int, process: subprocess.Popen[str]) -> None:
+    """Waits until the status tells a step."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            if json.loads((config.out / "status.json").read_text())["step"] >= step:
+                return
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} was not reached: {process.communicate()[1][-3000:]}")
+
+
+def of_session(session: int) -> dict[int, str]:
+    """Processes of a session that still run: pid -> title."""
+    rows = subprocess.run(["ps", "-eo", "pid,sid,stat,args"], capture_output=True, text=True).stdout
+    told = [row.split(None, 3) for row in rows.splitlines()[1:]]
+    return {int(pid): title for pid, sid, state, title in told if int(sid) == session and state[0] != "Z"}
+
+
+def gone(session: int) -> bool:
+    """Whether all of a session's processes have ended, soon."""
+    for _ in range(100):
+        if not of_session(session):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.fixture(scope="module")
+def undisturbed(job) -> PretrainConfig:
+    config = job("undisturbed")
+    out, err = finished(start(config))
+    (config.out / "printed.json").write_text(json.dumps([out, err]))
+    return config
+
+
+@pytest.fixture(scope="module")
+def stopped(job) -> tuple[PretrainConfig, int, str, float, bool]:
+    """A job stopped with Ctrl-C: its settings, exit code, words, seconds to its end, whether all are gone."""
+    config = job("stopped")
+    process = start(config)
+    step_reached(config, 7, process)
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    return config, process.returncode, err, time.monotonic() - began, gone(process.pid)
+
+
+@pytest.fixture(scope="module")
+def resumed(stopped) -> PretrainConfig:
+    """The same job gone on with, its worker killed on the way."""
+    config = replace(stopped[0], resume=True)
+    process = start(config)
+    step_reached(config, 13, process)
+    workers = [pid for pid, title in of_session(process.pid).items() if "RayTrainWorker" in title]
+    assert workers
+    os.kill(min(workers), signal.SIGKILL)
+    finished(process)
+    assert gone(process.pid)
+    return config
+
+
+# MLflow's first query brings up what SQLAlchemy calls deprecated in MLflow's tables.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_job_leaves_a_backbone_a_record_and_a_run_in_mlflow(undisturbed):
+    from mlflow import MlflowClient
+
+    out, err = json.loads((undisturbed.out / "printed.json").read_text())
+    assert out.splitlines()[-1] == str(undisturbed.out / "backbone")
+    lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    assert lines[-1]["done"] == lines[-1]["total"] == 30 * 8
+    assert lines[-1]["finished"]
+    assert {"per_second", "seconds_left", "loss"} <= set(lines[-1])
+    assert load(undisturbed.out / "backbone").width == 32
+    assert [line["step"] for line in history(undisturbed.out)] == list(range(1, 31))
+    told = json.loads((undisturbed.out / "run.json").read_text())
+    client = MlflowClient(told["tracking_uri"])
+    assert client.get_run(told["run_id"]).info.status == "FINISHED"
+    losses = client.get_metric_history(told["run_id"], "loss/total")
+    assert [metric.step for metric in losses] == list(range(1, 31))
+
+
+def test_ctrl_c_ends_within_seconds_with_one_line_that_names_resume_and_no_process_left(stopped):
+    config, code, err, seconds, all_gone = stopped
+    assert code == 130
+    *_, last = err.splitlines()
+    assert last == "vetdino: stopped; run the same command with --resume to continue"
+    assert all(line.startswith("{") for line in err.splitlines()[:-1])
+    assert seconds < 20
+    assert all_gone
+    assert checkpoint.newest(checkpoints_of(config)) is not None
+
+
+def test_stopped_resumed_and_killed_the_weights_are_those_of_the_undisturbed_job_bit_for_bit(
+    undisturbed, resumed
+):
+    for name in ("checkpoints/step_00000030/teacher.safetensors", "backbone/backbone.safetensors"):
+        one, two = load_file(undisturbed.out / name), load_file(resumed.out / name)
+        assert one.keys() == two.keys()
+        assert all(one[key].equal(two[key]) for key in one)
+
+
+def test_stopped_resumed_and_killed_the_record_is_that_of_the_undisturbed_job(undisturbed, resumed):
+    def told(config: PretrainConfig) -> list[dict[str, float]]:
+        unlike = ("time", "speed/studies_per_second")
+        return [{k: v for k, v in line.items() if k not in unlike} for line in history(config.out)]
+
+    assert told(undisturbed) == told(resumed)
+
+
+def test_two_ray_workers_have_the_losses_of_one(job, undisturbed):
+    # Without dropout, which is drawn anew for each worker's own studies.
+    one = job("one", steps=6, backbone=replace(undisturbed.backbone, drop_path=0.0), loaders=0)
+    two = replace(one, out=one.out.with_name("two"), workers=2)
+    both = [start(config) for config in (one, two)]
+    for process in both:
+        finished(process)
+    losses = [[line["loss/total"] for line in history(config.out)] for config in (one, two)]
+    assert len(losses[0]) == 6
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_another_training_in_the_folder_is_refused_without_resume(undisturbed):
+    with pytest.raises(ConfigError, match="holds a training already; add --resume to go on"):
+        pretrain(undisturbed)
+
+
+def test_a_folder_without_checkpoint_cannot_be_resumed(job):
+    with pytest.raises(ConfigError, match="no whole checkpoint to resume from; leave out --resume"):
+        pretrain(job("nothing", resume=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch": 4}, "batch differs"),
+        ({"seed": 1}, "seed differs"),
+        ({"backbone": {"width": 64}}, "backbone differs"),
+        ({"optim": {"zero": 2}}, "written with optim.zero 0, not 2"),
+    ],
+)
+def test_a_checkpoint_of_another_architecture_or_data_order_is_refused_on_resume(undisturbed, changes, said):
+    nested = {
+        name: replace(getattr(undisturbed, name), **value) if isinstance(value, dict) else value
+        for name, value in changes.items()
+    }
+    before = (undisturbed.out / "config.json").read_text()
+    with pytest.raises(CheckpointError, match=said):
+        pretrain(replace(undisturbed, resume=True, **nested))
+    assert (undisturbed.out / "config.json").read_text() == before == to_json(undisturbed)
+
+
+def test_fewer_training_studies_than_a_batch_are_refused(job):
+    with pytest.raises(ConfigError, match="batch 32 is more than the 16 training studies; lower it"):
+        pretrain(job("few", batch=32))
+
+
+def test_a_folder_that_holds_no_shards_is_refused(job, tmp_path):
+    with pytest.raises(ShardError, match=r"no manifest.json here"):
+        pretrain(job("none", shards=tmp_path))
+
+
+def test_a_start_of_another_architecture_is_refused(job, undisturbed):
+    config = job("start", start=str(undisturbed.out / "backbone"))
+    with pytest.raises(
+        CheckpointError, match=r"holds another architecture than backbone .* width 64, 2 blocks"
+    ):
+        pretrain(replace(config, backbone=replace(config.backbone, width=64)))

@@ -1,0 +1,79 @@
+"""Recipes are whole, and settings that quarrel are told before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from vetdino.platform.backbone import BackboneConfig
+from vetdino.platform.config import cli_config, from_json, to_json
+from vetdino.platform.errors import ConfigError
+from vetdino.pretrain.recipes import RECIPES, PretrainConfig, native_patch, recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_each_recipe_has_no_quarrel_and_knows_its_name(name):
+    config = recipe(name)
+    config.check()
+    assert config.recipe == name
+    assert from_json(PretrainConfig, to_json(config)) == config
+    assert RECIPES[name].__doc__
+
+
+def test_the_baseline_differs_from_the_pairs_in_nothing_but_the_pairs():
+    multi, single = recipe("multi_view_s14"), recipe("single_view_s14")
+    again = replace(
+        single, recipe=multi.recipe, crops=replace(single.crops, p_multiview=multi.crops.p_multiview)
+    )
+    assert single.crops.p_multiview == 0.0
+    assert again == multi
+
+
+def test_the_papers_crops_are_2_global_of_224_and_10_local_of_98_of_each_view():
+    crops = recipe("multi_view_s14").crops
+    assert (crops.globals_per_view, crops.global_side) == (2, 224)
+    assert (crops.locals_per_view, crops.local_side) == (10, 98)
+
+
+def test_an_unknown_recipe_is_met_with_the_nearest():
+    with pytest.raises(ConfigError, match="unknown recipe 'multiview_s14'; did you mean 'multi_view_s14'"):
+        recipe("multiview_s14")
+    with pytest.raises(ConfigError, match="unknown recipe 'xyz'; there are demo, small"):
+        recipe("xyz")
+
+
+def test_an_unknown_setting_is_met_with_the_nearest(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli_config(recipe("demo"), ["--crops.global-sid", "32"], "vetdino pretrain demo")
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith("unknown argument --crops.global-sid; the nearest is '--crops.global-side'")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"batch": 65, "workers": 2}, "batch 65 cannot be divided among workers 2"),
+        ({"batch": 2, "workers": 2}, "batch 2 gives some of the workers 2 fewer than 2 studies"),
+        ({"workers": 0}, "workers 0 must be at least 1"),
+        ({"steps": 0}, "steps 0 must be at least 1"),
+        ({"keep": 0}, "keep 0 must be at least 1"),
+        (
+            {"backbone": BackboneConfig(name="vit_tiny_patch16_224", side=100)},
+            "backbone.side 100 is no multiple of the patch, 16; nearest is 96",
+        ),
+        (
+            {"backbone": BackboneConfig(name="vit_tiny_patch16_224", side=126, patch=14)},
+            "crops.global_side 128 is no multiple of the backbone's patch, 14; nearest is 126",
+        ),
+        ({"backbone": BackboneConfig(name="my_vit")}, "'my_vit' does not tell its patch; set backbone.patch"),
+    ],
+)
+def test_settings_that_quarrel_are_named(changes, said):
+    with pytest.raises(ConfigError, match=said):
+        replace(recipe("small"), **changes).check()
+
+
+def test_a_patch_is_read_off_the_architectures_name():
+    assert native_patch("vit_small_patch14_reg4_dinov2") == 14
+    assert native_patch("vit_tiny_patch16_224") == 16
