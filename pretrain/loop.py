@@ -137,11 +137,15 @@ class _Day:
         last = done == config.steps
         if done % config.log_every == 0 or last:
             self._log(done, settings)
-        if self.probe.useful and (last or (config.probe.every and done % config.probe.every == 0)):
+        trial = self.probe.useful and (last or (config.probe.every and done % config.probe.every == 0))
+        kept = done % config.checkpoint_every == 0 or last
+        if (trial or kept) and not all(
+            value.isfinite().all() for value in self.distiller.state_dict().values()
+        ):
+            raise _no_number(done)
+        if trial:
             self._try(done)
-        if done % config.checkpoint_every == 0 or last:
-            if not all(value.isfinite().all() for value in self.distiller.state_dict().values()):
-                raise _no_number(done)
+        if kept:
             save(self.config, self.place, self.distiller, self.engine, done)
 
     def _log(self, done: int, settings: Mapping[str, float]) -> None:
