@@ -153,7 +153,7 @@ def small_single() -> PretrainConfig:
     """
     whole = small()
     crops = replace(whole.crops, global_area=(0.4, 1.0), brightness=0.15, contrast=0.3, gamma=0.3)
-    return replace(whole, recipe="small_single", crops=crops, steps=800)
+    return replace(whole, recipe="small_single", crops=crops, steps=400)
 
 
 def multi_view_s14() -> PretrainConfig:
