@@ -65,7 +65,11 @@ def demo(config: DemoConfig) -> Path:
 
         backbones = (SHIPPED, trained, "random")
         features = tuple(out / f"evaluate-{name}" / "features" / "backbone.parquet" for name in reports)
-        serve(AppConfig(shards=shards, backbones=backbones, features=features, port=config.port))
+        serve(
+            AppConfig(
+                shards=shards, backbones=backbones, features=features, port=config.port, side=config.side
+            )
+        )
     return out
 
 
@@ -79,7 +83,9 @@ def _trained(config: DemoConfig, out: Path, shards: Path) -> Path:
     if (folder / "backbone").is_dir():
         return folder / "backbone"
     begun = checkpoint.newest(folder / "checkpoints") is not None
-    asked = replace(recipe("demo"), shards=shards, out=folder, start=str(SHIPPED), steps=config.steps, resume=begun)
+    asked = replace(
+        recipe("demo"), shards=shards, out=folder, start=str(SHIPPED), steps=config.steps, resume=begun
+    )
     return pretrain(asked)
 
 
@@ -88,7 +94,9 @@ def _claim(out: Path, config: DemoConfig) -> None:
     settled = to_json(replace(config, out=Path("."), serve=True, port=0))
     saved = out / "demo.json"
     if saved.exists() and saved.read_text() != settled:
-        raise ConfigError(f"{out}: holds a demonstration of other settings; choose another --out or remove it")
+        raise ConfigError(
+            f"{out}: holds a demonstration of other settings; choose another --out or remove it"
+        )
     out.mkdir(parents=True, exist_ok=True)
     saved.write_text(settled)
 

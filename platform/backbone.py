@@ -148,13 +148,16 @@ class Backbone(nn.Module):
             row = (query * attention.scale) @ key.transpose(-2, -1)
             return row.softmax(-1)[:, :, 0, self.prefix :]
 
-    def prepare(self, pixels_HW: np.ndarray) -> Tensor:
-        """One view as the network sees it: (1, S, S) float32, letterboxed on black, area-resized, normalised."""
-        return self.prepare_many([pixels_HW])[0]
+    def prepare(self, pixels_HW: np.ndarray, side: int | None = None) -> Tensor:
+        """One view as the network sees it: (1, S, S) float32, letterboxed on black, area-resized, normalised.
 
-    def prepare_many(self, views: Sequence[np.ndarray]) -> Tensor:
+        Another `side`, a multiple of the patch, gives another grid; position embeddings are resampled to it.
+        """
+        return self.prepare_many([pixels_HW], side)[0]
+
+    def prepare_many(self, views: Sequence[np.ndarray], side: int | None = None) -> Tensor:
         """Views (H, W) uint8 of any sizes -> (B, 1, S, S) float32."""
-        batch = np.stack([letterboxed(pixels, self.side) for pixels in views])
+        batch = np.stack([letterboxed(pixels, side or self.side) for pixels in views])
         return self.normalised(torch.from_numpy(batch)[:, None])
 
     def normalised(self, grey_uint8: Tensor) -> Tensor:

@@ -104,8 +104,8 @@ def small() -> PretrainConfig:
     """From nothing on one or two cores: the hour that made the shipped backbone; see docs/results.md.
 
     What short trainings need, each found by trial: targets that differ from the first step (`spread_head`), few
-    prototypes, sharp targets (0.02: at 0.04 they drift to uniform), crops that overlap, and a patch loss, which
-    is solvable from the start.
+    prototypes, sharp targets (0.02: at 0.04 they drift to uniform), crops that overlap, a patch loss, which is
+    solvable from the start, and single views first: an untrained encoder cannot tell one view from the other's.
     """
     return PretrainConfig(
         recipe="small",
@@ -114,12 +114,11 @@ def small() -> PretrainConfig:
             global_side=128,
             local_side=64,
             locals_per_view=2,
-            global_area=(0.5, 1.0),
+            global_area=(0.4, 1.0),
             local_area=(0.1, 0.5),
             rotation=5.0,
-            brightness=0.08,
-            contrast=0.15,
-            gamma=0.15,
+            p_multiview=0.5,
+            multiview_from=0.4,
         ),
         distill=DistillConfig(
             head=HeadConfig(prototypes=256, hidden=512, bottleneck=128),
@@ -139,7 +138,7 @@ def small() -> PretrainConfig:
         ),
         probe=ProbeConfig(every=100, bank=1000),
         batch=64,
-        steps=1300,
+        steps=1100,
         checkpoint_every=100,
         loaders=1,
     )
@@ -148,12 +147,10 @@ def small() -> PretrainConfig:
 def small_single() -> PretrainConfig:
     """`small` for archives of mostly single radiographs, such as public chest images; half an hour on one core.
 
-    Studies of one view fall back to a single view by themselves; here grey values vary more, because pictures
-    from many hospitals differ in nothing so much as in their grey.
+    Studies of one view fall back to a single view by themselves; pairs are drawn from the first step.
     """
     whole = small()
-    crops = replace(whole.crops, global_area=(0.4, 1.0), brightness=0.15, contrast=0.3, gamma=0.3)
-    return replace(whole, recipe="small_single", crops=crops, steps=400)
+    return replace(whole, recipe="small_single", crops=replace(whole.crops, multiview_from=0.0), steps=400)
 
 
 def multi_view_s14() -> PretrainConfig:

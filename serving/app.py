@@ -64,6 +64,9 @@ class AppConfig:
     """On 127.0.0.1."""
     matches: int = 8
     """Nearest studies shown."""
+    side: int | None = None
+    """Side of the square image behind the maps, in pixels, a multiple of every backbone's patch; a larger one than
+    the backbone was trained with gives a finer grid. None takes the backbone's own."""
 
 
 class NotHereError(DataError):
@@ -115,8 +118,13 @@ class Seen:
 class Reader:
     """One backbone with its gallery. It looks at one view at a time, whoever asks."""
 
-    def __init__(self, backbone: Backbone, gallery: Gallery, archive: Archive) -> None:
+    def __init__(self, backbone: Backbone, gallery: Gallery, archive: Archive, side: int | None) -> None:
         self.backbone, self.gallery, self.archive = backbone, gallery, archive
+        self.side = side or backbone.side
+        if self.side % backbone.patch:
+            raise ConfigError(
+                f"side {self.side} is no multiple of the patch, {backbone.patch}, of {backbone.card.label}"
+            )
         self._lock = threading.Lock()
         self.see = lru_cache(maxsize=128)(self._see)
 
@@ -125,10 +133,10 @@ class Reader:
 
         pixels = pixels_of(self.archive.load(place), view)
         with self._lock:
-            image = self.backbone.prepare(pixels)[None]
+            image = self.backbone.prepare(pixels, self.side)[None]
             tokens = self.backbone.tokens(image).patches[0]
             attention = self.backbone.attention(image)[0]
-        grid = PatchGrid(*pixels.shape, side=self.backbone.side, patch=self.backbone.patch)
+        grid = PatchGrid(*pixels.shape, side=self.side, patch=self.backbone.patch)
         return Seen(tokens.float().cpu().numpy(), attention.float().cpu().numpy(), grid)
 
     @cached_property
@@ -140,7 +148,7 @@ class Reader:
             "label": card.label,
             "digest": card.digest[:12],
             "summary": f"{len(blocks)} blocks of width {backbone.width}, patches of {backbone.patch} pixels, "
-            f"image side {backbone.side}",
+            f"image side {self.side}",
             "heads": blocks[-1].attn.num_heads,
         }
 
@@ -157,7 +165,7 @@ class Room:
         backbones = backbones_of(config)
         self.archive = Archive(config.shards, config.split, config.limit)
         self.readers = [
-            Reader(backbone, self._gallery(backbone, number), self.archive)
+            Reader(backbone, self._gallery(backbone, number), self.archive, config.side)
             for number, backbone in enumerate(backbones)
         ]
 
