@@ -150,7 +150,8 @@ def small_single() -> PretrainConfig:
     Studies of one view fall back to a single view by themselves; pairs are drawn from the first step.
     """
     whole = small()
-    return replace(whole, recipe="small_single", crops=replace(whole.crops, multiview_from=0.0), steps=400)
+    crops = replace(whole.crops, p_multiview=1.0, multiview_from=0.0)
+    return replace(whole, recipe="small_single", crops=crops, steps=400)
 
 
 def multi_view_s14() -> PretrainConfig:
