@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,7 @@ class Report:
     left_out: Mapping[str, Mapping[str, str]]
     facts: Mapping[str, Mapping[str, Mapping[str, str | int | float]]]
     link: str = ""
+    """How to look at the run in MLflow."""
 
     def pairs(self) -> Iterator[tuple[str, float]]:
         """(name, value), such as ('knn/auroc.macro.backbone', 0.83); `.low` and `.high` bound it."""
@@ -108,8 +109,8 @@ def evaluate(
     )
     link = _record(report, sources["backbone"], label, out, config)
     show(report, label)
-    print(f"run: {link}")
-    return Report(report.figures, report.left_out, report.facts, link)
+    print(f"MLflow: {link}")
+    return replace(report, link=link)
 
 
 def show(report: Report, label: str) -> None:
@@ -219,4 +220,4 @@ def _record(report: Report, features: Features, label: str, out: Path, config: E
         run.metrics(0, values)
         for task, figures in report.figures.items():
             run.table(task, [asdict(figure) for figure in figures])
-        return run.link
+        return f"{run.view_command}, then {run.link}" if run.view_command else run.link

@@ -29,7 +29,7 @@ class DemoConfig:
     seed: int = 7
     """Of the generated studies; the shipped backbone learnt from others."""
     steps: int = 120
-    """Pretraining steps of 64 studies."""
+    """Pretraining steps, of 64 studies where there are so many."""
 
 
 def demo(config: DemoConfig) -> Path:
@@ -51,9 +51,9 @@ def demo(config: DemoConfig) -> Path:
     secret = out / "shards.secret"
     secret.write_bytes(b"generated studies".ljust(32, b"."))
     labels = archive / "labels.csv"
-    ingest(archive / "dicom", shards, IngestConfig(secret=secret, labels=labels, val=0.1, test=0.3))
+    manifest = ingest(archive / "dicom", shards, IngestConfig(secret=secret, labels=labels, val=0.1, test=0.3))
     _say(3, f"pretraining goes on from the shipped backbone for {config.steps} steps")
-    trained = _trained(config, out, shards)
+    trained = _trained(config, out, shards, manifest.studies("train"))
     _say(4, "how good: k-NN on patients never trained on, beside random weights and raw pixels")
     reports = {}
     for name, backbone in (("shipped", SHIPPED), ("trained", trained)):
@@ -73,7 +73,7 @@ def demo(config: DemoConfig) -> Path:
     return out
 
 
-def _trained(config: DemoConfig, out: Path, shards: Path) -> Path:
+def _trained(config: DemoConfig, out: Path, shards: Path, studies: int) -> Path:
     """The backbone that this demonstration trains; a finished one is kept, an interrupted one goes on."""
     from ..platform import checkpoint
     from ..pretrain.job import pretrain
@@ -86,7 +86,7 @@ def _trained(config: DemoConfig, out: Path, shards: Path) -> Path:
     asked = replace(
         recipe("demo"), shards=shards, out=folder, start=str(SHIPPED), steps=config.steps, resume=begun
     )
-    return pretrain(asked)
+    return pretrain(replace(asked, batch=min(asked.batch, studies)))
 
 
 def _claim(out: Path, config: DemoConfig) -> None:

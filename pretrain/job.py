@@ -62,7 +62,7 @@ def _run_on_ray(config: PretrainConfig) -> None:
     ours = not ray.is_initialized()
     try:
         if ours:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+            _start_ray()
         _wait_for(_trainer(config).fit)
     except VetdinoError:
         raise
@@ -71,6 +71,19 @@ def _run_on_ray(config: PretrainConfig) -> None:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _start_ray() -> None:
+    """A Ray of our own, or the one at RAY_ADDRESS. Raises TrainingError where it does not start."""
+    import ray
+
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+    except Exception as error:
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise TrainingError(
+            f"Ray did not start ({first}); run the same command again when the machine is less busy"
+        ) from error
 
 
 def _trainer(config: PretrainConfig) -> TorchTrainer:
@@ -164,10 +177,15 @@ def _human(config: PretrainConfig, error: Exception) -> VetdinoError:
     told = config.out / FAILURE
     if told.exists():
         return TrainingError(told.read_text())
-    first = str(error).strip().splitlines()
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    kept = any(checkpoints_of(config).glob("step_*"))
     return TrainingError(
-        f"the workers failed more than {config.restarts} times ({first[-1] if first else type(error).__name__}); "
-        f"the newest checkpoint in {config.out} is whole: run again with --resume"
+        f"the workers failed more than {config.restarts} times ({lines[-1]}); "
+        + (
+            f"{config.out} holds a checkpoint: run again with --resume"
+            if kept
+            else "run the same command again"
+        )
     )
 
 
