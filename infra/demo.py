@@ -51,7 +51,9 @@ def demo(config: DemoConfig) -> Path:
     secret = out / "shards.secret"
     secret.write_bytes(b"generated studies".ljust(32, b"."))
     labels = archive / "labels.csv"
-    manifest = ingest(archive / "dicom", shards, IngestConfig(secret=secret, labels=labels, val=0.1, test=0.3))
+    manifest = ingest(
+        archive / "dicom", shards, IngestConfig(secret=secret, labels=labels, val=0.1, test=0.3)
+    )
     _say(3, f"pretraining goes on from the shipped backbone for {config.steps} steps")
     trained = _trained(config, out, shards, manifest.studies("train"))
     _say(4, "how good: k-NN on patients never trained on, beside random weights and raw pixels")

@@ -210,6 +210,16 @@ def random_like(backbone: Backbone, seed: int = 0) -> Backbone:
     return random_backbone(card.config, seed, mean=card.mean, std=card.std)
 
 
+def resized(backbone: Backbone, side: int) -> Backbone:
+    """The same weights built for images of another side, position embeddings resampled; in evaluation mode."""
+    card = backbone.card
+    other = Backbone(replace(card, config=replace(card.config, side=side)))
+    adopt(other, backbone.vit.state_dict())
+    with torch.no_grad():
+        other.mask_token.copy_(backbone.mask_token)
+    return _carded(other).eval()
+
+
 def save_backbone(folder: Path, backbone: Backbone, *, half: bool = False) -> Card:
     """Write weights (safetensors, float32 or float16) and card; the folder appears whole or not at all."""
     from safetensors.torch import save

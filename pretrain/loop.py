@@ -21,6 +21,7 @@ from ..platform.backbone import (
     load,
     plain_state,
     random_backbone,
+    resized,
     save_backbone,
 )
 from ..platform.config import atomic_write, digest, flat, from_json, to_json
@@ -311,7 +312,7 @@ def _record(config: PretrainConfig, manifest: Manifest) -> Run:
 
 def _export(config: PretrainConfig, distiller: Distiller, manifest: Manifest) -> None:
     """The teacher's backbone as a folder of its own."""
-    backbone = distiller.teacher.backbone
+    backbone = resized(distiller.teacher.backbone, config.embed_side or config.backbone.side)
     status = json.loads((config.out / STATUS).read_text())
     studies = config.steps * config.batch
     backbone.card = replace(
@@ -319,7 +320,7 @@ def _export(config: PretrainConfig, distiller: Distiller, manifest: Manifest) ->
         label=f"{config.recipe or 'custom'}, {studies:,} study presentations, seed {config.seed}",
         origin={
             "recipe": config.recipe,
-            "start": config.start or "random",
+            "start": Path(config.start).name or "random",
             "manifest": manifest.digest,
             "config": digest(config),
             "revision": git_revision(),

@@ -25,6 +25,7 @@ from vetdino.platform.backbone import (
     plain_state,
     random_backbone,
     random_like,
+    resized,
     save_backbone,
 )
 from vetdino.platform.config import from_json, to_json
@@ -351,3 +352,12 @@ def test_what_is_no_backbone_is_refused(source, error, said):
 def test_settings_that_make_no_vit_are_refused(changes, said):
     with pytest.raises(ConfigError, match=said):
         random_backbone(replace(DINO, **changes), 0)
+
+
+def test_a_backbone_for_another_side_answers_as_the_first_one_does_at_that_side(backbone):
+    side = backbone.side * 2
+    other = resized(backbone, side)
+    images = torch.randn(2, 1, side, side, generator=torch.Generator().manual_seed(0))
+    assert other.side == side
+    assert torch.allclose(other.tokens(images).cls, backbone.tokens(images).cls, atol=1e-4)
+    assert other.card.digest != backbone.card.digest

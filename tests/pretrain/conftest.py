@@ -116,7 +116,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
             env=os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "nowhere://"},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr[-6000:]
 
