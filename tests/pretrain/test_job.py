@@ -53,13 +53,15 @@ def words_of(config: PretrainConfig) -> list[str]:
             words.append(f"--{flag}" if value else f"--{group}{dot}no-{last}")
         elif isinstance(value, str) and value.startswith("["):
             words += [f"--{flag}", *map(str, json.loads(value))]
-        elif value is not None:
+        else:
             words += [f"--{flag}", str(value)]
     return words
 
 
 def start(config: PretrainConfig) -> subprocess.Popen[str]:
     """`vetdino pretrain`, in a session of its own as a terminal gives it."""
+    # What a shell runs in the background is deaf to Ctrl-C, and so are its children; a handler heals them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, "-m", "vetdino", "pretrain", "demo", *words_of(config)],
         cwd=ROOT,
