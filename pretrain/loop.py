@@ -25,7 +25,7 @@ from ..platform.backbone import (
     save_backbone,
 )
 from ..platform.config import atomic_write, digest, flat, from_json, to_json
-from ..platform.errors import CheckpointError, TrainingError
+from ..platform.errors import CheckpointError, ConfigError, TrainingError
 from ..platform.runs import Run, git_revision, open_run
 from ..platform.shards import Manifest, load_manifest
 from .batch import CropBatch
@@ -200,6 +200,11 @@ def start_of(config: PretrainConfig) -> Backbone:
     backbone = random_backbone(config.backbone, config.seed)
     if config.start:
         source = Path(config.start)
+        if not source.exists():
+            raise ConfigError(
+                f"start {config.start!r}: there is no such backbone folder or weights file; "
+                "for another architecture from random weights set --backbone.name"
+            )
         state = foreign_state(source) if source.is_file() else plain_state(load(config.start))
         try:
             adopt(backbone, state)

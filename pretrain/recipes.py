@@ -29,7 +29,7 @@ class PretrainConfig:
     out: Path = Path("runs/pretrain")
     """Folder for the checkpoints, the record and the backbone."""
     start: str = ""
-    """Where the student starts: empty for random weights, or a backbone folder, a weights file, a timm name."""
+    """Where the student starts: empty for random weights, or those of a backbone folder or a weights file."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     embed_side: int | None = None
     """Side of the images that the finished backbone is shown, in pixels; None takes backbone.side. Things look

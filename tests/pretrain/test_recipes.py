@@ -9,6 +9,7 @@ import pytest
 from vetdino.platform.backbone import BackboneConfig
 from vetdino.platform.config import cli_config, from_json, to_json
 from vetdino.platform.errors import ConfigError
+from vetdino.pretrain.loop import start_of
 from vetdino.pretrain.recipes import RECIPES, PretrainConfig, native_patch, recipe
 
 
@@ -77,3 +78,10 @@ def test_settings_that_quarrel_are_named(changes, said):
 def test_a_patch_is_read_off_the_architectures_name():
     assert native_patch("vit_small_patch14_reg4_dinov2") == 14
     assert native_patch("vit_tiny_patch16_224") == 16
+
+
+def test_a_start_that_is_not_there_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"start 'vit_tiny': there is no such backbone folder or weights file"
+    ):
+        start_of(replace(recipe("small"), start="vit_tiny"))
