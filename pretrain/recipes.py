@@ -106,9 +106,10 @@ def demo() -> PretrainConfig:
 def small() -> PretrainConfig:
     """From nothing on one or two cores: the hour that made the shipped backbone; see docs/results.md.
 
-    What short trainings need, each found by trial: targets that differ from the first step (`spread_head`), few
-    prototypes, sharp targets (0.02: at 0.04 they drift to uniform), crops that overlap, a patch loss, which is
-    solvable from the start, and single views first: an untrained encoder cannot tell one view from the other's.
+    What short trainings seem to need, found in a few trials of one seed each that changed several things at a
+    time: targets that differ from the first step (`spread_head`), few prototypes, sharp targets (0.02: at 0.04
+    they drifted towards uniform), crops that overlap, a patch loss, which is solvable from the start, and single
+    views first: pairs are hard for an untrained encoder.
     """
     return PretrainConfig(
         recipe="small",
