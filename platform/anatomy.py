@@ -18,7 +18,7 @@ from .xray import Cut, Ellipsoid, Meet, Primitive, Rod, Solid
 
 # Attenuation at an effective 40 keV, 1/cm, rounded from the NIST tables (XCOM) for ICRU tissues.
 AIR, LUNG, FAT, SOFT = 0.0, 0.075, 0.228, 0.282
-MARROW, CARTILAGE, SPONGE, CORTEX, STONE = 0.31, 0.34, 0.58, 1.20, 1.05
+MARROW, CARTILAGE, SPONGE, CORTEX, STONE, STEEL = 0.31, 0.34, 0.58, 1.20, 1.05, 9.0
 
 FINDINGS = (
     "cardiomegaly", "pleural_effusion", "lung_mass", "hepatomegaly",
@@ -291,7 +291,7 @@ def _thicker(part: Ellipsoid | Rod, more: float) -> Ellipsoid | Rod:
 
 def _heart(growth: Growth) -> Ellipsoid:
     """Ventricles, atria, great vessels and windpipe. The heart falls a little to the side that lies down."""
-    large = 1 + 0.14 * bool(growth.disease.of("cardiomegaly")) + 0.30 * growth.disease.of("cardiomegaly")
+    large = 1 + 0.16 * bool(growth.disease.of("cardiomegaly")) + 0.32 * growth.disease.of("cardiomegaly")
     random = growth.random(1)
     lean = growth.down * (0.55, 0.15, 0)
     lie = random.normal(0, 0.15, 3)
@@ -382,25 +382,28 @@ def _tree(growth: Growth, side: int, lung: Ellipsoid) -> None:
 
 
 def _mass(growth: Growth, heart: Ellipsoid) -> None:
+    """Two to six knobbly masses, the first the largest, clear of heart and diaphragm."""
     severity = growth.disease.of("lung_mass")
     if not severity:
         return
     random = np.random.default_rng((growth.disease.seed, 3))
     chest, dome = _chest(growth), _dome(growth)
-    radius = (0.75 + 1.35 * severity) * growth.animal.size
-    clear = [_thicker(heart, 0.7 * radius), _thicker(dome, 0.5 * radius)]
-    for _ in range(60):
-        across = random.uniform(-1, 1, 3) * (0.72, 0.70, 0.75)
-        spot = chest.centre + chest.turn @ (np.asarray(chest.axes) * across)
-        if abs(across[0]) > 0.36 and _outside(growth, spot, *clear):
-            break
-    shape = radius * random.uniform(0.8, 1.15, 3)
-    knob = spot + random.normal(0, 0.5, 3) * radius
-    turn = aligned(random.normal(size=3))
-    parts = (
-        Ellipsoid(spot, tuple(shape.tolist()), turn),
-        Ellipsoid(knob, tuple((shape * 0.6).tolist()), turn),
-    )
+    parts: list[Ellipsoid] = []
+    for number in range(2 + int(random.integers(0, 2 + round(3 * severity)))):
+        radius = (
+            (1.3 + 1.5 * severity) * growth.animal.size * (1 if number == 0 else random.uniform(0.5, 0.8))
+        )
+        clear = [_thicker(heart, 0.7 * radius), _thicker(dome, 0.5 * radius)]
+        for _ in range(60):
+            across = random.uniform(-1, 1, 3) * (0.72, 0.70, 0.75)
+            spot = chest.centre + chest.turn @ (np.asarray(chest.axes) * across)
+            if abs(across[0]) > 0.36 and _outside(growth, spot, *clear):
+                break
+        shape = radius * random.uniform(0.8, 1.15, 3)
+        knob = spot + random.normal(0, 0.5, 3) * radius
+        turn = aligned(random.normal(size=3))
+        parts.append(Ellipsoid(spot, tuple(shape.tolist()), turn))
+        parts.append(Ellipsoid(knob, tuple((shape * 0.6).tolist()), turn))
     growth.add("mass", SOFT + 0.01, FAT, parts)
 
 
@@ -409,7 +412,7 @@ def _mass(growth: Growth, heart: Ellipsoid) -> None:
 
 def _liver(growth: Growth) -> None:
     swollen = growth.disease.of("hepatomegaly")
-    large = 0.9 * bool(swollen) + 2.6 * swollen
+    large = 1.2 * bool(swollen) + 2.8 * swollen
     lobe = growth.ball((-0.5, -9.8, -0.2 - 0.85 * large), (6.6, 6.4 + 0.3 * large, 4.3 + 0.9 * large))
     growth.add("liver", SOFT, FAT, (Meet(_thicker(_dome(growth), -0.15), lobe),))
     growth.add("liver", SOFT, FAT, (Meet(_thicker(_flank(growth), -0.3), lobe),), ("liver",), "liver tail")
@@ -531,8 +534,8 @@ def _bladder(growth: Growth) -> None:
     if severity:
         random = np.random.default_rng((growth.disease.seed, 4))
         stones = []
-        for _ in range(1 + int(random.integers(0, 2 + int(7 * severity)))):
-            radius = random.uniform(0.30, 0.40 + 0.40 * severity) * growth.animal.size
+        for _ in range(2 + int(random.integers(0, 2 + int(8 * severity)))):
+            radius = random.uniform(0.45, 0.6 + 0.5 * severity) * growth.animal.size
             spread = random.normal(0, 0.4, 3)
             spread -= growth.down * (spread @ growth.down)
             across = growth.down * (1 - radius / min(sack.axes)) + spread * 0.8
@@ -635,6 +638,7 @@ def _ribs(growth: Growth) -> None:
             bone = growth.chain(points[:7], 0.27 if rib < 12 else 0.2)
             if (side, rib) in broken:
                 bone = _snapped(bone, *broken[side, rib])
+                growth.add("ribs", SPONGE, FAT, (_callus(bone[broken[side, rib][0]], growth),), ("ribs",))
             growth.add("ribs", 0.92 - 0.15 * age, FAT, bone)
             growth.add("cartilage", gristle, FAT, growth.chain(points[6:], 0.24))
     for index in range(8):
@@ -645,7 +649,7 @@ def _ribs(growth: Growth) -> None:
 
 
 def _broken_ribs(growth: Growth) -> dict[tuple[int, int], tuple[int, np.ndarray]]:
-    """(side, rib) -> (segment, displacement in cm): one to five neighbours on one side."""
+    """(side, rib) -> (segment, displacement in cm): three to seven neighbours on one side."""
     severity = growth.disease.of("rib_fracture")
     if not severity:
         return {}
@@ -653,7 +657,7 @@ def _broken_ribs(growth: Growth) -> dict[tuple[int, int], tuple[int, np.ndarray]
     side, first = int(random.choice([1, -1])), int(random.integers(4, 9))
     segment = int(random.integers(1, 4))  # not where the rib turns, which a VD sees end on
     found = {}
-    for rib in range(first, first + 1 + round(4 * severity * random.uniform(0.6, 1))):
+    for rib in range(first, first + 3 + round(4 * severity * random.uniform(0.6, 1))):
         sideways, up, along = random.uniform((0.5, -0.5, 0.7), (1.0, 0.5, 1.2)) * (
             1,
             1,
@@ -676,6 +680,12 @@ def _snapped(bone: tuple[Rod, ...], segment: int, shift: np.ndarray) -> tuple[Ro
         for a, b, flat in zip(points, points[1:], [True] + [False] * 9, strict=False)
     ]
     return (*bone[:segment], Rod(old.start, middle, old.radius, True), *far)
+
+
+def _callus(broken: Rod, growth: Growth) -> Ellipsoid:
+    """New bone round the end of a broken rib, as healing leaves it."""
+    thick = 0.8 * growth.animal.size
+    return Ellipsoid(broken.end, (thick, thick, 1.3 * thick), aligned(broken.end - broken.start))
 
 
 def _pelvis(growth: Growth) -> None:
@@ -702,6 +712,8 @@ def _long_bone(growth: Growth, name: str, start: np.ndarray, end: np.ndarray, ra
     for one, two in pieces:
         growth.add(organ, CORTEX, SOFT, (Rod(one, two, radius, True),))
         growth.add(organ, MARROW, CORTEX, (Rod(one, two, radius * wall, True),))
+    if len(pieces) > 1:
+        growth.add("implant", STEEL, SOFT, _plate(growth, start, end, radius))
     (first, _), (_, last) = pieces[0], pieces[-1]
     for tip, sign in ((first, 1), (last, -1)):
         knob = Ellipsoid(
@@ -731,6 +743,24 @@ def _fracture(
     other = middle + shift
     tip = other + (end - middle) + sideways * random.uniform(-2.5, 2.5)
     return [(start, middle), (other, tip)]
+
+
+def _plate(growth: Growth, start: np.ndarray, end: np.ndarray, radius: float) -> tuple[Rod, ...]:
+    """Two in three fractures are already repaired: a steel plate along the bone, held by screws across it."""
+    random = np.random.default_rng((growth.disease.seed, 8))
+    if random.uniform() > 2 / 3:
+        return ()
+    across = aligned(end - start)
+    angle = random.uniform(0, 2 * math.pi)
+    out = across[:, 0] * math.cos(angle) + across[:, 1] * math.sin(angle)
+    low, high = start + (end - start) * 0.15 + out * radius, start + (end - start) * 0.85 + out * radius
+    bar = Rod(low, high, 0.4 * radius, True)
+    places = np.linspace(0.06, 0.94, 6)
+    screws = [
+        Rod(low + (high - low) * at, low + (high - low) * at - out * 2.2 * radius, 0.15 * radius)
+        for at in places
+    ]
+    return (bar, *screws)
 
 
 def _swung(angle: float, outward: float, side: int) -> np.ndarray:

@@ -6,10 +6,15 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from .config import atomic_write
+import torch
+from torch import Tensor
+
+from .config import atomic_path, atomic_write
 from .errors import CheckpointError
 
 SEAL = "seal.json"
@@ -39,12 +44,19 @@ def begin(root: Path, step: int) -> Path:
 
 
 def publish(root: Path, step: int) -> Path:
-    """Seal the draft with the digests of its files and give it its name; an older one of that name goes."""
+    """Seal the draft with the digests of its files and give it its name; an older one of that name goes.
+
+    All of it is on the disk before the name appears, so that a machine that loses power keeps it or has none.
+    """
     draft, final = draft_of(root, step), folder_of(root, step)
     atomic_write(draft / SEAL, json.dumps(_digests(draft), indent=1, sort_keys=True))
+    for path in sorted(draft.rglob("*"), reverse=True):
+        _settle(path)
+    _settle(draft)
     if final.exists():
         shutil.rmtree(final)
     os.replace(draft, final)
+    _settle(root)
     return final
 
 
@@ -73,10 +85,11 @@ def newest(root: Path) -> Path | None:
     return None
 
 
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
+def prune(root: Path, keep: int, best: int | None = None) -> None:
+    """Remove all checkpoints but the newest `keep` and that of step `best`."""
     for folder in sorted(root.glob("step_*"), reverse=True)[keep:]:
-        shutil.rmtree(folder)
+        if step_of(folder) != best:
+            shutil.rmtree(folder)
 
 
 def step_of(folder: Path) -> int:
@@ -86,6 +99,95 @@ def step_of(folder: Path) -> int:
     120
     """
     return int(folder.name.removeprefix("step_"))
+
+
+class Writer:
+    """Writes tensors from a snapshot in this machine's memory, in a thread, while training goes on.
+
+    The memory of the snapshot is kept for the next one: fresh pages cost several times the copy itself.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[tuple[str, str], Tensor] = {}
+        self._thread: threading.Thread | None = None
+        self._failure: Exception | None = None
+
+    def start(
+        self, files: Mapping[Path, Mapping[str, Tensor]], then: Callable[[], object] | None = None
+    ) -> None:
+        """Copy the tensors of each safetensors file and begin to write them; what is written before is waited for.
+
+        The tensors may be changed as soon as this returns (on CUDA: by work of the current stream). `then` is
+        called in the thread once all files have their names. Raises as `wait` does.
+        """
+        self.wait()
+        snapshot = {
+            path: {name: self._copy(path.name, name, value) for name, value in tensors.items()}
+            for path, tensors in files.items()
+        }
+        copied = None
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            copied = torch.cuda.current_stream().record_event()
+        self._thread = threading.Thread(target=self._write, args=(snapshot, copied, then), daemon=True)
+        self._thread.start()
+
+    def done(self) -> bool:
+        """Whether nothing is being written any more; raises as `wait` does."""
+        if self._thread is not None and self._thread.is_alive():
+            return False
+        self.wait()
+        return True
+
+    def wait(self) -> None:
+        """Until all is written. Raises CheckpointError where that failed."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def _copy(self, file: str, name: str, value: Tensor) -> Tensor:
+        memory = self._memory.get((file, name))
+        if memory is None or memory.shape != value.shape or memory.dtype != value.dtype:
+            memory = torch.empty(value.shape, dtype=value.dtype, pin_memory=value.is_cuda)
+            self._memory[file, name] = memory
+        return memory.copy_(value.detach(), non_blocking=True)
+
+    def _write(
+        self,
+        snapshot: Mapping[Path, Mapping[str, Tensor]],
+        copied: torch.cuda.Event | None,
+        then: Callable[[], object] | None,
+    ) -> None:
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        path = Path()
+        try:
+            if copied is not None:
+                copied.synchronize()
+            for path, tensors in snapshot.items():
+                with atomic_path(path) as temporary:
+                    save_file(dict(tensors), temporary)
+            if then is not None:
+                then()
+        except (OSError, SafetensorError) as error:
+            self._failure = CheckpointError(
+                f"{path}: could not be written ({getattr(error, 'strerror', None) or error}); make room there, "
+                "then --resume goes on from the checkpoint before"
+            )
+        except Exception as error:
+            self._failure = error
+
+
+def _settle(path: Path) -> None:
+    """Until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -240,7 +240,7 @@ def _tilted(frame: np.ndarray, turn: tuple[float, float, float]) -> np.ndarray:
 # Files --------------------------------------------------------------------------------------------
 
 
-VERSION = 1
+VERSION = 2
 """Of the pictures: raised when the same config gives other bytes."""
 
 TRUTH_SIDE = 256

@@ -21,7 +21,7 @@ from vetdino.platform.anatomy import (
     turned,
 )
 from vetdino.platform.phantom import FRAMES
-from vetdino.platform.xray import Projection, Rays, project
+from vetdino.platform.xray import Ellipsoid, Projection, Rays, project
 
 DOG = Animal(
     size=1.0, width=1.0, depth=1.0, length=1.0, limb=1.0, fat=0.6, age=0.4, male=True, cat=False, seed=8
@@ -179,3 +179,19 @@ def test_two_poses_of_one_animal_differ():
     random = np.random.default_rng(0)
     one, two = (draw_pose(random, "VD") for _ in range(2))
     assert replace(one, turn=two.turn) != two
+
+
+def test_two_in_three_broken_long_bones_carry_a_steel_plate_and_no_other_study_does():
+    ill = [grow(DOG, Disease({"long_bone_fracture": 0.5}, seed), Pose("VD")) for seed in range(60)]
+    plated = sum(bool(body.named("implant")) for body in ill)
+    assert 30 <= plated <= 50
+    assert not grow(DOG, Disease({"rib_fracture": 1.0}, 1), Pose("VD")).named("implant")
+
+
+def test_masses_and_broken_ribs_come_in_numbers():
+    for seed in range(20):
+        body = grow(DOG, Disease({"lung_mass": 1.0, "rib_fracture": 1.0}, seed), Pose("VD"))
+        (mass,) = body.named("mass")
+        assert 2 <= len(mass.parts) / 2 <= 6
+        calluses = [solid for solid in body.named("ribs") if isinstance(solid.parts[0], Ellipsoid)]
+        assert 3 <= len(calluses) <= 7
