@@ -11,6 +11,8 @@ import io
 import json
 import os
 import shutil
+import threading
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -355,7 +357,7 @@ def _written(out: Path, config: PhantomConfig, todo: list[int]) -> Iterator[int]
         for index in todo:
             yield write_study(out, config, index)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _alone) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _alone, (os.getpid(),)) as pool:
         jobs = [pool.submit(write_study, out, config, index) for index in todo]
         try:
             for job in as_completed(jobs):
@@ -364,11 +366,18 @@ def _written(out: Path, config: PhantomConfig, todo: list[int]) -> Iterator[int]
             pool.shutdown(cancel_futures=True)
 
 
-def _alone() -> None:
-    """One thread a worker: the workers are the parallelism."""
+def _alone(parent: int) -> None:
+    """One thread a worker, the workers being the parallelism; none outlives a parent that was killed."""
     import cv2
 
     cv2.setNumThreads(1)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def write_study(out: Path, config: PhantomConfig, index: int) -> int:

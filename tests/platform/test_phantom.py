@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +26,8 @@ from vetdino.platform.phantom import (
     study_images,
     uid_of,
 )
+
+ROOT = Path(__file__).resolve().parents[2]
 
 SMALL = PhantomConfig(studies=6, side=64, seed=3, workers=1)
 
@@ -199,3 +205,45 @@ def test_a_full_disk_is_one_clear_line_and_leaves_no_half_study(tmp_path, monkey
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["phantom.json"]
     monkeypatch.undo()
     phantom(tmp_path / "out", replace(SMALL, studies=1))
+
+
+def test_workers_do_not_outlive_a_parent_that_was_killed(tmp_path):
+    words = [
+        "-m",
+        "vetdino",
+        "phantom",
+        str(tmp_path / "out"),
+        "--studies",
+        "400",
+        "--side",
+        "64",
+        "--workers",
+        "2",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+
+    def workers() -> list[str]:
+        rows = subprocess.run(
+            ["ps", "-eo", "sid,stat,args"], capture_output=True, text=True
+        ).stdout.splitlines()
+        told = [row.split(None, 2) for row in rows[1:]]
+        return [
+            args
+            for sid, state, args in told
+            if int(sid) == process.pid and "spawn_main" in args and state[0] != "Z"
+        ]
+
+    until(lambda: any(tmp_path.rglob("IMAGE0.dcm")))
+    assert len(workers()) == 2
+    process.kill()
+    process.wait()
+    until(lambda: not workers())
+
+
+def until(true: Callable[[], bool], seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.1)
