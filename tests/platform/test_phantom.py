@@ -226,7 +226,7 @@ def test_workers_do_not_outlive_a_parent_that_was_killed(tmp_path):
 
     def workers() -> list[str]:
         rows = subprocess.run(
-            ["ps", "-eo", "sid,stat,args"], capture_output=True, text=True
+            ["ps", "-ww", "-eo", "sid,stat,args"], capture_output=True, text=True
         ).stdout.splitlines()
         told = [row.split(None, 2) for row in rows[1:]]
         return [
