@@ -42,6 +42,7 @@ VERBS = {
         "shards -> backbone, on one worker or many",
         again="run the same command with --resume to continue",
     ),
+    "replay": Verb("verbs:replay", "RUN", "looks again at a step whose loss was no number", AFRESH),
     "embed": Verb("verbs:embed", "BACKBONE SHARDS OUT", "backbone, shards -> features (Parquet)", AFRESH),
     "evaluate": Verb("verbs:evaluate", "BACKBONE SHARDS", "how good the backbone's features are", AFRESH),
     "demo": Verb("verbs:demo", "", "all of it on generated studies, then opens the page"),

@@ -90,6 +90,24 @@ def pretrain(arguments: Sequence[str]) -> Path | None:
     return pretrain(config)
 
 
+def replay(arguments: Sequence[str]) -> None:
+    """RUN: look again at a step whose loss was no finite number."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Replay:
+        """Say where a bad step of a training began: losses, and the first output and gradient that are none."""
+
+        run: Annotated[Positional[Path], arg(metavar="RUN")]
+        """Folder of the training."""
+        step: int
+        """The step, one of those in the folder's `bad`."""
+
+    asked = cli_config(Replay, arguments, "vetdino replay")
+    from ..pretrain.replay import replay_of
+
+    print(replay_of(asked.run, asked.step))
+
+
 def embed(arguments: Sequence[str]) -> Path:
     """BACKBONE SHARDS OUT: features of every study."""
 

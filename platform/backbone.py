@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import cv2
@@ -43,6 +44,8 @@ class BackboneConfig:
     """Number of blocks; None keeps the architecture's."""
     heads: int | None = None
     """Attention heads a block; None keeps the architecture's."""
+    registers: int | None = None
+    """Register tokens beside the CLS (arXiv 2309.16588); None keeps the architecture's."""
     drop_path: float = 0.0
     """Rate of stochastic depth in the last block, rising linearly from 0 in the first (student only)."""
 
@@ -67,6 +70,8 @@ class Card:
     def digest(self) -> str:
         """Identity of what it computes: weights, architecture and preprocessing; never its name or path."""
         told = asdict(replace(self, label="", origin={}, metrics={}))
+        if told["config"]["registers"] is None:
+            del told["config"]["registers"]  # cards from before there was this setting keep their digest
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -164,6 +169,29 @@ class Backbone(nn.Module):
         """uint8 grey of any shape -> float32 by the card's mean and std, on the backbone's device."""
         scaled = grey_uint8.to(self.mask_token.device).float() / 255.0
         return (scaled - self.card.mean) / self.card.std
+
+
+def _forward_on_subsets(block: nn.Module, x_BLD: Tensor) -> Tensor:
+    """A block's forward whose two branches are computed for a random part of the batch alone in training.
+
+    Stochastic depth (arXiv 1603.09382) by batch subset, DINOv2 (arXiv 2304.07193), section 5: of B pictures,
+    round(B * (1 - rate)), one at least, drawn anew for each branch, have it added, B over their number times
+    as large. What is dropped costs nothing; the expectation is that of the whole batch. Draws come from torch's
+    own generator of the device.
+    """
+    x_BLD = _added(x_BLD, block.drop_path1, lambda x: block.ls1(block.attn(block.norm1(x))))
+    return _added(x_BLD, block.drop_path2, lambda x: block.ls2(block.mlp(block.norm2(x))))
+
+
+def _added(x_BLD: Tensor, drop: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:
+    count = len(x_BLD)
+    rate = getattr(drop, "drop_prob", 0.0) if drop.training else 0.0
+    kept = max(1, round(count * (1 - rate)))
+    if kept >= count:
+        return x_BLD + branch(x_BLD)
+    chosen = torch.randperm(count, device=x_BLD.device)[:kept]
+    change = branch(x_BLD.index_select(0, chosen)).to(x_BLD.dtype)
+    return x_BLD.index_add(0, chosen, change, alpha=count / kept)
 
 
 def letterboxed(pixels_HW: np.ndarray, side: int) -> np.ndarray:
@@ -264,22 +292,16 @@ def timm_overrides(config: BackboneConfig) -> dict[str, Any]:
         "embed_dim": config.width,
         "depth": config.depth,
         "num_heads": config.heads,
+        "reg_tokens": config.registers,
     }
     return {key: value for key, value in named.items() if value is not None}
 
 
 def _vit(config: BackboneConfig) -> nn.Module:
     import timm
-    from timm.models.vision_transformer import VisionTransformer
+    from timm.models.vision_transformer import Block, VisionTransformer
 
-    known = [] if timm.is_model(config.name) else timm.list_models("*vit*")
-    if known:
-        from difflib import get_close_matches
-
-        near = get_close_matches(config.name, known, 1)
-        raise ConfigError(
-            f"backbone.name {config.name!r} is no timm model" + (f"; nearest is {near[0]!r}" if near else "")
-        )
+    _check_name(config.name)
     try:
         vit = timm.create_model(
             config.name,
@@ -293,14 +315,29 @@ def _vit(config: BackboneConfig) -> nn.Module:
         )
     except (TypeError, AssertionError) as error:
         raise ConfigError(f"backbone.name {config.name!r} cannot be built so: {error}") from error
-    if not isinstance(vit, VisionTransformer):
+    if not isinstance(vit, VisionTransformer) or vit.cls_token is None:
         raise ConfigError(f"backbone.name {config.name!r} is no plain Vision Transformer; choose a vit_…")
     if config.side % vit.patch_embed.patch_size[0]:
         raise ConfigError(
             f"backbone.side {config.side} is no multiple of the patch, {vit.patch_embed.patch_size[0]}; "
             f"nearest is {round(config.side / vit.patch_embed.patch_size[0]) * vit.patch_embed.patch_size[0]}"
         )
+    for block in vit.blocks:
+        if type(block) is Block and config.drop_path:
+            block.forward = MethodType(_forward_on_subsets, block)
     return vit
+
+
+def _check_name(name: str) -> None:
+    import timm
+
+    if not timm.is_model(name):
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, timm.list_models("*vit*"), 1)
+        raise ConfigError(
+            f"backbone.name {name!r} is no timm model" + (f"; nearest is {near[0]!r}" if near else "")
+        )
 
 
 def _native_side(name: str) -> int:
@@ -345,8 +382,12 @@ def _from_file(path: Path) -> Backbone:
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
     depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
     dinov2 = any(name.endswith("ls1.gamma") for name in state)
+    registers = next(
+        (state[name].shape[1] for name in ("register_tokens", "reg_token") if name in state), None
+    )
+    plain, registered = "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"
     config = BackboneConfig(
-        name="vit_small_patch14_dinov2" if dinov2 else "vit_small_patch16_224",
+        name=(registered if registers else plain) if dinov2 else "vit_small_patch16_224",
         # A square grid and a CLS position: the root, rounded down, is the grid's side.
         side=math.isqrt(state["pos_embed"].shape[1]) * patch,
         patch=patch,
@@ -354,6 +395,7 @@ def _from_file(path: Path) -> Backbone:
         depth=depth,
         # Shapes do not tell it; 64 numbers a head is what all of DINO's and DINOv2's have.
         heads=max(1, width // 64),
+        registers=registers,
     )
     backbone = Backbone(Card(label=path.name, config=config))
     try:
@@ -382,6 +424,25 @@ def foreign_state(path: Path) -> dict[str, Tensor]:
     return _unprefixed(state)
 
 
+def pretrained_state(name: str) -> dict[str, Tensor]:
+    """The published weights of a timm ViT, fetched from timm's hub or found in its cache.
+
+    Raises ConfigError for an unknown name, CheckpointError where there are none or they cannot be fetched.
+    """
+    import timm
+
+    _check_name(name)
+    try:
+        vit = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # timm, its hub and the network each have errors of their own
+        first = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise CheckpointError(
+            f"timm:{name}: its weights cannot be fetched ({first}); fetch them on a machine with a network and "
+            "give the file instead"
+        ) from error
+    return dict(vit.state_dict())
+
+
 def plain_state(backbone: Backbone) -> dict[str, Tensor]:
     """A backbone's tensors under the names that `adopt` takes."""
     return _unprefixed(backbone.state_dict())
@@ -397,32 +458,68 @@ def _unprefixed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def adopt(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
-    """Take over the weights of another ViT of the same width and depth.
+    """Take over the weights of another ViT of the same width, depth and registers.
 
     A three-channel patch embedding is folded to grey (its sum over channels: a grey picture shown three
-    times gives the same answer), position embeddings are resampled to the grid. Heads are left behind.
-    Raises RuntimeError, of one line, where a tensor is missing or of another shape.
+    times gives the same answer), position embeddings are resampled to the grid (bicubic, antialiased). Heads
+    are left behind. Raises RuntimeError, of one line, where a tensor is missing, left over or of another shape.
     """
-    from timm.layers import resample_abs_pos_embed
-
     vit = backbone.vit
-    taken = {name: value for name, value in state.items() if name in vit.state_dict()}
-    missing = sorted(set(vit.state_dict()) - set(taken))
+    wanted = vit.state_dict()
+    # DINOv2's own files call them so.
+    state = {"reg_token" if name == "register_tokens" else name: value for name, value in state.items()}
+    taken = {name: value for name, value in state.items() if name in wanted}
+    missing = sorted(set(wanted) - set(taken))
     blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
     if missing or len(blocks) != len(vit.blocks):
         lacks = f"{missing[0]} is missing" if missing else f"{len(blocks)} blocks, not {len(vit.blocks)}"
         raise RuntimeError(lacks)
+    ours = ("blocks.", "norm.", "norm_pre.", "patch_embed.", "reg_token")
+    left = sorted(name for name in state if name.startswith(ours) and name not in wanted)
+    if left:
+        raise RuntimeError(f"{left[0]} has no place")
     kernel = taken["patch_embed.proj.weight"]
     if kernel.shape[1] == 3:
         taken["patch_embed.proj.weight"] = kernel.sum(1, keepdim=True)
     if taken["pos_embed"].shape != vit.pos_embed.shape:
-        prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
-        taken["pos_embed"] = resample_abs_pos_embed(
-            taken["pos_embed"], new_size=vit.patch_embed.grid_size, num_prefix_tokens=prefix
-        )
-    for name, value in vit.state_dict().items():
+        _fit_positions(backbone, taken)
+    for name, value in wanted.items():
         if value.shape != taken[name].shape:
             raise RuntimeError(f"{name} is {tuple(taken[name].shape)}, not {tuple(value.shape)}")
     vit.load_state_dict(taken)
     if "mask_token" in state and state["mask_token"].numel() == len(backbone.mask_token):
         backbone.mask_token.data.copy_(state["mask_token"].flatten())
+
+
+def _fit_positions(backbone: Backbone, taken: dict[str, Tensor]) -> None:
+    """Resample the patches' position embeddings to the grid. Where the prefix tokens have embeddings of their
+    own on one side alone, they are added to those tokens: the same answer under another name."""
+    from timm.layers import resample_abs_pos_embed
+
+    vit = backbone.vit
+    positions_1LD = taken["pos_embed"]
+    wanted = 0 if vit.no_embed_class else backbone.prefix
+    found = _prefix_of(positions_1LD.shape[1], backbone.prefix)
+    if found != wanted:
+        names = [name for name in ("cls_token", "reg_token") if name in taken]
+        prefix_1PD = torch.cat([taken[name] for name in names], dim=1)
+        prefix_1PD[:, :found] += positions_1LD[:, :found]
+        split = prefix_1PD.split([taken[name].shape[1] for name in names], dim=1)
+        taken.update(zip(names, split, strict=True))
+        zeros = positions_1LD.new_zeros(1, wanted, positions_1LD.shape[2])
+        positions_1LD = torch.cat([zeros, positions_1LD[:, found:]], dim=1)
+    taken["pos_embed"] = resample_abs_pos_embed(
+        positions_1LD, new_size=vit.patch_embed.grid_size, num_prefix_tokens=wanted
+    )
+
+
+def _prefix_of(positions: int, prefix: int) -> int:
+    """How many of the position embeddings are not of a square of patches: all prefix tokens', the CLS's or none.
+
+    >>> _prefix_of(16 + 5, 5), _prefix_of(16 + 1, 5), _prefix_of(16, 5)
+    (5, 1, 0)
+    """
+    for count in (prefix, 1, 0):
+        if positions > count and math.isqrt(positions - count) ** 2 == positions - count:
+            return count
+    raise RuntimeError(f"pos_embed has {positions} rows, which is no square of patches")

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from ..platform.errors import ConfigError
 from ..platform.shards import StudyIndex
 from .batch import CropBatch, batch_of
-from .crops import CropConfig, StudyCrops, crops_of, seed_of
+from .crops import CropConfig, StudyCrops, WholeStudy, crops_from, seed_of, whole_of
+from .device_crops import WholeViews, views_of
 from .masks import MaskConfig, mask_of
 
 
@@ -53,23 +54,29 @@ def _permutation(studies: int, seed: int, epoch: int) -> np.ndarray:
 
 
 class CropDataset(Dataset):
-    """Item (row, epoch, progress) -> the study's crops and its hidden patches."""
+    """Item (row, epoch, progress) -> the study's crops and its hidden patches.
 
-    def __init__(self, shards: str, crops: CropConfig, masks: MaskConfig, grid: int, seed: int) -> None:
+    whole: leave the crops to the device; an item then is the study's two views and what is to be cut from them.
+    """
+
+    def __init__(
+        self, shards: str, crops: CropConfig, masks: MaskConfig, grid: int, seed: int, *, whole: bool = False
+    ) -> None:
         # A forked process waits for ever for OpenCV's threads, which stayed behind with its parent.
         cv2.setNumThreads(0)
         self.index = StudyIndex(shards, "train")
-        self.crops, self.masks, self.grid, self.seed = crops, masks, grid, seed
+        self.crops, self.masks, self.grid, self.seed, self.whole = crops, masks, grid, seed, whole
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, item: tuple[int, int, float]) -> tuple[StudyCrops, np.ndarray]:
+    def __getitem__(self, item: tuple[int, int, float]) -> tuple[StudyCrops | WholeStudy, np.ndarray]:
         row, epoch, progress = item
         study = self.index.load(row)
         generator = np.random.default_rng(seed_of(self.seed, epoch, study.key + "/hidden"))
         hidden = [mask_of(self.grid, self.masks, generator) for _ in range(self.crops.globals_per_view)]
-        return crops_of(study, self.crops, seed=self.seed, epoch=epoch, progress=progress), np.stack(hidden)
+        planned = whole_of(study, self.crops, seed=self.seed, epoch=epoch, progress=progress)
+        return planned if self.whole else crops_from(planned, self.crops), np.stack(hidden)
 
 
 class StepSampler:
@@ -91,9 +98,20 @@ class StepSampler:
 
 
 def loader_of(
-    dataset: CropDataset, order: Order, *, first: int, steps: int, rank: int, world: int, processes: int
-) -> DataLoader[CropBatch]:
-    """Batches of one worker, in order. Raises ConfigError where there are fewer studies than a batch."""
+    dataset: CropDataset,
+    order: Order,
+    *,
+    first: int,
+    steps: int,
+    rank: int,
+    world: int,
+    processes: int,
+    pinned: bool = False,
+) -> DataLoader[CropBatch | WholeViews]:
+    """Batches of one worker, in order. Raises ConfigError where there are fewer studies than a batch.
+
+    pinned: in memory that a GPU fetches by itself.
+    """
     if order.per_epoch < 1:
         raise ConfigError(f"batch {order.batch} is more than the {order.studies} training studies; lower it")
     return DataLoader(
@@ -103,8 +121,16 @@ def loader_of(
         collate_fn=_collate,
         prefetch_factor=4 if processes else None,
         multiprocessing_context="fork" if processes else None,
+        pin_memory=pinned,
     )
 
 
-def _collate(items: list[tuple[StudyCrops, np.ndarray]]) -> CropBatch:
-    return batch_of([study for study, _ in items], [hidden for _, hidden in items])
+def batch_again(dataset: CropDataset, order: Order, step: int, steps: int) -> CropBatch | WholeViews:
+    """The batch of one step once more, of all workers together: a step's data follow from its number alone."""
+    items = next(iter(StepSampler(order, first=step, steps=steps, rank=0, world=1)))
+    return _collate([dataset[item] for item in items])
+
+
+def _collate(items: list[tuple[StudyCrops | WholeStudy, np.ndarray]]) -> CropBatch | WholeViews:
+    studies, hidden = [study for study, _ in items], [hidden for _, hidden in items]
+    return views_of(studies, hidden) if isinstance(studies[0], WholeStudy) else batch_of(studies, hidden)

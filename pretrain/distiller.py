@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..platform.backbone import Backbone
 from .batch import CropBatch
 from .heads import Head, HeadConfig
-from .losses import Centring, Sinkhorn, entropy, koleo_loss, patch_loss, view_loss
+from .losses import Centring, Sinkhorn, entropy, koleo_part, patch_loss, view_loss
 from .masks import MaskConfig
 from .schedules import Cosine, Ramp
 
-# B studies, S student crops, T teacher crops (first among the student's), K prototypes, M hidden patches.
+# B studies, A studies of all parts and ranks, S student crops, T teacher crops (first among the student's),
+# G global crops, K prototypes, M hidden patches, D width.
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,10 +55,16 @@ class Losses:
     patch: Tensor
     spread: Tensor
     teacher_entropy: Tensor
+    vectors_BD: Tensor
+    """The student's CLS of the first global crop of each study, without gradient."""
 
     def named(self) -> Mapping[str, Tensor]:
         """Name -> value, as logged."""
         return {name: getattr(self, name).detach() for name in LOSS_NAMES}
+
+    def values(self) -> Tensor:
+        """The same in the order of LOSS_NAMES: float32."""
+        return torch.stack([value.float() for value in self.named().values()])
 
 
 LOSS_NAMES = ("total", "view", "patch", "spread", "teacher_entropy")
@@ -69,6 +77,25 @@ class Answers:
     cls_SBK: Tensor
     patch_MK: Tensor
     global_cls: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """What the student is asked about one part of a step's batch."""
+
+    cls_TBK: Tensor
+    """The teacher's targets for crops."""
+    patch_MK: Tensor
+    """Its targets for hidden patches."""
+    bank_GAD: Tensor | None
+    """The student's CLS of the global crops of all studies of the step; None where the part is all of them
+    on this rank, whose own pass then gives them."""
+    first: int
+    """Where this part's studies begin among all."""
+    parts: int
+    """Parts of the batch over all ranks."""
+    seed: int | None
+    """Of what drops out."""
 
 
 class Learner(nn.Module):
@@ -122,40 +149,112 @@ class Distiller(nn.Module):
         make = (lambda: Centring(config.head.prototypes)) if config.targets == "centring" else Sinkhorn
         self.targets = make()
         self.patch_targets = make()
+        self._before: list[Tensor] = []
 
     def forward(self, student: nn.Module, batch: CropBatch, temperature: float) -> Losses:
-        """Losses of a batch; `student` is the student as its engine wraps it."""
-        config = self.config
-        teachers = len(batch.hidden_TBN)
-        told = student(batch.globals_GB1SS, batch.locals_LB1SS, batch.hidden_TBN, True)
-        with torch.no_grad():
-            asked = self.teacher(batch.globals_GB1SS[:teachers], None, batch.hidden_TBN, False)
-            scores_NK = asked.cls_SBK.flatten(0, 1)
-            target_NK = self.targets(scores_NK, temperature)
-            self.targets.follow(scores_NK)
-        target_TBK = target_NK.view_as(asked.cls_SBK)
-        view = view_loss(told.cls_SBK, target_TBK, config.student_temperature)
-        patch = self._patch(told, asked, batch.hidden_TBN, temperature) if config.patch_weight else view * 0
-        spread = view * 0
-        if config.spread_weight:
-            # Only crops of different pictures are pushed apart: one global of each view at a time.
-            spread = torch.stack([koleo_loss(crop_BD) for crop_BD in told.global_cls]).mean()
-        total = config.view_weight * view + config.patch_weight * patch + config.spread_weight * spread
-        return Losses(total, view, patch, spread, entropy(target_NK))
-
-    def _patch(self, told: Answers, asked: Answers, hidden_TBN: Tensor, temperature: float) -> Tensor:
-        # A rank without hidden patches takes part all the same: the targets are made by all ranks together.
-        with torch.no_grad():
-            target_MK = self.patch_targets(asked.patch_MK, temperature)
-            self.patch_targets.follow(asked.patch_MK)
-        hidden_XN = hidden_TBN.flatten(0, 1)
-        weight_M = (1.0 / hidden_XN.sum(-1).clamp_min(1))[:, None].expand_as(hidden_XN)[hidden_XN]
-        return patch_loss(told.patch_MK, target_MK, weight_M, len(hidden_XN), self.config.student_temperature)
+        """Losses of a batch that is looked at all at once; `student` is the student as its engine wraps it."""
+        (question,) = self.questions([batch], temperature, [None])
+        return self.losses(student, batch, question)
 
     @torch.no_grad()
-    def follow(self, momentum: float) -> None:
-        """The teacher takes one small step after the student."""
-        torch._foreach_lerp_(list(self.teacher.parameters()), list(self.student.parameters()), 1.0 - momentum)
+    def questions(
+        self, parts: Sequence[CropBatch], temperature: float, seeds: Sequence[int | None]
+    ) -> list[Question]:
+        """What is asked about each part of a step's batch; the parts are of one size, with a seed each.
+
+        Targets, centres and the KoLeo loss are of the whole batch, over all parts and ranks: a batch looked at
+        in parts has the losses and the gradient of one looked at at once, but for what drops out.
+        """
+        asked = [
+            self.teacher(part.globals_GB1SS[: len(part.hidden_TBN)], None, part.hidden_TBN, False)
+            for part in parts
+        ]
+        self._before = [centre.clone() for centre in self._centres()]
+        crops, studies = asked[0].cls_SBK.shape[:2]
+        scores_NK = torch.cat([answer.cls_SBK.flatten(0, 1) for answer in asked])
+        target_NK = self.targets(scores_NK, temperature)
+        self.targets.follow(scores_NK)
+        patch_MK = torch.cat([answer.patch_MK for answer in asked])
+        if self.config.patch_weight:
+            # A rank without hidden patches takes part all the same: the targets are made by all ranks together.
+            wanted_MK = self.patch_targets(patch_MK, temperature)
+            self.patch_targets.follow(patch_MK)
+            patch_MK = wanted_MK
+        hidden = patch_MK.split([len(answer.patch_MK) for answer in asked])
+        bank_GAD = self._bank(parts, seeds) if len(parts) > 1 and self.config.spread_weight else None
+        rank, world = _rank_and_world()
+        return [
+            Question(
+                cls_TBK=target_TBK,
+                patch_MK=hidden[index],
+                bank_GAD=bank_GAD,
+                first=(rank * len(parts) + index) * studies,
+                parts=world * len(parts),
+                seed=seeds[index],
+            )
+            for index, target_TBK in enumerate(target_NK.view(len(parts), crops, studies, -1))
+        ]
+
+    def losses(self, student: nn.Module, batch: CropBatch, question: Question) -> Losses:
+        """Losses of one part; the gradient of the step is the mean of its parts' over all ranks."""
+        config = self.config
+        _seed(question.seed)
+        answer = student(batch.globals_GB1SS, batch.locals_LB1SS, batch.hidden_TBN, True)
+        view = view_loss(answer.cls_SBK, question.cls_TBK, config.student_temperature)
+        patch = self._patch(answer, question, batch.hidden_TBN) if config.patch_weight else view * 0
+        spread = self._spread(answer.global_cls, question) if config.spread_weight else view * 0
+        # Each part holds the whole batch's KoLeo loss but moves its own studies alone, so that the mean of the
+        # parts' gradients would be too small by their number.
+        pull = spread + (question.parts - 1) * (spread - spread.detach())
+        total = config.view_weight * view + config.patch_weight * patch + config.spread_weight * pull
+        told = entropy(question.cls_TBK.flatten(0, 1))
+        return Losses(total, view, patch, spread, told, vectors_BD=answer.global_cls[0].detach())
+
+    def _patch(self, told: Answers, question: Question, hidden_TBN: Tensor) -> Tensor:
+        hidden_XN = hidden_TBN.flatten(0, 1)
+        weight_M = (1.0 / hidden_XN.sum(-1).clamp_min(1))[:, None].expand_as(hidden_XN)[hidden_XN]
+        temperature = self.config.student_temperature
+        return patch_loss(told.patch_MK, question.patch_MK, weight_M, len(hidden_XN), temperature)
+
+    def _spread(self, cls_GBD: Tensor, question: Question) -> Tensor:
+        """KoLeo of all studies of the step. Only crops of different pictures are pushed apart: one global of
+        each view at a time."""
+        bank_GAD = of_all_ranks(cls_GBD.detach()) if question.bank_GAD is None else question.bank_GAD
+        crops = zip(cls_GBD, bank_GAD, strict=True)
+        return torch.stack([koleo_part(cls_BD, all_AD, question.first) for cls_BD, all_AD in crops]).mean()
+
+    def _bank(self, parts: Sequence[CropBatch], seeds: Sequence[int | None]) -> Tensor:
+        """The student's CLS of all parts' global crops, as `losses` will find them: (G, A, D)."""
+        found = []
+        for part, seed in zip(parts, seeds, strict=True):
+            _seed(seed)
+            found.append(self.student(part.globals_GB1SS, None, part.hidden_TBN, True).global_cls)
+        return of_all_ranks(torch.cat(found, dim=1))
+
+    def _centres(self) -> list[Tensor]:
+        return [*self.targets.buffers(), *self.patch_targets.buffers()]
+
+    @torch.no_grad()
+    def follow(
+        self,
+        momentum: float,
+        bad: Tensor | None = None,
+        student: Iterable[Mapping[str, Tensor]] | None = None,
+    ) -> None:
+        """The teacher takes one small step after the student.
+
+        bad: 1 where the step was skipped because its loss was no number; teacher and centres then stay.
+        student: its parameters by name, a few at a time, where an engine keeps them divided.
+        """
+        teacher = dict(self.teacher.named_parameters())
+        if bad is None:
+            bad = next(iter(teacher.values())).new_zeros(())
+        weight = (1.0 - momentum) * (1.0 - bad)
+        for lot in student or [dict(self.student.named_parameters())]:
+            mine = [teacher[name] for name in lot]
+            torch._foreach_lerp_(mine, list(lot.values()), [weight] * len(mine))
+        for centre, before in zip(self._centres(), self._before, strict=False):
+            centre.copy_(torch.where(bad > 0, before, centre))
 
     @torch.no_grad()
     def spread_heads(self, batch: CropBatch) -> None:
@@ -165,3 +264,24 @@ class Distiller(nn.Module):
         if self.student.patch_head is not None:
             self.student.patch_head.spread(tokens.patches.flatten(0, 1)[::7])
         self.teacher.load_state_dict(self.student.state_dict())
+
+
+def _seed(seed: int | None) -> None:
+    if seed is not None:
+        torch.manual_seed(seed)
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def of_all_ranks(mine_GBD: Tensor) -> Tensor:
+    """Vectors (G, B, D) of the studies of all ranks, in the order of their ranks: (G, A, D)."""
+    _, world = _rank_and_world()
+    if world == 1:
+        return mine_GBD
+    all_ = [torch.empty_like(mine_GBD) for _ in range(world)]
+    dist.all_gather(all_, mine_GBD.contiguous())
+    return torch.cat(all_, dim=1)

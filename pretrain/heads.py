@@ -24,10 +24,11 @@ class HeadConfig:
 
 
 class Head(nn.Module):
-    """MLP of three layers, L2-normalised bottleneck, unit-length prototypes.
+    """MLP of three layers with GELU between, L2-normalised bottleneck, unit-length prototypes.
 
-    DINO (arXiv 2104.14294), appendix C. The prototypes are plain rows normalised at each use, which is a
-    weight-normed layer with its gain fixed at one.
+    DINO (arXiv 2104.14294), appendix C; DINOv2 (arXiv 2304.07193) has the same. `prototypes_KW` are plain rows
+    normalised at each use, which is a weight-normed layer without bias (Salimans and Kingma, arXiv 1602.07868)
+    with its gain fixed at one: its direction v is `prototypes_KW`, and so is the gradient.
     """
 
     def __init__(self, width: int, config: HeadConfig) -> None:
@@ -47,7 +48,8 @@ class Head(nn.Module):
         nn.init.normal_(self.prototypes_KW)
 
     def forward(self, tokens_ND: Tensor) -> Tensor:
-        """Cosine of each token with each prototype: (N, K), in -1..1."""
+        """Cosine of each token (N, D), or (..., N, D), with each prototype: (N, K) or (..., N, K), in -1..1; no
+        temperature."""
         return F.linear(F.normalize(self.mlp(tokens_ND), dim=-1), F.normalize(self.prototypes_KW, dim=-1))
 
     @torch.no_grad()

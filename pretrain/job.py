@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..platform import checkpoint
 from ..platform.config import atomic_write, from_json, to_json
@@ -17,8 +18,9 @@ from ..platform.errors import ConfigError, TrainingError, VetdinoError
 from ..platform.progress import Progress
 from ..platform.runs import create_database, tracking_address
 from ..platform.shards import load_manifest
-from .loop import STATUS, Place, check_checkpoint, checkpoints_of, start_of, train
+from .loop import STATUS, Place, check_checkpoint, checkpoints_of, train
 from .recipes import PretrainConfig
+from .start import start_of
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
@@ -43,7 +45,6 @@ def pretrain(config: PretrainConfig) -> Path:
         raise ConfigError(
             f"batch {config.batch} is more than the {manifest.studies('train')} training studies; lower it"
         )
-    start_of(config)  # a name that is unknown or weights that do not fit are told at once
     _claim(config)
     create_database(tracking_address(config.out))
     (config.out / FAILURE).unlink(missing_ok=True)
@@ -95,9 +96,10 @@ def _trainer(config: PretrainConfig) -> TorchTrainer:
     there = ray.cluster_resources()
     cores, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
     cuda = config.device == "cuda" or (config.device == "auto" and gpus > 0)
-    if cuda and gpus < config.workers and "RAY_ADDRESS" not in os.environ:
+    if cuda and gpus < (config.min_workers or config.workers) and "RAY_ADDRESS" not in os.environ:
         raise ConfigError(
-            f"workers {config.workers} with device {config.device} need a GPU each, here are {gpus}; "
+            f"workers {config.min_workers or config.workers} with device {config.device} need a GPU each, "
+            f"here are {gpus}; "
             "lower --workers, or set --device cpu"
         )
     threads = config.threads or max(1, cores // config.workers)
@@ -106,7 +108,7 @@ def _trainer(config: PretrainConfig) -> TorchTrainer:
     return TorchTrainer(
         _work,
         train_loop_config={"config": to_json(config), "threads": threads, "cuda": cuda},
-        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=cuda, resources_per_worker=needs),
+        scaling_config=ScalingConfig(num_workers=_workers(config), use_gpu=cuda, resources_per_worker=needs),
         torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
         run_config=RunConfig(
             name=f"launch_{time.time_ns()}",
@@ -114,6 +116,11 @@ def _trainer(config: PretrainConfig) -> TorchTrainer:
             failure_config=FailureConfig(max_failures=config.restarts),
         ),
     )
+
+
+def _workers(config: PretrainConfig) -> int | tuple[int, int]:
+    """How many workers Ray is asked for: so many, or as many as there are within limits."""
+    return (config.min_workers, config.workers) if config.min_workers else config.workers
 
 
 def _wait_for(fit: Callable[[], object]) -> None:
@@ -148,7 +155,7 @@ def _work(told: Mapping[str, object]) -> None:
     device = get_device() if told["cuda"] else torch.device("cpu")
     place = Place(rank=context.get_world_rank(), world=context.get_world_size(), device=device)
     try:
-        train(config, place, lambda step, values: ray.train.report({"step": step, **values}))
+        train(config, place)
     except VetdinoError as error:
         atomic_write(config.out / FAILURE, str(error))
         raise
@@ -165,8 +172,9 @@ def _claim(config: PretrainConfig) -> None:
             f"{config.out}: holds a training already; add --resume to go on, or choose another --out"
         )
     if newest is not None:
-        check_checkpoint(config, newest, config.workers)
+        check_checkpoint(config, newest)
     else:
+        start_of(config)  # a name that is unknown or weights that do not fit are told at once
         # The record of a training that was stopped before its first checkpoint.
         for name in (STATUS, "metrics.jsonl", "run.json"):
             (config.out / name).unlink(missing_ok=True)
@@ -214,7 +222,7 @@ class _Watch:
 
     def _watch(self) -> None:
         began = self._told().get("step", 0)
-        seen, notes = began, {}
+        seen, notes, warned = began, {}, set()
         with Progress("pretrain", total=(self.steps - began) * self.batch, unit="studies") as progress:
             while True:
                 ended = self.ended.wait(0.5)
@@ -227,13 +235,17 @@ class _Watch:
                 notes |= {
                     short: round(told[name], 3) for name, short in names.items() if told.get(name) is not None
                 }
+                for text in told.get("warnings", ()):
+                    if text not in warned:
+                        print(f"vetdino: warning: {text}", file=sys.stderr, flush=True)
+                        warned.add(text)
                 now = max(seen, told.get("step", seen))
                 progress.advance((now - seen) * self.batch, **notes)
                 seen = now
                 if ended:
                     return
 
-    def _told(self) -> dict[str, float]:
+    def _told(self) -> dict[str, Any]:
         try:
             return json.loads(self.status.read_text())
         except (OSError, ValueError):

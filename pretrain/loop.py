@@ -9,38 +9,35 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from ..platform import checkpoint
-from ..platform.backbone import (
-    Backbone,
-    adopt,
-    foreign_state,
-    load,
-    plain_state,
-    random_backbone,
-    resized,
-    save_backbone,
-)
+from ..platform.backbone import random_backbone, resized, save_backbone
 from ..platform.config import atomic_write, digest, flat, from_json, to_json
-from ..platform.errors import CheckpointError, ConfigError, TrainingError
+from ..platform.errors import CheckpointError, TrainingError
 from ..platform.runs import Run, git_revision, open_run
 from ..platform.shards import Manifest, load_manifest
+from .alarms import Alarms, Verdict, as_values, spread_of, verdict
 from .batch import CropBatch
 from .crops import seed_of
-from .data import CropDataset, Order, loader_of
-from .distiller import LOSS_NAMES, Distiller
+from .data import CropDataset, Order, batch_again, loader_of
+from .device_crops import WholeViews, crops_on, ships_whole
+from .distiller import LOSS_NAMES, Distiller, of_all_ranks
 from .engine import Engine
 from .probe import Probe
 from .recipes import PretrainConfig
+from .replay import BadSteps, newest_by, save_bad, too_many_bad
+from .start import TEACHER, Start, start_of
 
 Report = Callable[[int, Mapping[str, float]], None]
 """Told of each record: step and values, on all workers."""
 
 STATUS = "status.json"
-"""In the run's folder: step and newest values, for whoever shows progress."""
+"""In the run's folder: step, newest values and warnings, for whoever shows progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +48,37 @@ class Place:
     world: int
     device: torch.device
 
+    def wait(self) -> None:
+        """Until all workers are here."""
+        if self.world > 1:
+            dist.barrier()
+
 
 def train(config: PretrainConfig, place: Place, report: Report = lambda step, values: None) -> None:
     """Train from the newest checkpoint in `config.out`, or from the start, to `config.steps`.
 
     The process group exists already. Leaves `checkpoints/`, `metrics.jsonl` and `backbone/` in `config.out`.
-    Raises CheckpointError for a checkpoint of another architecture, TrainingError for a loss that is no number.
+    Raises CheckpointError for a checkpoint of another architecture or one that cannot be written, TrainingError
+    for too many bad steps in a row or an alarm whose policy is to stop.
     """
     torch.manual_seed(config.seed)
     manifest = load_manifest(config.shards)
+    newest = checkpoint.newest(checkpoints_of(config))
     dataset = CropDataset(
         str(config.shards),
         config.crops,
         config.distill.masks,
         config.crops.global_side // _patch(config),
         config.seed,
+        whole=ships_whole(config.crops, place.device),
     )
     order = Order(len(dataset), config.batch, config.seed)
-    distiller = Distiller(start_of(config), config.distill).to(place.device)
-    first = _fit_heads(config, distiller, dataset, order, place)
+    start = _start(config, newest)
+    distiller = Distiller(start.backbone, config.distill)
+    start.give(distiller)
+    distiller = distiller.to(place.device)
+    if newest is None and config.distill.spread_head and not start.has_heads:
+        _spread_heads(distiller, dataset, order, place)
     engine = Engine(
         distiller.student,
         config.optim,
@@ -77,206 +86,292 @@ def train(config: PretrainConfig, place: Place, report: Report = lambda step, va
         world=place.world,
         steps=config.steps,
         device=place.device,
+        frozen=start.warmup,
     )
-    first = resume(config, place, distiller, engine) if first is None else first
     probe = Probe(str(config.shards), config.probe, manifest.findings)
-    batches = loader_of(
-        dataset,
-        order,
-        first=first,
-        steps=config.steps,
-        rank=place.rank,
-        world=place.world,
-        processes=config.loaders,
-    )
     with _record(config, manifest) as run:
-        day = _Day(config, place, distiller, engine, probe, run, report)
-        for step, batch in enumerate(batches, start=first):
-            day.step(step, batch)
+        training = _Training(config, place, dataset, order, distiller, engine, probe, run, report)
+        training.warmup = start.warmup
+        first = training.load(newest) if newest else 0
+        try:
+            while (again := training.go(first)) is not None:
+                first = again
+        finally:
+            engine.wait()
+    place.wait()
     if place.rank == 0:
         _export(config, distiller, manifest)
-    if place.world > 1:
-        dist.barrier()
+    place.wait()
 
 
-class _Day:
+class _Training:
     """What a step does, and what is done every so many steps."""
+
+    warmup = 0
 
     def __init__(
         self,
         config: PretrainConfig,
         place: Place,
+        dataset: CropDataset,
+        order: Order,
         distiller: Distiller,
         engine: Engine,
         probe: Probe,
         run: Run,
         report: Report,
     ) -> None:
-        self.config, self.place, self.distiller, self.engine = config, place, distiller, engine
-        self.probe, self.run, self.report = probe, run, report
-        self.total = torch.zeros(len(LOSS_NAMES) + 1, device=place.device)
-        self.counted, self.clock = 0, time.monotonic()
+        self.config, self.place, self.dataset, self.order = config, place, dataset, order
+        self.distiller, self.engine, self.probe, self.run, self.report = distiller, engine, probe, run, report
+        self.window = _Window(config.log_every, place.device)
+        self.alarms = Alarms(
+            config.alarms,
+            prototypes=config.distill.head.prototypes,
+            width=distiller.student.backbone.width,
+            batch=config.batch,
+            steps=config.steps,
+        )
+        self.bad = BadSteps(config.bad_in_a_row)
+        self.rewinds = 0
+        self.warned: list[str] = []
+        self.auroc: float | None = None
 
-    def step(self, step: int, batch: CropBatch) -> None:
-        """One batch: losses, update, teacher; then records, trial and checkpoint where they are due."""
-        config, done = self.config, step + 1
-        distill = config.distill
-        # What drops out is drawn anew at each step, so that a training that was broken off draws the same.
-        torch.manual_seed(seed_of(config.seed, step, f"worker {self.place.rank}"))
-        settings = self.engine.schedule(step)
+    def go(self, first: int) -> int | None:
+        """Train from a step to the end: None; or the step to go on from, where an alarm took the training back."""
+        if first == 0 and self.rewinds == 0 and self.config.alarms.policy == "rewind":
+            self._save(0)
+        batches = loader_of(
+            self.dataset,
+            self.order,
+            first=first,
+            steps=self.config.steps,
+            rank=self.place.rank,
+            world=self.place.world,
+            processes=self.config.loaders,
+            pinned=self.place.device.type == "cuda",
+        )
+        self.window.begin(first)
+        for step, batch in enumerate(batches, start=first):
+            self._step(step, batch)
+            found = self._records(step + 1)
+            if found.deed == "rewind":
+                return self._back(found)
+        return None
+
+    def _step(self, step: int, batch: CropBatch | WholeViews) -> None:
+        """One batch: losses, update, teacher. Nothing here waits for the device."""
+        config, distill, parts = self.config, self.config.distill, self.engine.parts
+        settings = self.engine.schedule(step, 0.5**self.rewinds)
         settings["momentum"] = distill.momentum.at(step, config.steps)
         settings["teacher_temperature"] = distill.teacher_temperature.at(step, config.steps)
+        told, vectors = [], []
         with self.engine.autocast():
-            losses = self.distiller(
-                self.engine.inner, batch.to(self.place.device), settings["teacher_temperature"]
-            )
-        self.engine.step(losses.total)
-        self.distiller.follow(settings["momentum"])
-        pairs = torch.tensor([batch.pairs / len(batch.keys)], device=self.place.device)
-        self.total += torch.cat([torch.stack(list(losses.named().values())).float(), pairs])
-        self.counted += 1
-        last = done == config.steps
-        if done % config.log_every == 0 or last:
-            self._log(done, settings)
-        trial = self.probe.useful and (last or (config.probe.every and done % config.probe.every == 0))
-        kept = done % config.checkpoint_every == 0 or last
-        if (trial or kept) and not all(
-            value.isfinite().all() for value in self.distiller.state_dict().values()
-        ):
-            raise _no_number(done)
-        if trial:
-            self._try(done)
-        if kept:
-            save(self.config, self.place, self.distiller, self.engine, done)
+            whole = crops_on(self.place.device, batch, config.crops)
+            pieces = whole.parts(parts)
+            # What drops out is drawn anew for each part, so that a training that was broken off draws the same.
+            seeds = [
+                seed_of(config.seed, step, f"part {self.place.rank * parts + part}") for part in range(parts)
+            ]
+            questions = self.distiller.questions(pieces, settings["teacher_temperature"], seeds)
+            for piece, question in zip(pieces, questions, strict=True):
+                losses = self.distiller.losses(self.engine.inner, piece, question)
+                self.engine.backward(losses.total)
+                told.append(losses.values())
+                vectors.append(losses.vectors_BD)
+        bad = self.engine.step()
+        self.distiller.follow(settings["momentum"], bad, self.engine.whole())
+        self.window.add(torch.stack(told).mean(0), bad, whole.pairs / len(whole.keys), settings, vectors)
 
-    def _log(self, done: int, settings: Mapping[str, float]) -> None:
-        """One reduced tensor for all workers; the only place where the step waits for the device."""
-        mean = self.total / (self.counted * self.place.world)
-        if self.place.world > 1:
-            dist.all_reduce(mean)
-        *values, pairs = mean.tolist()
-        named = dict(zip(LOSS_NAMES, values, strict=True))
-        if not all(map(torch.isfinite, mean)):
-            raise _no_number(done)
-        seconds = time.monotonic() - self.clock
-        ln_k = torch.log(torch.tensor(float(self.config.distill.head.prototypes))).item()
-        told = {f"loss/{name}": named[name] for name in ("total", "view", "patch", "spread")}
-        told |= {
-            "health/teacher_entropy": named["teacher_entropy"],
-            "health/view_loss_minus_ln_k": named["view"] - ln_k,
-        }
-        told |= {f"schedule/{name}": value for name, value in settings.items()}
-        told |= {
-            "data/pairs": pairs,
-            "data/studies": float(done * self.config.batch),
-            "speed/studies_per_second": self.counted * self.config.batch / max(seconds, 1e-9),
-        }
-        self._tell(done, told)
-        self.total.zero_()
-        self.counted, self.clock = 0, time.monotonic()
+    def _records(self, done: int) -> Verdict:
+        """Record, trial and checkpoint where they are due; what becomes of the training."""
+        config, last = self.config, done == self.config.steps
+        kept = last or done % config.checkpoint_every == 0
+        values: dict[str, float] = {}
+        # A checkpoint begins a new record, so that a resumed training has the records of one that was not.
+        if kept or done % config.log_every == 0:
+            values |= self._logged(done)
+        if self.probe.useful and (last or (config.probe.every and done % config.probe.every == 0)):
+            values |= self._tried()
+        found = verdict(config.alarms, alarms := self.alarms.look(done, values), self.rewinds)
+        self.warned += [found.text] if found.text else []
+        if values:
+            self._tell(done, values | as_values(alarms))
+        if found.deed == "stop":
+            raise TrainingError(f"{found.text}; the checkpoints before are in {checkpoints_of(config)}")
+        # Weights with which the newest step was bad may be what is bad.
+        if kept and found.deed != "rewind" and not self.bad.in_a_row:
+            self._save(done)
+        return found
 
-    def _try(self, done: int) -> None:
+    def _logged(self, done: int) -> dict[str, float]:
+        """The means since the last record, over all workers; here the host waits for the device."""
+        first, (named, flags, vectors_BD) = self.window.first, self.window.close(self.place)
+        found = self.bad.note(first, flags)
+        for step in found:
+            self._aside(step)
+        if self.bad.too_many or (self.bad.in_a_row and done == self.config.steps):
+            raise too_many_bad(self.config, found[-1], self.bad.longest)
+        told = {"health/bad_steps": float(self.bad.total), "data/studies": float(done * self.config.batch)}
+        told["speed/studies_per_second"] = len(flags) * self.config.batch / self.window.seconds
+        told |= {f"schedule/{name}": value for name, value in self.window.settings.items()}
+        if named:
+            told |= {f"loss/{name}": named[name] for name in LOSS_NAMES if name != "teacher_entropy"}
+            told |= {
+                "health/teacher_entropy": named["teacher_entropy"],
+                "health/view_loss_minus_ln_k": named["view"] - math.log(self.config.distill.head.prototypes),
+                "data/pairs": named["pairs"],
+            }
+        if not flags[-1]:
+            cosine, rank = spread_of(vectors_BD)
+            told |= {"health/mean_cosine": cosine.item(), "health/effective_rank": rank.item()}
+        self.window.begin(done)
+        return told
+
+    def _tried(self) -> dict[str, float]:
         began = time.monotonic()
-        self._tell(done, self.probe.measure(self.distiller.teacher.backbone, self.engine.autocast()))
-        self.clock += time.monotonic() - began
+        found = self.probe.measure(self.distiller.teacher.backbone, self.engine.autocast())
+        self.auroc = found.get("probe/auroc_macro")
+        self.window.clock += time.monotonic() - began
+        return found
+
+    def _aside(self, step: int) -> None:
+        """Make the batch of a bad step anew and write it aside, as its parts were looked at."""
+        self.warned.append(f"step {step}: the loss or a gradient was no finite number; the step was skipped")
+        if self.place.rank == 0:
+            cpu = torch.device("cpu")
+            batch = crops_on(
+                cpu, batch_again(self.dataset, self.order, step, self.config.steps), self.config.crops
+            )
+            save_bad(self.config, step, batch.parts(self.engine.parts * self.place.world))
 
     def _tell(self, done: int, values: Mapping[str, float]) -> None:
         self.run.metrics(done, values)
         self.report(done, values)
         if self.place.rank == 0:
-            status = {"step": done, "steps": self.config.steps, **values}
+            status = {"step": done, "steps": self.config.steps, "warnings": self.warned, **values}
             atomic_write(self.config.out / STATUS, json.dumps(status))
 
-
-def _no_number(step: int) -> TrainingError:
-    return TrainingError(
-        f"step {step}: the loss or a weight is no number; lower optim.lr or optim.clip, then --resume goes on "
-        "from the checkpoint before"
-    )
-
-
-def start_of(config: PretrainConfig) -> Backbone:
-    """The student's backbone before the first step: random by the seed, or the weights of `config.start`."""
-    backbone = random_backbone(config.backbone, config.seed)
-    if config.start:
-        source = Path(config.start)
-        if not source.exists():
-            raise ConfigError(
-                f"start {config.start!r}: there is no such backbone folder or weights file; "
-                "for another architecture from random weights set --backbone.name"
-            )
-        state = foreign_state(source) if source.is_file() else plain_state(load(config.start))
-        try:
-            adopt(backbone, state)
-        except (RuntimeError, CheckpointError):
-            raise CheckpointError(
-                f"{config.start}: holds another architecture than backbone {config.backbone.name}, "
-                f"width {backbone.width}, {len(backbone.vit.blocks)} blocks; set --backbone.* to match it"
-            ) from None
-    return backbone
-
-
-def save(config: PretrainConfig, place: Place, distiller: Distiller, engine: Engine, step: int) -> None:
-    """Write a checkpoint; all workers call this together."""
-    from safetensors.torch import save_file
-
-    root = checkpoints_of(config)
-    if place.rank == 0:
-        draft = checkpoint.begin(root, step)
-        state = {name: value.contiguous() for name, value in distiller.state_dict().items()}
+    def _save(self, step: int) -> None:
+        """Begin to write a checkpoint; all workers call this together. It appears once all of it is written."""
+        config, place, root = self.config, self.place, checkpoints_of(self.config)
+        self.engine.wait()
+        if place.rank == 0:
+            draft = checkpoint.begin(root, step)
+            atomic_write(draft / "config.json", to_json(config))
+            atomic_write(draft / POSITION, json.dumps(self._position(step)))
+        place.wait()
+        state = self.distiller.state_dict()
         followers = {name: value for name, value in state.items() if not name.startswith("student.")}
-        save_file(followers, str(draft / "teacher.safetensors"))
-        atomic_write(draft / "config.json", to_json(config))
-        position = {"step": step, "workers": place.world, "manifest": load_manifest(config.shards).digest}
-        atomic_write(draft / "position.json", json.dumps(position))
-    if place.world > 1:
-        dist.barrier()
-    engine.save(checkpoint.draft_of(root, step))
-    if place.world > 1:
-        dist.barrier()
-    if place.rank == 0:
-        checkpoint.publish(root, step)
-        checkpoint.prune(root, config.keep)
-    if place.world > 1:
-        dist.barrier()
+
+        def publish() -> None:
+            checkpoint.publish(root, step)
+            checkpoint.prune(root, config.keep, best_of(root))
+
+        self.engine.save(checkpoint.draft_of(root, step), {TEACHER: followers}, publish)
+
+    def _position(self, step: int) -> dict[str, Any]:
+        return {
+            "step": step,
+            "workers": self.place.world,
+            "manifest": load_manifest(self.config.shards).digest,
+            "head_warmup": self.warmup,
+            "alarms": self.alarms.state(),
+            "bad": self.bad.state(),
+            "rewinds": self.rewinds,
+            "auroc": self.auroc,
+        }
+
+    def load(self, folder: Path) -> int:
+        """Back to a checkpoint; the step to go on with."""
+        from safetensors.torch import load_file
+
+        check_checkpoint(self.config, folder)
+        self.distiller.load_state_dict(load_file(folder / TEACHER), strict=False)
+        self.engine.load(folder)
+        told = json.loads((folder / POSITION).read_text())
+        self.alarms.load(told["alarms"])
+        self.bad.load(told["bad"])
+        self.rewinds, self.auroc = told["rewinds"], told["auroc"]
+        return checkpoint.step_of(folder)
+
+    def _back(self, found: Verdict) -> int:
+        """Take the training back to the newest checkpoint before the trouble, at half the learning rate."""
+        self.engine.wait()
+        self.place.wait()
+        folder = newest_by(self.config, found.before - 1)
+        if folder is None:
+            raise TrainingError(f"{found.text}; no checkpoint is older, so start anew")
+        rewinds = self.rewinds + 1
+        first = self.load(folder)
+        self.rewinds = rewinds
+        self.place.wait()
+        # The newer ones go first: whoever resumes after a kill here meets the same trouble and the same way back.
+        if self.place.rank == 0:
+            for path in checkpoints_of(self.config).glob("step_*"):
+                if checkpoint.step_of(path) > first:
+                    shutil.rmtree(path)
+        self.warned.append(f"back to step {first}, the learning rate times {0.5**rewinds:g} from here on")
+        self._save(first)  # the halved rate is kept from here on
+        return first
 
 
-def resume(config: PretrainConfig, place: Place, distiller: Distiller, engine: Engine) -> int:
-    """Load the newest whole checkpoint in `config.out`; the step to go on with."""
-    from safetensors.torch import load_file
+class _Window:
+    """The steps since the last record: sums on the device, which nothing waits for until it is closed."""
 
-    folder = checkpoint.newest(checkpoints_of(config))
-    assert folder is not None
-    check_checkpoint(config, folder, place.world)
-    distiller.load_state_dict(load_file(folder / "teacher.safetensors"), strict=False)
-    engine.load(folder)
-    return checkpoint.step_of(folder)
+    def __init__(self, steps: int, device: torch.device) -> None:
+        self.total = torch.zeros(len(LOSS_NAMES) + 1, device=device)
+        self.flags = torch.zeros(steps, device=device)
+        self.begin(0)
+
+    def begin(self, first: int) -> None:
+        """Forget all; the next step is `first`."""
+        self.first, self.count, self.clock = first, 0, time.monotonic()
+        self.total.zero_()
+        self.flags.zero_()
+
+    def add(
+        self, losses: Tensor, bad: Tensor, pairs: float, settings: Mapping[str, float], vectors: list[Tensor]
+    ) -> None:
+        """Losses count where the step was good."""
+        told = torch.cat([losses, losses.new_full((1,), pairs)])
+        self.total += torch.where(bad > 0, 0.0, told)
+        self.flags[self.count] = bad
+        self.count += 1
+        self.settings, self.vectors = settings, vectors
+
+    def close(self, place: Place) -> tuple[dict[str, float], list[float], Tensor]:
+        """Means by name, empty where no step was good; the steps' flags; the newest vectors of all workers."""
+        vectors_BD = of_all_ranks(torch.cat(self.vectors)[None])[0]
+        if place.world > 1:
+            dist.all_reduce(self.total)
+        told = torch.cat([self.total / place.world, self.flags[: self.count]]).tolist()
+        self.seconds = max(time.monotonic() - self.clock, 1e-9)
+        sums, flags = told[: len(self.total)], told[len(self.total) :]
+        good = self.count - sum(flags)
+        names = (*LOSS_NAMES, "pairs")
+        named = {name: value / good for name, value in zip(names, sums, strict=True)} if good else {}
+        return named, flags, vectors_BD
 
 
-def check_checkpoint(config: PretrainConfig, folder: Path, workers: int) -> None:
+POSITION = "position.json"
+"""In a checkpoint: where it stands in the training, and what is not in tensors."""
+
+
+def check_checkpoint(config: PretrainConfig, folder: Path) -> None:
     """Raises CheckpointError where a training with these settings cannot go on from a checkpoint."""
     began = from_json(
         PretrainConfig, (folder / "config.json").read_text(), source=str(folder / "config.json")
     )
-    for name in ("backbone", "distill", "crops", "batch", "seed"):
+    for name in ("backbone", "distill", "crops", "batch", "seed", "start", "head_warmup"):
         if getattr(began, name) != getattr(config, name):
             raise CheckpointError(
                 f"{folder}: {name} differs from the settings that this training began with; resume with those "
                 "of its config.json, or choose another --out"
             )
-    if began.optim.zero != config.optim.zero:
-        raise CheckpointError(
-            f"{folder}: was written with optim.zero {began.optim.zero}, not {config.optim.zero}; resume with that"
-        )
-    told = json.loads((folder / "position.json").read_text())
+    told = json.loads((folder / POSITION).read_text())
     if told["manifest"] != load_manifest(config.shards).digest:
         raise CheckpointError(
             f"{folder}: was trained on other shards than {config.shards}; resume with those, or choose another --out"
-        )
-    if config.optim.zero and told["workers"] != workers:
-        raise CheckpointError(
-            f"{folder}: its optim.zero {config.optim.zero} state is divided among {told['workers']} workers, not "
-            f"{workers}; resume with --workers {told['workers']}"
         )
 
 
@@ -285,23 +380,34 @@ def checkpoints_of(config: PretrainConfig) -> Path:
     return config.out / "checkpoints"
 
 
+def best_of(root: Path) -> int | None:
+    """The step of the checkpoint with the highest AUROC of the probe at its time; None where none was tried."""
+    found = []
+    for folder in root.glob("step_*"):
+        auroc = json.loads((folder / POSITION).read_text())["auroc"]
+        if auroc is not None and math.isfinite(auroc):
+            found.append((auroc, checkpoint.step_of(folder)))
+    return max(found)[1] if found else None
+
+
 def _patch(config: PretrainConfig) -> int:
     from .recipes import native_patch
 
     return config.backbone.patch or native_patch(config.backbone.name)
 
 
-def _fit_heads(
-    config: PretrainConfig, distiller: Distiller, dataset: CropDataset, order: Order, place: Place
-) -> int | None:
-    """Step 0 for a new training, its heads fitted where that is asked for; None where a checkpoint exists."""
-    if checkpoint.newest(checkpoints_of(config)):
-        return None
-    if config.distill.spread_head:
-        sample = replace(order, batch=min(order.studies, 256))
-        batches = loader_of(dataset, sample, first=0, steps=1, rank=0, world=1, processes=0)
-        distiller.spread_heads(next(iter(batches)).to(place.device))
-    return 0
+def _start(config: PretrainConfig, newest: Path | None) -> Start:
+    """What the training began with; of a resumed one only the shape, so that the source is not needed again."""
+    if newest is None:
+        return start_of(config)
+    told = json.loads((newest / POSITION).read_text())
+    return Start(random_backbone(config.backbone, config.seed), warmup=told["head_warmup"])
+
+
+def _spread_heads(distiller: Distiller, dataset: CropDataset, order: Order, place: Place) -> None:
+    sample = replace(order, batch=min(order.studies, 256))
+    batch = batch_again(dataset, sample, 0, 1)
+    distiller.spread_heads(crops_on(place.device, batch, dataset.crops))
 
 
 def _record(config: PretrainConfig, manifest: Manifest) -> Run:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from ..platform.backbone import BackboneConfig
 from ..platform.errors import ConfigError
+from .alarms import AlarmConfig
 from .crops import CropConfig
 from .distiller import DistillConfig
 from .engine import OptimConfig
@@ -29,7 +30,12 @@ class PretrainConfig:
     out: Path = Path("runs/pretrain")
     """Folder for the checkpoints, the record and the backbone."""
     start: str = ""
-    """Where the student starts: empty for random weights, or those of a backbone folder or a weights file."""
+    """Where the training starts: empty for random weights, a backbone folder, a weights file (DINO, DINOv2, timm),
+    `timm:NAME` for published weights that timm fetches, or the folder of a training of ours or of one of its
+    checkpoints, whose heads are gone on with."""
+    head_warmup: float = 0.05
+    """Share of the steps during which the backbone stays as it is, where `start` brings one without heads; 0 for
+    none."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     embed_side: int | None = None
     """Side of the images that the finished backbone is shown, in pixels; None takes backbone.side. Things look
@@ -39,6 +45,7 @@ class PretrainConfig:
     distill: DistillConfig = field(default_factory=DistillConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
     batch: int = 64
     """Studies a step, over all workers."""
     steps: int = 100_000
@@ -47,6 +54,9 @@ class PretrainConfig:
     """Draws weights, order, pairs and crops."""
     workers: int = 1
     """Ray workers; each has one GPU where `device` is cuda."""
+    min_workers: int = 0
+    """Workers with which the training goes on where a cluster has no more for a while, `workers` as soon as it
+    has; the batch must divide among each number between. 0 waits for all."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the workers train; auto takes CUDA where the cluster has GPUs."""
     threads: int = 0
@@ -58,7 +68,9 @@ class PretrainConfig:
     checkpoint_every: int = 500
     """Steps between two checkpoints; the last step has one always."""
     keep: int = 2
-    """Checkpoints kept."""
+    """Newest checkpoints kept; the one with the probe's highest AUROC stays beside them."""
+    bad_in_a_row: int = 5
+    """Steps in a row whose loss or gradient is no finite number, all skipped, after which the training stops."""
     restarts: int = 3
     """How often Ray starts the workers anew after one was lost."""
     resume: bool = False
@@ -66,11 +78,24 @@ class PretrainConfig:
 
     def check(self) -> None:
         """Raises ConfigError where settings quarrel; asked before the first worker is."""
-        for name in ("steps", "log_every", "checkpoint_every", "keep", "workers"):
+        for name in ("steps", "log_every", "checkpoint_every", "keep", "workers", "bad_in_a_row"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
         patch = self.backbone.patch or native_patch(self.backbone.name)
         self.crops.check(patch)
+        self.alarms.check()
+        self.probe.check()
+        if self.alarms.policy == "rewind":
+            window = max(self.alarms.patience * self.log_every, self.alarms.trials * self.probe.every)
+            if self.keep * self.checkpoint_every <= window:
+                raise ConfigError(
+                    f"keep {self.keep} checkpoints each {self.checkpoint_every} steps reach no further back than the "
+                    f"{window} steps that an alarm looks at; raise keep or checkpoint_every for alarms.policy rewind"
+                )
+        if not 0 <= self.min_workers <= self.workers:
+            raise ConfigError(f"min_workers {self.min_workers} must lie between 0 and workers {self.workers}")
+        if not 0 <= self.head_warmup <= 1:
+            raise ConfigError(f"head_warmup {self.head_warmup} is no share of the steps, 0 to 1")
         for name, side in (("backbone.side", self.backbone.side), ("embed_side", self.embed_side or patch)):
             if side % patch:
                 near = max(1, round(side / patch)) * patch
@@ -81,6 +106,7 @@ class PretrainConfig:
             raise ConfigError(
                 f"batch {self.batch} gives some of the workers {self.workers} fewer than 2 studies"
             )
+        self.optim.parts(self.batch, self.workers)
 
 
 def native_patch(name: str) -> int:
@@ -141,7 +167,7 @@ def small() -> PretrainConfig:
             patch_embed=1.0,
             zero=0,
         ),
-        probe=ProbeConfig(every=100, bank=1000),
+        probe=ProbeConfig(every=100, bank=800),
         batch=64,
         steps=1100,
         checkpoint_every=100,
@@ -174,8 +200,100 @@ def single_view_s14() -> PretrainConfig:
     return replace(multi, recipe="single_view_s14", crops=replace(multi.crops, p_multiview=0.0))
 
 
+def multi_view_b14() -> PretrainConfig:
+    """`multi_view_s14` on a ViT-B/14 with DINOv2's losses: `vetdino pretrain multi_view_b14 --shards SHARDS`.
+
+    VET-DINO's losses and schedules are not public beyond its crops. This takes DINOv2's (arXiv 2304.07193,
+    section 4): Sinkhorn targets, patch loss with a head of its own, KoLeo 0.1. Planned for 8 GPUs of 80 GB at
+    64 studies each (1.2 TFLOP of products a study); `--optim.micro-batch` makes it fit smaller ones. Neither its
+    time nor what it learns has been measured yet.
+    """
+    whole = multi_view_s14()
+    distill = replace(
+        whole.distill,
+        targets="sinkhorn",
+        momentum=Cosine(start=0.992, end=1.0),
+        patch_weight=1.0,
+        spread_weight=0.1,
+    )
+    backbone = BackboneConfig(name="vit_base_patch14_dinov2", side=224, drop_path=0.2)
+    return replace(
+        whole, recipe="multi_view_b14", backbone=backbone, distill=distill, batch=512, workers=8, loaders=8
+    )
+
+
+def multi_view_l14() -> PretrainConfig:
+    """`multi_view_b14` on a ViT-L/14: `vetdino pretrain multi_view_l14 --shards SHARDS`.
+
+    Planned for 32 GPUs of 80 GB at 32 studies each (4.1 TFLOP of products a study); on fewer, set `--workers` and
+    `--optim.micro-batch` or `--optim.checkpoint-activations`. Neither its time nor what it learns has been measured
+    yet.
+    """
+    backbone = BackboneConfig(name="vit_large_patch14_dinov2", side=224, drop_path=0.3)
+    return replace(multi_view_b14(), recipe="multi_view_l14", backbone=backbone, batch=1024, workers=32)
+
+
+def dino_v1_s8() -> PretrainConfig:
+    """DINO (arXiv 2104.14294) on a ViT-S/8, each picture by itself, for ultrasound frames:
+    `vetdino pretrain dino_v1_s8 --shards FRAMES`.
+
+    Expects shards in which a frame is a study of one view. Centring, no patch loss, no KoLeo, one rate for all
+    layers; DINO's 5e-4 for each 256 pictures is 2e-3 at this batch. The two halves that our crops are made of are
+    both of the one frame: 4 global crops of 224, of which the teacher sees 2, and 8 local ones of 96, where DINO
+    has 2 and 8. Planned for 16 GPUs at 64 frames each. Neither its time nor what it learns has been measured yet.
+    """
+    return PretrainConfig(
+        recipe="dino_v1_s8",
+        backbone=BackboneConfig(name="vit_small_patch8_224", side=224, drop_path=0.1),
+        crops=CropConfig(
+            local_side=96,
+            locals_per_view=4,
+            global_area=(0.4, 1.0),
+            local_area=(0.05, 0.4),
+            p_multiview=0.0,
+        ),
+        optim=OptimConfig(lr=Cosine(start=2e-3, end=1e-6, warmup=0.1), layer_decay=1.0, patch_embed=1.0),
+        batch=1024,
+        workers=16,
+        loaders=8,
+    )
+
+
+def slices_s14() -> PretrainConfig:
+    """Slices of CT and MRI volumes: two slices of one slab are the two views of a study;
+    `vetdino pretrain slices_s14 --shards SLABS`.
+
+    Expects shards in which a study is a slab of neighbouring slices of one volume, each a view in 8-bit grey
+    (windowed, for CT): any two slices of a study may become a pair, so a slab should be no thicker than what two
+    slices still share, say 2 to 4 cm. A volume of many slabs is many studies of one patient, who stays on one
+    side of the splits. DINOv2's losses as in `multi_view_b14`; crops cover more of the picture than radiographs'
+    do, since much of a slice is table and air. Planned for 4 GPUs at 64 studies each. Neither its time nor what
+    it learns has been measured yet.
+    """
+    base = multi_view_b14()
+    return replace(
+        base,
+        recipe="slices_s14",
+        backbone=multi_view_s14().backbone,
+        crops=CropConfig(global_area=(0.4, 1.0), local_area=(0.1, 0.4), locals_per_view=6),
+        batch=256,
+        workers=4,
+    )
+
+
 RECIPES: dict[str, Callable[[], PretrainConfig]] = {
-    recipe.__name__: recipe for recipe in (demo, small, small_single, multi_view_s14, single_view_s14)
+    recipe.__name__: recipe
+    for recipe in (
+        demo,
+        small,
+        small_single,
+        multi_view_s14,
+        single_view_s14,
+        multi_view_b14,
+        multi_view_l14,
+        dino_v1_s8,
+        slices_s14,
+    )
 }
 
 

@@ -18,15 +18,17 @@ class Cosine:
     """Share of the steps spent rising linearly from 0 to `start`."""
 
     def at(self, step: int, steps: int) -> float:
-        """The value at a step, of 0..steps - 1. DINO's schedule (arXiv 2104.14294, appendix C).
+        """The value at a step, of 0..steps - 1. DINO (arXiv 2104.14294, section 3.2, implementation details).
 
-        >>> [round(Cosine(start=1.0, end=0.0, warmup=0.2).at(step, 11), 3) for step in (0, 1, 2, 10)]
-        [0.0, 0.5, 1.0, 0.0]
+        The rise reaches `start` at its last step, and the step after the training's last would have `end`.
+
+        >>> [round(Cosine(start=1.0, end=0.0, warmup=0.3).at(step, 10), 3) for step in (0, 1, 2, 3, 9)]
+        [0.0, 0.5, 1.0, 1.0, 0.05]
         """
         rise = int(self.warmup * steps)
         if step < rise:
-            return self.start * step / rise
-        done = (step - rise) / max(1, steps - 1 - rise)
+            return self.start * step / max(1, rise - 1)
+        done = (step - rise) / max(1, steps - rise)
         return self.end + 0.5 * (self.start - self.end) * (1 + math.cos(math.pi * min(1.0, done)))
 
 

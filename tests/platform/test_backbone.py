@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from vetdino.platform.backbone import (
@@ -23,6 +27,7 @@ from vetdino.platform.backbone import (
     letterboxed,
     load,
     plain_state,
+    pretrained_state,
     random_backbone,
     random_like,
     resized,
@@ -37,7 +42,11 @@ DINOV2 = replace(DINO, name="vit_small_patch14_reg4_dinov2")
 """With registers, layer scale, and position embeddings for the patches alone."""
 
 
-@pytest.fixture(params=[DINO, DINOV2], ids=["dino", "dinov2"])
+REGISTERED = replace(DINO, registers=3)
+"""Registers in an architecture that has none: here position embeddings are theirs too."""
+
+
+@pytest.fixture(params=[DINO, DINOV2, REGISTERED], ids=["dino", "dinov2", "registered"])
 def backbone(request) -> Backbone:
     """Random weights, made large enough that attention is far from uniform."""
     backbone = random_backbone(request.param, 0).eval()
@@ -140,9 +149,9 @@ def test_another_side_gives_another_grid_by_resampled_positions(backbone):
     assert tokens.patches.shape == (1, 36, 64)
     larger = random_backbone(replace(backbone.card.config, side=48), 1).eval()
     adopt(larger, plain_state(backbone))
-    assert larger.vit.pos_embed.shape[1] == 36 + (1 if backbone.card.config.name == DINO.name else 0)
-    assert torch.allclose(larger.tokens(images).cls, tokens.cls, atol=1e-4)
     prefix = 0 if backbone.vit.no_embed_class else backbone.prefix
+    assert larger.vit.pos_embed.shape[1] == 36 + prefix
+    assert torch.allclose(larger.tokens(images).cls, tokens.cls, atol=1e-4)
     same = resample_abs_pos_embed(backbone.vit.pos_embed, (4, 4), num_prefix_tokens=prefix)
     assert torch.allclose(same, backbone.vit.pos_embed)
 
@@ -361,3 +370,186 @@ def test_a_backbone_for_another_side_answers_as_the_first_one_does_at_that_side(
     assert other.side == side
     assert torch.allclose(other.tokens(images).cls, backbone.tokens(images).cls, atol=1e-4)
     assert other.card.digest != backbone.card.digest
+
+
+def test_resampled_positions_are_a_bicubic_antialiased_picture_of_the_first_ones(backbone):
+    for side in (16, 48):
+        grid = side // 8
+        other = resized(backbone, side).vit.pos_embed
+        prefix = 0 if backbone.vit.no_embed_class else backbone.prefix
+        before = backbone.vit.pos_embed
+        picture = before[0, prefix:].T.reshape(1, -1, 4, 4)
+        expected = F.interpolate(picture, (grid, grid), mode="bicubic", antialias=True, align_corners=False)
+        assert torch.allclose(other[0, prefix:], expected[0].flatten(1).T, atol=1e-6)
+        assert torch.equal(other[:, :prefix], before[:, :prefix])
+
+
+def test_an_architecture_has_the_registers_that_the_settings_say():
+    assert random_backbone(DINO, 0).prefix == 1
+    assert random_backbone(DINOV2, 0).prefix == 5
+    assert random_backbone(replace(DINOV2, registers=2), 0).prefix == 3
+    assert random_backbone(replace(DINOV2, registers=0), 0).prefix == 1
+    tokens = random_backbone(REGISTERED, 0).tokens(images_of(2))
+    assert tokens.patches.shape == (2, 16, 64)
+
+
+def test_a_card_without_registers_keeps_the_digest_that_it_had_before_there_was_the_setting():
+    card = random_backbone(DINO, 0).card
+    told = asdict(replace(card, label="", origin={}, metrics={}))
+    del told["config"]["registers"]
+    before = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    assert card.digest == before
+    assert replace(card, config=replace(card.config, registers=0)).digest != before
+
+
+def test_weights_with_registers_as_dinov2_publishes_them_answer_as_they_did(tmp_path):
+    # Position embeddings of CLS and patches are added, then the registers come between.
+    before = random_backbone(replace(DINOV2, heads=1, registers=0, name="vit_small_patch14_dinov2"), 0).eval()
+    registers = torch.randn(1, 4, 64)
+    state = plain_state(before) | {"register_tokens": registers}
+    assert state["pos_embed"].shape[1] == 17
+    torch.save(state, tmp_path / "dinov2_vits14_reg4.pth")
+    images = images_of(2)
+    vit = before.vit
+    with torch.inference_mode():
+        x = vit._pos_embed(vit.patch_embed(images))
+        x = torch.cat([x[:, :1], registers.expand(2, -1, -1), x[:, 1:]], dim=1)
+        expected = vit.norm(vit.blocks(x))
+    backbone = load(tmp_path / "dinov2_vits14_reg4.pth")
+    assert backbone.card.config.registers == 4
+    tokens = backbone.tokens(images)
+    assert torch.allclose(tokens.cls, expected[:, 0], atol=1e-5)
+    assert torch.allclose(tokens.patches, expected[:, 5:], atol=1e-5)
+    assert backbone.attention(images).shape == (2, 1, 16)
+    assert resized(backbone, 48).tokens(images_of(1, side=48)).grid == (6, 6)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_positions_of_prefix_tokens_may_be_part_of_those_tokens(order):
+    # The plain architecture has position embeddings for its registers, DINOv2's has none.
+    apart = replace(DINOV2, registers=3)
+    plain = replace(apart, name="vit_small_patch14_dinov2")
+    one, other = (random_backbone(config, seed).eval() for seed, config in enumerate((plain, apart)[::order]))
+    adopt(other, plain_state(one))
+    assert torch.allclose(other.tokens(images_of(2)).patches, one.tokens(images_of(2)).patches, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "said"),
+    [
+        (DINOV2, replace(DINOV2, registers=0), "reg_token has no place"),
+        (DINO, REGISTERED, "reg_token is missing"),
+        (replace(DINOV2, registers=0), DINO, r"blocks\.0\.ls1\.gamma has no place"),
+    ],
+)
+def test_weights_that_would_be_left_over_or_wanting_are_refused(source, target, said):
+    with pytest.raises(RuntimeError, match=said):
+        adopt(random_backbone(target, 1), plain_state(random_backbone(source, 0)))
+
+
+def test_positions_that_are_no_square_of_patches_are_refused():
+    backbone = random_backbone(DINO, 0)
+    state = plain_state(backbone)
+    state["pos_embed"] = torch.zeros(1, 15, 64)
+    with pytest.raises(RuntimeError, match="pos_embed has 15 rows, which is no square of patches"):
+        adopt(backbone, state)
+
+
+def test_weights_of_a_timm_name_that_cannot_be_fetched_are_told_in_one_line(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no route to host\nand a long story")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    with pytest.raises(
+        CheckpointError, match=r"timm:vit_tiny_patch16_224: .*\(no route to host\); fetch"
+    ) as told:
+        pretrained_state("vit_tiny_patch16_224")
+    assert "\n" not in str(told.value)
+    with pytest.raises(ConfigError, match="no timm model; nearest is 'vit_tiny_patch16_224'"):
+        pretrained_state("vit_tiny_pach16_224")
+
+
+DROPPING = replace(DINO, drop_path=0.5)
+
+
+def residuals(backbone: Backbone, x: torch.Tensor) -> list[torch.Tensor]:
+    """What each branch of the last block adds to all of x, the second after a whole first."""
+    block = backbone.vit.blocks[-1]
+    first = block.ls1(block.attn(block.norm1(x)))
+    return [first, block.ls2(block.mlp(block.norm2(x + first)))]
+
+
+@torch.no_grad()
+def test_a_block_in_training_adds_each_branch_to_half_of_the_pictures_at_twice_its_size():
+    backbone = random_backbone(DROPPING, 0).train()
+    block = backbone.vit.blocks[-1]
+    block.mlp.fc2.weight.zero_()
+    block.mlp.fc2.bias.zero_()
+    x = torch.randn(8, 17, 64)
+    expected = residuals(backbone, x)[0]
+    torch.manual_seed(0)
+    added = block(x) - x
+    kept = added.abs().flatten(1).amax(1) > 0
+    assert int(kept.sum()) == 4
+    assert torch.allclose(added[kept], 2 * expected[kept], atol=1e-5)
+    torch.manual_seed(0)
+    assert torch.equal(block(x) - x, added)
+    assert not torch.equal(block(x) - x, added)
+
+
+@torch.no_grad()
+def test_the_mean_over_many_draws_is_the_whole_blocks_answer():
+    backbone = random_backbone(replace(DROPPING, drop_path=0.3), 0).train()
+    block = backbone.vit.blocks[-1]
+    # The second branch looks at the first one's sum: without its norm and bend the whole is linear.
+    block.norm2 = block.mlp = torch.nn.Identity()
+    x = torch.randn(5, 3, 64)
+    expected = 2 * (x + block.attn(block.norm1(x)))
+    torch.manual_seed(0)
+    draws = torch.stack([block(x) for _ in range(4000)])
+    error = draws.std(0) / 4000**0.5
+    assert ((draws.mean(0) - expected).abs() < 6 * error + 1e-5).all()
+    assert torch.allclose(block.eval()(x), expected, atol=1e-5)
+
+
+def test_dropped_pictures_are_not_computed():
+    backbone = random_backbone(DROPPING, 0).train()
+    seen = []
+    for block in backbone.vit.blocks:
+        for branch in (block.attn, block.mlp):
+            branch.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    backbone(images_of(8))
+    assert seen == [8, 8, 4, 4]
+    seen.clear()
+    backbone(images_of(1))
+    assert seen == [1, 1, 1, 1]
+    seen.clear()
+    backbone.eval()(images_of(8))
+    assert seen == [8, 8, 8, 8]
+
+
+def test_stochastic_depth_changes_no_name_and_no_answer_in_evaluation():
+    dropping, plain = random_backbone(DROPPING, 0).eval(), random_backbone(DINO, 0).eval()
+    assert list(dropping.state_dict()) == list(plain.state_dict())
+    assert torch.equal(dropping.tokens(images_of(3)).cls, plain.tokens(images_of(3)).cls)
+
+
+def test_a_copy_of_a_dropping_backbone_runs_its_own_weights():
+    first = random_backbone(DROPPING, 0).eval()
+    second = copy.deepcopy(first)
+    with torch.no_grad():
+        for value in first.parameters():
+            value.zero_()
+    assert second.tokens(images_of(2)).cls.abs().max() > 0.1
+    assert first.tokens(images_of(2)).cls.abs().max() == 0.0
+
+
+def test_gradients_flow_through_dropping_blocks_under_autocast():
+    backbone = random_backbone(DROPPING, 0).train()
+    images = images_of(8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = backbone(images, torch.zeros(8, 16, dtype=torch.bool)).cls.float().square().sum()
+    loss.backward()
+    for name, value in backbone.vit.named_parameters():
+        assert torch.isfinite(value.grad).all(), name
+    assert backbone.vit.blocks[-1].attn.qkv.weight.grad.abs().max() > 0

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import resource
+import threading
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from vetdino.platform import checkpoint
+from vetdino.platform.checkpoint import Writer
 from vetdino.platform.errors import CheckpointError
 
 
@@ -73,3 +78,92 @@ def test_only_the_newest_are_kept(tmp_path):
         written(tmp_path, step)
     checkpoint.prune(tmp_path, 2)
     assert sorted(map(checkpoint.step_of, tmp_path.glob("step_*"))) == [3, 10]
+
+
+def test_the_best_is_kept_beside_the_newest(tmp_path):
+    for step in (1, 2, 3, 10):
+        written(tmp_path, step)
+    checkpoint.prune(tmp_path, 1, best=2)
+    assert sorted(map(checkpoint.step_of, tmp_path.glob("step_*"))) == [2, 10]
+    checkpoint.prune(tmp_path, 1, best=10)
+    assert sorted(map(checkpoint.step_of, tmp_path.glob("step_*"))) == [10]
+
+
+def test_drafts_are_neither_counted_nor_removed_when_old_ones_go(tmp_path):
+    written(tmp_path, 1)
+    draft = checkpoint.begin(tmp_path, 2)
+    checkpoint.prune(tmp_path, 1)
+    assert draft.exists()
+    assert checkpoint.step_of(checkpoint.newest(tmp_path)) == 1
+
+
+def test_a_writer_that_was_given_nothing_is_done():
+    writer = Writer()
+    assert writer.done()
+    writer.wait()
+
+
+def test_what_is_written_is_the_moment_of_the_start(tmp_path):
+    writer, weight, held = Writer(), torch.arange(4.0), threading.Event()
+    first, second = tmp_path / "new" / "first.safetensors", tmp_path / "second.safetensors"
+    writer.start({first: {"a": weight, "b": weight[1:3]}, second: {"n": torch.tensor(7)}}, held.wait)
+    weight.zero_()
+    assert not writer.done()
+    held.set()
+    writer.wait()
+    assert writer.done()
+    assert {name: value.tolist() for name, value in load_file(first).items()} == {
+        "a": [0, 1, 2, 3],
+        "b": [1, 2],
+    }
+    assert load_file(second)["n"].item() == 7
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "first.safetensors",
+        "new",
+        "second.safetensors",
+    ]
+
+
+def test_a_second_start_waits_for_the_first_and_uses_its_memory_again(tmp_path):
+    writer, weight, seen = Writer(), torch.zeros(3), []
+    for value in (1.0, 2.0):
+        weight.fill_(value)
+        path = tmp_path / str(value) / "weights.safetensors"
+        writer.start({path: {"w": weight}}, lambda path=path: seen.append(path.exists()))
+    writer.wait()
+    assert seen == [True, True]
+    assert [load_file(path)["w"][0].item() for path in sorted(tmp_path.rglob("*.safetensors"))] == [1, 2]
+
+
+def test_a_disk_without_room_is_told_at_the_wait_once_and_leaves_no_file(tmp_path):
+    writer, path = Writer(), tmp_path / "weights.safetensors"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        writer.start({path: {"w": torch.zeros(1 << 19)}})
+        with pytest.raises(CheckpointError, match=r"weights.safetensors: could not be written .*make room"):
+            writer.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+    assert writer.done()
+
+
+@pytest.mark.parametrize("ask", [Writer.done, lambda writer: writer.start({})])
+def test_a_failure_is_told_by_whatever_is_asked_next(ask, tmp_path):
+    (tmp_path / "file").write_text("")
+    writer = Writer()
+    writer.start({tmp_path / "file" / "weights.safetensors": {"w": torch.zeros(1)}})
+    writer._thread.join()
+    with pytest.raises(CheckpointError, match="could not be written"):
+        ask(writer)
+
+
+def test_a_failure_of_what_follows_is_not_lost(tmp_path):
+    def fail() -> None:
+        raise KeyError("ours")
+
+    writer = Writer()
+    writer.start({}, fail)
+    with pytest.raises(KeyError, match="ours"):
+        writer.wait()

@@ -101,12 +101,14 @@ def changed(config: Any, path: str, value: Any) -> Any:
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
     """Runs trainings one after another under `torch.distributed.run` with so many workers.
 
-    Each is (config, step after which it is broken off, or None).
+    Each is (config, step after which it is broken off, or None[, steps whose loss is made no number]).
     """
 
-    def launch(trainings: Sequence[tuple[PretrainConfig, int | None]], workers: int) -> None:
+    def launch(trainings: Sequence[tuple[Any, ...]], workers: int) -> None:
         told = tmp_path_factory.mktemp("launch") / "trainings.json"
-        told.write_text(json.dumps([[to_json(config), stop] for config, stop in trainings]))
+        told.write_text(
+            json.dumps([[to_json(config), stop, *(poison or [[]])] for config, stop, *poison in trainings])
+        )
         script = str(Path(__file__).parent / "launched.py")
         run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
         done = subprocess.run(

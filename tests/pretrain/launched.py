@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,9 +16,11 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vetdino.platform.config import from_json
+from vetdino.platform.config import from_json, to_json
 from vetdino.platform.errors import VetdinoError
 from vetdino.pretrain import loop
+from vetdino.pretrain.crops import seed_of
+from vetdino.pretrain.distiller import Distiller
 from vetdino.pretrain.recipes import PretrainConfig
 
 
@@ -25,8 +28,14 @@ class BrokenOffError(Exception):
     """The training was broken off where the test asked for it."""
 
 
-def work(config: PretrainConfig, stop: int | None, place: loop.Place) -> None:
-    """Train; `failure.txt` holds what a person would be told where it could not go on."""
+def work(config: PretrainConfig, stop: int | None, poison: list[int], place: loop.Place) -> None:
+    """Train; `failure.txt` holds what a person would be told where it could not go on.
+
+    poison: steps whose loss becomes no number, whatever the batch.
+    """
+    if place.rank == 0:
+        config.out.mkdir(parents=True, exist_ok=True)
+        (config.out / "config.json").write_text(to_json(config))
     seen: list[tuple[str, ...]] = []
     loader_of = loop.loader_of
 
@@ -39,7 +48,14 @@ def work(config: PretrainConfig, stop: int | None, place: loop.Place) -> None:
         if stop is not None and step > stop:
             raise BrokenOffError
 
-    loop.loader_of = noted
+    losses = Distiller.losses
+
+    def poisoned(self, student, batch, question):
+        found = losses(self, student, batch, question)
+        ill = any(seed_of(config.seed, step, "part 0") == question.seed for step in poison)
+        return replace(found, total=found.total * float("nan")) if ill else found
+
+    loop.loader_of, Distiller.losses = noted, poisoned
     try:
         loop.train(config, place, report)
     except BrokenOffError:
@@ -47,7 +63,7 @@ def work(config: PretrainConfig, stop: int | None, place: loop.Place) -> None:
     except VetdinoError as error:
         (config.out / "failure.txt").write_text(f"{type(error).__name__}: {error}")
     finally:
-        loop.loader_of = loader_of
+        loop.loader_of, Distiller.losses = loader_of, losses
     (config.out / f"rank{place.rank}.json").write_text(json.dumps(seen))
 
 
@@ -55,8 +71,8 @@ def main(told: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     place = loop.Place(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
-    for text, stop in json.loads(told.read_text()):
-        work(from_json(PretrainConfig, text), stop, place)
+    for text, stop, poison in json.loads(told.read_text()):
+        work(from_json(PretrainConfig, text), stop, poison, place)
     dist.destroy_process_group()
 
 

@@ -13,6 +13,7 @@ from vetdino.platform.shards import StudyIndex
 from vetdino.pretrain.batch import CropBatch
 from vetdino.pretrain.crops import CropConfig, crops_of
 from vetdino.pretrain.data import CropDataset, Order, StepSampler, loader_of
+from vetdino.pretrain.device_crops import WholeViews, crops_on
 from vetdino.pretrain.masks import MaskConfig
 
 CROPS = CropConfig(global_side=32, local_side=16, locals_per_view=2)
@@ -96,6 +97,18 @@ def test_workers_processes_and_a_later_start_change_nothing(dataset, shards):
             assert share.keys == batch.keys[cut]
             assert torch.equal(share.hidden_TBN, batch.hidden_TBN[:, cut])
             assert torch.equal(share.locals_LB1SS, batch.locals_LB1SS[:, cut])
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_loaders_may_ship_whole_views_that_become_the_same_crops(dataset, shards, processes):
+    whole = CropDataset(str(shards), CROPS, MaskConfig(), 4, seed=7, whole=True)
+    for shipped, cut in zip(batches(whole, processes=processes), batches(dataset), strict=True):
+        assert isinstance(shipped, WholeViews)
+        made = crops_on(torch.device("cpu"), shipped, CROPS)
+        assert made.keys == cut.keys
+        assert torch.equal(made.hidden_TBN, cut.hidden_TBN)
+        assert (made.globals_GB1SS.float() - cut.globals_GB1SS.float()).abs().mean() < 0.6
+        assert (made.locals_LB1SS.float() - cut.locals_LB1SS.float()).abs().mean() < 0.6
 
 
 def test_studies_of_one_view_are_no_pairs(dataset):

@@ -47,7 +47,7 @@ def batch_of(hidden: float = 0.3) -> CropBatch:
         grey(2 * LOCALS, STUDIES, 1, 16, 16),
         hide,
         tuple("abcd"),
-        STUDIES,
+        (True,) * STUDIES,
     )
 
 
@@ -167,6 +167,56 @@ def test_gradients_reach_the_student_and_never_the_teacher(targets):
     assert not any(parameter.requires_grad for parameter in distiller.teacher.parameters())
     without = [name for name, p in distiller.student.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
+
+
+@pytest.mark.parametrize("targets", ["centring", "sinkhorn"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_batch_in_parts_has_the_losses_and_the_gradient_of_the_whole(targets, count):
+    config = replace(CONFIG, targets=targets)
+    batch = batch_of()
+    whole, parted = distiller_of(config), distiller_of(config)
+    one = whole(whole.student, batch, TEMPERATURE)
+    one.total.backward()
+    parts = batch.parts(count)
+    questions = parted.questions(parts, TEMPERATURE, [None] * count)
+    found = [parted.losses(parted.student, part, asked) for part, asked in zip(parts, questions, strict=True)]
+    for losses in found:
+        (losses.total / count).backward()
+    for name, value in one.named().items():
+        mean = torch.stack([losses.named()[name] for losses in found]).mean()
+        assert mean.item() == pytest.approx(value.item(), rel=1e-5), name
+    assert all(losses.spread.item() == pytest.approx(one.spread.item(), rel=1e-5) for losses in found)
+    for (name, p), q in zip(whole.student.named_parameters(), parted.student.parameters(), strict=True):
+        assert torch.allclose(p.grad, q.grad, atol=2e-6, rtol=1e-4), name
+    for mine, theirs in zip(whole.buffers(), parted.buffers(), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-6)
+
+
+def test_what_drops_out_of_a_part_is_the_same_in_the_pass_before_and_in_its_own():
+    distiller, parts = distiller_of(drop_path=0.5), batch_of().parts(2)
+    questions = distiller.questions(parts, TEMPERATURE, [11, 12])
+    for index, (part, asked) in enumerate(zip(parts, questions, strict=True)):
+        torch.manual_seed(asked.seed)
+        cls_GBD = distiller.student(part.globals_GB1SS, None, part.hidden_TBN, True).global_cls
+        assert torch.equal(asked.bank_GAD[:, asked.first : asked.first + len(part.keys)], cls_GBD), index
+    assert not torch.equal(
+        questions[0].bank_GAD[:, :2], distiller_of().questions(parts, 0.05, [1, 2])[0].bank_GAD[:, :2]
+    )
+
+
+def test_a_step_that_was_skipped_moves_neither_teacher_nor_centres():
+    distiller, batch = distiller_of(), batch_of()
+    distiller(distiller.student, batch, TEMPERATURE)
+    distiller.follow(0.9, torch.tensor(0.0))
+    before = copy.deepcopy(distiller.state_dict())
+    broken = replace(batch, globals_GB1SS=batch.globals_GB1SS.flip(0))
+    distiller(distiller.student, broken, TEMPERATURE)
+    distiller.targets.centre_K.fill_(float("nan"))
+    distiller.follow(0.9, torch.tensor(1.0))
+    assert all(torch.equal(value, before[name]) for name, value in distiller.state_dict().items())
+    distiller(distiller.student, broken, TEMPERATURE)
+    distiller.follow(0.9, torch.tensor(0.0))
+    assert not torch.equal(distiller.state_dict()["targets.centre_K"], before["targets.centre_K"])
 
 
 def test_the_teacher_takes_the_share_of_a_step_that_the_momentum_leaves():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from vetdino.pretrain.heads import Head, HeadConfig
 
@@ -69,3 +70,23 @@ def test_spreading_twice_from_one_seed_gives_the_same_head():
         torch.manual_seed(3)
         head.spread(tokens_of(64))
     assert torch.equal(heads[0].mlp[-1].weight, heads[1].mlp[-1].weight)
+
+
+def test_the_head_and_its_gradient_are_those_of_a_weight_normed_last_layer_of_gain_one():
+    head, tokens = head_of(), tokens_of(5)
+    last = nn.utils.parametrizations.weight_norm(nn.Linear(8, 12, bias=False))
+    last.parametrizations.weight.original0.data.fill_(1.0)
+    last.parametrizations.weight.original1.data.copy_(head.prototypes_KW)
+    expected = last(F.normalize(head.mlp(tokens), p=2, dim=-1))
+    assert torch.allclose(head(tokens), expected, atol=1e-6)
+    slope = lambda scores, rows: torch.autograd.grad(scores.square().sum(), [rows, head.mlp[0].weight])
+    found = slope(head(tokens), head.prototypes_KW)
+    for ours, theirs in zip(found, slope(expected, last.parametrizations.weight.original1), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-6)
+        assert ours.abs().max() > 1e-3
+
+
+def test_the_mlp_has_three_layers_and_as_many_prototypes_as_were_asked_for():
+    shapes = {name: tuple(value.shape) for name, value in head_of().state_dict().items()}
+    assert shapes["prototypes_KW"] == (12, 8)
+    assert [shape for shape in shapes.values() if len(shape) == 2] == [(12, 8), (32, 16), (32, 32), (8, 32)]

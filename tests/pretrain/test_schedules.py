@@ -15,8 +15,8 @@ from vetdino.pretrain.schedules import Cosine, Ramp
 def test_cosine_is_dinos_schedule(steps, warmup):
     rise = int(warmup * steps)
     iters = np.arange(steps - rise)
-    fall = 0.1 + 0.5 * (2.0 - 0.1) * (1 + np.cos(np.pi * iters / max(1, len(iters) - 1)))
-    expected = np.concatenate([np.linspace(0, 2.0, rise, endpoint=False), fall])
+    fall = 0.1 + 0.5 * (2.0 - 0.1) * (1 + np.cos(np.pi * iters / len(iters)))
+    expected = np.concatenate([np.linspace(0, 2.0, rise), fall])
     found = [Cosine(start=2.0, end=0.1, warmup=warmup).at(step, steps) for step in range(steps)]
     assert found == pytest.approx(expected.tolist())
 

@@ -1,0 +1,234 @@
+"""Where a training starts: at random, from a backbone of somebody, or from a training of ours."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from vetdino.platform import checkpoint
+from vetdino.platform.backbone import WEIGHTS, random_backbone, save_backbone
+from vetdino.platform.errors import CheckpointError, ConfigError
+from vetdino.pretrain.distiller import Distiller
+from vetdino.pretrain.recipes import PretrainConfig
+from vetdino.pretrain.start import TEACHER, start_of
+
+
+@pytest.fixture
+def config(tiny, tmp_path) -> PretrainConfig:
+    """A hundred steps with both heads, not yet started from anything."""
+    return tiny(tmp_path / "out", {"distill.patch_weight": 1.0}, steps=100, head_warmup=0.1)
+
+
+@pytest.fixture
+def trained(config, tmp_path) -> Callable[..., tuple[Path, Distiller]]:
+    """Makes the folder of a training: one checkpoint or more, and the newest distiller in it."""
+
+    def make(made: PretrainConfig = config, steps: tuple[int, ...] = (4,)) -> tuple[Path, Distiller]:
+        run = tmp_path / "run"
+        for step in steps:
+            torch.manual_seed(step)
+            distiller = Distiller(random_backbone(made.backbone, 10 + step), made.distill)
+            for value in (*distiller.teacher.parameters(), *distiller.buffers()):
+                value.data += 0.1 * torch.randn_like(value)
+            draft = checkpoint.begin(run / "checkpoints", step)
+            state = {name: value.contiguous() for name, value in distiller.state_dict().items()}
+            followers = {name: value for name, value in state.items() if not name.startswith("student.")}
+            save_file(followers, str(draft / TEACHER))
+            (draft / "position.json").write_text("{}")
+            checkpoint.publish(run / "checkpoints", step)
+        return run, distiller
+
+    return make
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
+
+
+def begun(config: PretrainConfig) -> Distiller:
+    """As a training begins."""
+    torch.manual_seed(99)
+    start = start_of(config)
+    distiller = Distiller(start.backbone, config.distill)
+    start.give(distiller)
+    return distiller
+
+
+def test_nothing_named_is_random_weights_by_the_seed_and_no_warm_up(config):
+    start = start_of(config)
+    assert same(start.backbone, random_backbone(config.backbone, config.seed))
+    assert not same(start.backbone, start_of(replace(config, seed=1)).backbone)
+    assert (start.has_heads, start.warmup) == (False, 0)
+    assert repr(start) == "Start(random weights, seed 0, no heads, 0 steps of head warm-up)"
+
+
+def test_a_backbone_folder_gives_its_weights_and_new_heads_a_warm_up(config, tmp_path):
+    other = random_backbone(config.backbone, 7)
+    save_backbone(tmp_path / "b", other)
+    for source in (tmp_path / "b", tmp_path / "b" / WEIGHTS):
+        start = start_of(replace(config, start=str(source)))
+        assert same(start.backbone, other)
+        assert (start.has_heads, start.warmup) == (False, 10)
+    assert start_of(replace(config, start=str(tmp_path / "b"), head_warmup=0.0)).warmup == 0
+
+
+@pytest.mark.parametrize("file", ["dino.pth", "dino.safetensors"])
+def test_a_foreign_file_is_folded_to_grey_and_resampled_to_the_grid(file, config, tmp_path):
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", patch_size=8, img_size=64, embed_dim=32, depth=2, num_heads=2, num_classes=5
+    ).eval()
+    write = save_file if file.endswith("safetensors") else torch.save
+    write(vit.state_dict(), str(tmp_path / file))
+    start = start_of(replace(config, start=str(tmp_path / file)))
+    image = torch.randn(1, 1, 64, 64)
+    with torch.no_grad():
+        expected = vit.forward_features(image.expand(-1, 3, -1, -1))
+    # The grid of 8 x 8 was resampled to 4 x 4 and is resampled back here: patches at the border lose a little.
+    found = start.backbone.tokens(image).cls
+    assert torch.cosine_similarity(found, expected[:, 0]).item() > 0.98
+    kernel = vit.state_dict()["patch_embed.proj.weight"].sum(1, keepdim=True)
+    assert torch.equal(start.backbone.vit.patch_embed.proj.weight, kernel)
+    assert start.warmup == 10
+
+
+@pytest.mark.parametrize("inner", ["", "checkpoints/step_00000004"])
+def test_a_training_gives_its_teacher_to_student_and_teacher_with_heads_and_centres(inner, config, trained):
+    run, before = trained()
+    source = replace(config, start=str(run / inner))
+    start = start_of(source)
+    assert (start.has_heads, start.warmup) == (True, 0)
+    after = begun(source)
+    assert same(after.teacher, before.teacher)
+    assert same(after.student, before.teacher)
+    assert torch.equal(after.targets.centre_K, before.targets.centre_K)
+    assert torch.equal(after.patch_targets.centre_K, before.patch_targets.centre_K)
+    assert before.targets.centre_K.any()
+    images = torch.randint(0, 256, (2, 3, 1, 32, 32), dtype=torch.uint8)
+    hidden = torch.rand(2, 3, 16) < 0.5
+    answers = [learner(images, None, hidden, False).cls_SBK for learner in (before.teacher, after.student)]
+    assert torch.equal(*answers)
+
+
+def test_the_newest_whole_checkpoint_is_taken_and_a_damaged_one_passed_over_with_a_warning(config, trained):
+    run, newest = trained(steps=(2, 4))
+    assert same(begun(replace(config, start=str(run))).teacher, newest.teacher)
+    damaged = run / "checkpoints" / "step_00000004" / TEACHER
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    with pytest.warns(RuntimeWarning, match="differs from its seal; the checkpoint is damaged"):
+        older = begun(replace(config, start=str(run)))
+    assert not same(older.teacher, newest.teacher)
+    with pytest.raises(CheckpointError, match="differs from its seal"):
+        start_of(replace(config, start=str(damaged.parent)))
+    (run / "checkpoints" / "step_00000002" / "position.json").unlink()
+    with (
+        pytest.warns(RuntimeWarning, match="damaged"),
+        pytest.raises(CheckpointError, match="none of its checkpoints is whole; start from a copy"),
+    ):
+        start_of(replace(config, start=str(run)))
+
+
+def test_a_head_that_is_not_asked_for_is_left_behind(config, trained):
+    run, before = trained()
+    views_only = replace(config, distill=replace(config.distill, patch_weight=0.0), start=str(run))
+    start = start_of(views_only)
+    assert (start.has_heads, start.warmup) == (True, 0)
+    assert not any(name.startswith("patch_head.") for name in start.heads)
+    assert same(begun(views_only).student.head, before.teacher.head)
+
+
+def test_a_head_that_did_not_come_begins_anew_after_a_warm_up(config, trained):
+    views_only = replace(config, distill=replace(config.distill, patch_weight=0.0))
+    run, before = trained(views_only)
+    start = start_of(replace(config, start=str(run)))
+    assert (start.has_heads, start.warmup) == (True, 10)
+    after = begun(replace(config, start=str(run)))
+    assert same(after.student.head, before.teacher.head)
+    assert same(after.student.patch_head, after.teacher.patch_head)
+
+
+def test_centres_of_another_kind_of_targets_are_no_hindrance(config, trained):
+    run, before = trained()
+    sinkhorn = replace(config, distill=replace(config.distill, targets="sinkhorn"), start=str(run))
+    assert same(begun(sinkhorn).student, before.teacher)
+
+
+@pytest.mark.parametrize(
+    ("setting", "there", "here"), [("prototypes", 32, 64), ("hidden", 32, 48), ("bottleneck", 16, 8)]
+)
+def test_heads_of_another_size_are_refused_with_both_sizes(setting, there, here, config, trained):
+    run, _ = trained()
+    head = replace(config.distill.head, **{setting: here})
+    other = replace(config, distill=replace(config.distill, head=head), start=str(run))
+    said = (
+        rf"its head has {setting} {there}, distill\.head\.{setting} is {here}; set --distill\.head\.{setting}"
+    )
+    with pytest.raises(ConfigError, match=said):
+        start_of(other)
+
+
+@pytest.mark.parametrize(("changes", "why"), [({"width": 64}, "is .*, not"), ({"depth": 3}, "is missing")])
+def test_another_architecture_is_refused_with_what_differs(changes, why, config, trained, tmp_path):
+    run, before = trained()
+    save_backbone(tmp_path / "b", before.teacher.backbone)
+    for source in (run, tmp_path / "b"):
+        other = replace(config, backbone=replace(config.backbone, **changes), start=str(source))
+        with pytest.raises(
+            CheckpointError,
+            match=f"holds another architecture than backbone vit_tiny.*{why}.*; set --backbone",
+        ):
+            start_of(other)
+
+
+def test_what_is_not_there_is_refused(config, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("vit_tiny", str(tmp_path / "none"), str(tmp_path / "empty")):
+        with pytest.raises(
+            ConfigError, match=r"start '.*': there is no such backbone folder or weights file"
+        ):
+            start_of(replace(config, start=name))
+    (tmp_path / "no.pth").write_text("no weights")
+    with pytest.raises(CheckpointError, match="cannot be read as plain weights"):
+        start_of(replace(config, start=str(tmp_path / "no.pth")))
+
+
+def test_published_weights_of_a_timm_name_are_adopted_or_their_want_is_told(config, monkeypatch):
+    shape = {"patch_size": 8, "img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    published = timm.create_model("vit_tiny_patch16_224", num_classes=0, **shape)
+    make, asked = timm.create_model, []
+
+    def fetched(name, pretrained=False, **settings):
+        asked.append((name, pretrained))
+        return published if pretrained else make(name, **settings)
+
+    monkeypatch.setattr("timm.create_model", fetched)
+    start = start_of(replace(config, start="timm:vit_tiny_patch16_224"))
+    assert ("vit_tiny_patch16_224", True) in asked
+    assert torch.equal(start.backbone.vit.pos_embed, published.pos_embed)
+    assert start.warmup == 10
+    monkeypatch.undo()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        CheckpointError, match=r"timm:vit_tiny_patch16_224: its weights cannot be fetched .*; fetch"
+    ):
+        start_of(replace(config, start="timm:vit_tiny_patch16_224"))
+    with pytest.raises(ConfigError, match="'vit_tiny_pach16_224' is no timm model; nearest is"):
+        start_of(replace(config, start="timm:vit_tiny_pach16_224"))
+
+
+def test_a_checkpoint_is_looked_for_before_the_finished_backbone(config, trained):
+    run, before = trained()
+    save_backbone(run / "backbone", random_backbone(config.backbone, 3))
+    assert same(begun(replace(config, start=str(run))).student, before.teacher)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(ConfigError, match="no such backbone folder"):
+        start_of(replace(config, start=str(run)))
+    assert start_of(replace(config, start=str(run / "backbone"))).warmup == 10
