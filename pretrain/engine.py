@@ -421,6 +421,14 @@ class _Parts:
                     row[lower - share.start : upper - share.start] = run[lower - first : upper - first]
 
 
+@torch.no_grad()
+def read_student(folder: Path, student: Learner) -> None:
+    """Give a student, whole on one machine, the weights of a checkpoint. Raises as `Engine.load`."""
+    parts = _Parts(folder)
+    for name, parameter in student.named_parameters():
+        parts.fill(Share(name, parameter.numel(), 0, {"weight": parameter.view(-1)}))
+
+
 def _lot(name: str) -> str:
     """Parameters that are brought together at once.
 

@@ -23,7 +23,7 @@ from ..platform.errors import CheckpointError, ConfigError, TrainingError
 from .batch import CropBatch
 from .crops import seed_of
 from .distiller import LOSS_NAMES, Distiller
-from .engine import _Parts
+from .engine import read_student
 from .recipes import PretrainConfig
 from .start import TEACHER, start_of
 
@@ -269,15 +269,12 @@ def replay_of(run: Path, step: int) -> Report:
     return replay(config, step, beginning)
 
 
-@torch.no_grad()
 def _load(distiller: Distiller, folder: Path) -> None:
     """Student, teacher and centres of a checkpoint."""
     from safetensors.torch import load_file
 
     distiller.load_state_dict(load_file(folder / TEACHER), strict=False)
-    parts = _Parts(folder)
-    for name, parameter in distiller.student.named_parameters():
-        parts.fill(parameter.view(-1), "weight", name, 0)
+    read_student(folder, distiller.student)
 
 
 class _Witness:

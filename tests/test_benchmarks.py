@@ -40,7 +40,7 @@ config = OptimConfig(
     weight_decay=Cosine(start=DECAY, end=DECAY),
     freeze_prototypes=0.0,
     zero=0,
-    precision=sys.argv[2],
+    precision="float32",
 )
 engine = Engine(distiller.student, config, batch=4, world=1, steps=9, device=torch.device("cpu"))
 for step in range(3):
@@ -76,12 +76,13 @@ def run(program: str, *arguments: str) -> str:
 def test_the_step_that_is_measured_is_the_step_that_trains(tmp_path):
     ours = Ours(TINY, batch_of(TINY, 4), CPU)
     measured = [ours("float32").item() for _ in range(3)]
-    told = [line.split() for line in run(ENGINE, str(tmp_path / "meet"), "float32").splitlines()]
+    told = [line.split() for line in run(ENGINE, str(tmp_path / "meet")).splitlines()]
     trained = [float(words[1]) for words in told if words[:1] == ["loss"]]
     assert measured == pytest.approx(trained, rel=1e-6)
     assert len(set(measured)) == 3
 
 
+@pytest.mark.filterwarnings("ignore")  # lightly uses what torch deprecates
 def test_lightly_is_given_the_same_step():
     pytest.importorskip("lightly", reason="an optional dependency: benchmarks/requirements.txt")
     batch = batch_of(TINY, 4)
