@@ -27,6 +27,9 @@ from vetdino.pretrain.schedules import Cosine
 
 ROOT = Path(__file__).resolve().parents[2]
 
+STEPS = 400
+"""Enough to be stopped and killed on the way."""
+
 PATIENCE = 300
 """Seconds that a Ray may take to start on a machine that is busy with other work."""
 
@@ -38,8 +41,8 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def job(tiny, folder) -> Callable[..., PretrainConfig]:
-    """The settings of a job of 30 steps, whose crops are cut in a process of their own."""
-    plan = {"steps": 30, "checkpoint_every": 5, "loaders": 1}
+    """The settings of a job whose crops are cut in a process of their own."""
+    plan = {"steps": STEPS, "checkpoint_every": 20, "loaders": 1}
     return lambda name, **top: tiny(folder / name, {"probe.every": 0}, **(plan | top))
 
 
@@ -134,7 +137,7 @@ def stopped(job) -> tuple[PretrainConfig, int, str, float, bool]:
     """A job stopped with Ctrl-C: its settings, exit code, words, seconds to its end, whether all are gone."""
     config = job("stopped")
     process = start(config)
-    step_reached(config, 7, process)
+    step_reached(config, 50, process)
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     code, _, err = ended(process, patience=60)
@@ -146,7 +149,7 @@ def resumed(stopped) -> PretrainConfig:
     """The same job gone on with, its worker killed on the way."""
     config = replace(stopped[0], resume=True)
     process = start(config)
-    step_reached(config, 13, process)
+    step_reached(config, 150, process)
     workers = [pid for pid, title in of_session(process.pid).items() if "RayTrainWorker" in title]
     assert workers
     os.kill(min(workers), signal.SIGKILL)
@@ -163,16 +166,16 @@ def test_a_job_leaves_a_backbone_a_record_and_a_run_in_mlflow(undisturbed):
     out, err = json.loads((undisturbed.out / "printed.json").read_text())
     assert out.splitlines()[-1] == str(undisturbed.out / "backbone")
     lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
-    assert lines[-1]["done"] == lines[-1]["total"] == 30 * 8
+    assert lines[-1]["done"] == lines[-1]["total"] == STEPS * 8
     assert lines[-1]["finished"]
     assert {"per_second", "seconds_left", "loss"} <= set(lines[-1])
     assert load(undisturbed.out / "backbone").width == 32
-    assert [line["step"] for line in history(undisturbed.out)] == list(range(1, 31))
+    assert [line["step"] for line in history(undisturbed.out)] == list(range(1, STEPS + 1))
     told = json.loads((undisturbed.out / "run.json").read_text())
     client = MlflowClient(told["tracking_uri"])
     assert client.get_run(told["run_id"]).info.status == "FINISHED"
     losses = client.get_metric_history(told["run_id"], "loss/total")
-    assert [metric.step for metric in losses] == list(range(1, 31))
+    assert [metric.step for metric in losses] == list(range(1, STEPS + 1))
 
 
 def test_ctrl_c_ends_within_seconds_with_one_line_that_names_resume_and_no_process_left(stopped):
@@ -180,7 +183,7 @@ def test_ctrl_c_ends_within_seconds_with_one_line_that_names_resume_and_no_proce
     assert code == 130
     *_, last = err.splitlines()
     assert last == "vetdino: stopped; run the same command with --resume to continue"
-    assert all(line.startswith("{") for line in err.splitlines()[:-1])
+    assert all(line.startswith(("{", "vetdino: warning: ")) for line in err.splitlines()[:-1])
     assert seconds < 20
     assert all_gone
     assert checkpoint.newest(checkpoints_of(config)) is not None
@@ -189,7 +192,7 @@ def test_ctrl_c_ends_within_seconds_with_one_line_that_names_resume_and_no_proce
 def test_stopped_resumed_and_killed_the_weights_are_those_of_the_undisturbed_job_bit_for_bit(
     undisturbed, resumed
 ):
-    for name in ("checkpoints/step_00000030/teacher.safetensors", "backbone/backbone.safetensors"):
+    for name in (f"checkpoints/step_{STEPS:08d}/teacher.safetensors", "backbone/backbone.safetensors"):
         one, two = load_file(undisturbed.out / name), load_file(resumed.out / name)
         assert one.keys() == two.keys()
         assert all(one[key].equal(two[key]) for key in one)
@@ -207,10 +210,10 @@ def test_two_ray_workers_have_the_losses_of_one(job, undisturbed):
     together = job("two", workers=2)
     finished(start(together))
     alone, both = ([line["loss/total"] for line in history(c.out)] for c in (undisturbed, together))
-    assert len(alone) == 30
+    assert len(alone) == len(both) == STEPS
     # Rounding grows from step to step.
     assert both[:5] == pytest.approx(alone[:5], abs=1e-5)
-    assert both == pytest.approx(alone, abs=1e-2)
+    assert both[:30] == pytest.approx(alone[:30], abs=1e-2)
 
 
 def test_an_error_meant_for_people_is_told_in_one_line_and_not_tried_again(job):
@@ -221,9 +224,10 @@ def test_an_error_meant_for_people_is_told_in_one_line_and_not_tried_again(job):
     assert code == 1
     assert out == ""
     *_, last = err.splitlines()
-    assert last.startswith("vetdino: step 2: the loss or a weight is no number; lower optim.lr")
-    assert [line["step"] for line in history(config.out)] == [1]
-    assert len((config.out / "metrics.jsonl").read_text().splitlines()) == 1
+    assert last.startswith("vetdino: step 5: the loss or a gradient was no finite number for 5 steps in a row; ")
+    assert "--step 5` says where it begins" in last
+    assert "warning: step 1: the loss or a gradient was no finite number; the step was skipped" in err
+    assert [line["step"] for line in history(config.out)] == [1, 2, 3, 4, 5]
     assert not (config.out / "backbone").exists()
 
 
@@ -243,7 +247,7 @@ def test_a_folder_without_checkpoint_cannot_be_resumed(job):
         ({"batch": 4}, "batch differs"),
         ({"seed": 1}, "seed differs"),
         ({"backbone": {"width": 64}}, "backbone differs"),
-        ({"optim": {"zero": 2}}, "written with optim.zero 0, not 2"),
+        ({"head_warmup": 0.5}, "head_warmup differs"),
     ],
 )
 def test_a_checkpoint_of_another_architecture_or_data_order_is_refused_on_resume(undisturbed, changes, said):
