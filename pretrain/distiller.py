@@ -113,21 +113,22 @@ class Learner(nn.Module):
         """Answers to uint8 crops; `hide` says whether hidden patches are really hidden (student) or only
         asked about (teacher)."""
         crops, studies = globals_GB1SS.shape[:2]
-        covered_N = hidden_TBN.flatten(0, 1)
-        masked = None
-        if hide and self.patch_head is not None:
-            masked = covered_N.new_zeros(crops * studies, covered_N.shape[-1])
-            masked[: len(covered_N)] = covered_N
-        tokens = self.backbone(self.backbone.normalised(globals_GB1SS.flatten(0, 1)), masked)
-        cls = [tokens.cls.view(crops, studies, -1)]
+        globals_X1SS = self.backbone.normalised(globals_GB1SS.flatten(0, 1))
+        covered_XN = hidden_TBN.flatten(0, 1)
+        if self.patch_head is None:
+            patches_MD, cls_XD = None, self.backbone(globals_X1SS, patches=False).cls
+        else:
+            masked_XN = covered_XN.new_zeros(crops * studies, covered_XN.shape[-1])
+            masked_XN[: len(covered_XN)] = covered_XN
+            tokens = self.backbone(globals_X1SS, masked_XN if hide else None)
+            patches_MD, cls_XD = tokens.patches[: len(covered_XN)][covered_XN], tokens.cls
+        cls = [cls_XD.view(crops, studies, -1)]
         if locals_LB1SS is not None and len(locals_LB1SS):
-            local = self.backbone(self.backbone.normalised(locals_LB1SS.flatten(0, 1)))
+            local = self.backbone(self.backbone.normalised(locals_LB1SS.flatten(0, 1)), patches=False)
             cls.append(local.cls.view(len(locals_LB1SS), studies, -1))
         cls_SBK = self.head(torch.cat(cls))
-        if self.patch_head is None:
-            patch_MK = cls_SBK.new_zeros(0, cls_SBK.shape[-1])
-        else:
-            patch_MK = self.patch_head(tokens.patches[: len(covered_N)][covered_N])
+        none = cls_SBK.new_zeros(0, cls_SBK.shape[-1])
+        patch_MK = none if patches_MD is None else self.patch_head(patches_MD)
         return Answers(cls_SBK=cls_SBK, patch_MK=patch_MK, global_cls=cls[0])
 
 

@@ -553,3 +553,24 @@ def test_gradients_flow_through_dropping_blocks_under_autocast():
     for name, value in backbone.vit.named_parameters():
         assert torch.isfinite(value.grad).all(), name
     assert backbone.vit.blocks[-1].attn.qkv.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2"])
+@pytest.mark.parametrize("drop_path", [0.0, 0.5])
+def test_without_patches_the_cls_tokens_and_their_gradients_are_the_same(name, drop_path):
+    shape = BackboneConfig(name=name, side=32, patch=8, width=32, depth=2, heads=2, drop_path=drop_path)
+    backbone = random_backbone(shape, 0).train()
+    images, found = torch.randn(6, 1, 32, 32), []
+    for patches in (True, False):
+        torch.manual_seed(1)
+        backbone.zero_grad()
+        tokens = backbone(images, patches=patches)
+        (tokens.cls * torch.linspace(-1, 2, 32)).sum().backward()
+        slopes = [None if p.grad is None else p.grad.clone() for p in backbone.parameters()]
+        found.append((tokens, slopes))
+    (whole, slopes), (alone, others) = found
+    torch.testing.assert_close(alone.cls, whole.cls)
+    assert alone.patches.shape == (6, 0, 32)
+    for slope, other in zip(slopes, others, strict=True):
+        if slope is not None:
+            torch.testing.assert_close(other, slope, atol=1e-5, rtol=1e-4)

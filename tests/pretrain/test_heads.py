@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vetdino.pretrain.heads import Head, HeadConfig
+from vetdino.pretrain.heads import Head, HeadConfig, _Cosines
 
 SMALL = HeadConfig(prototypes=12, hidden=32, bottleneck=8)
 
@@ -90,3 +90,16 @@ def test_the_mlp_has_three_layers_and_as_many_prototypes_as_were_asked_for():
     shapes = {name: tuple(value.shape) for name, value in head_of().state_dict().items()}
     assert shapes["prototypes_KW"] == (12, 8)
     assert [shape for shape in shapes.values() if len(shape) == 2] == [(12, 8), (32, 16), (32, 32), (8, 32)]
+
+
+def test_the_gradient_of_cosines_is_what_finite_differences_find():
+    unit = F.normalize(torch.randn(3, 5, dtype=torch.float64), dim=-1).requires_grad_()
+    prototypes = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(_Cosines.apply, (unit, prototypes))
+
+
+def test_cosines_are_those_with_normalised_prototypes():
+    head = Head(8, HeadConfig(prototypes=12, hidden=16, bottleneck=6))
+    tokens = torch.randn(2, 5, 8)
+    expected = F.linear(F.normalize(head.mlp(tokens), dim=-1), F.normalize(head.prototypes_KW, dim=-1))
+    torch.testing.assert_close(head(tokens), expected)

@@ -27,7 +27,7 @@ from vetdino.pretrain.schedules import Cosine
 
 ROOT = Path(__file__).resolve().parents[2]
 
-STEPS = 400
+STEPS = 120
 """Enough to be stopped and killed on the way."""
 
 PATIENCE = 300
@@ -42,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def job(tiny, folder) -> Callable[..., PretrainConfig]:
     """The settings of a job whose crops are cut in a process of their own."""
-    plan = {"steps": STEPS, "checkpoint_every": 20, "loaders": 1}
+    plan = {"steps": STEPS, "checkpoint_every": 10, "loaders": 1}
     return lambda name, **top: tiny(folder / name, {"probe.every": 0}, **(plan | top))
 
 
@@ -137,7 +137,7 @@ def stopped(job) -> tuple[PretrainConfig, int, str, float, bool]:
     """A job stopped with Ctrl-C: its settings, exit code, words, seconds to its end, whether all are gone."""
     config = job("stopped")
     process = start(config)
-    step_reached(config, 50, process)
+    step_reached(config, 15, process)
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     code, _, err = ended(process, patience=60)
@@ -149,7 +149,7 @@ def resumed(stopped) -> PretrainConfig:
     """The same job gone on with, its worker killed on the way."""
     config = replace(stopped[0], resume=True)
     process = start(config)
-    step_reached(config, 150, process)
+    step_reached(config, 40, process)
     workers = [pid for pid, title in of_session(process.pid).items() if "RayTrainWorker" in title]
     assert workers
     os.kill(min(workers), signal.SIGKILL)
@@ -224,7 +224,9 @@ def test_an_error_meant_for_people_is_told_in_one_line_and_not_tried_again(job):
     assert code == 1
     assert out == ""
     *_, last = err.splitlines()
-    assert last.startswith("vetdino: step 5: the loss or a gradient was no finite number for 5 steps in a row; ")
+    assert last.startswith(
+        "vetdino: step 5: the loss or a gradient was no finite number for 5 steps in a row; "
+    )
     assert "--step 5` says where it begins" in last
     assert "warning: step 1: the loss or a gradient was no finite number; the step was skipped" in err
     assert [line["step"] for line in history(config.out)] == [1, 2, 3, 4, 5]

@@ -1,0 +1,1 @@
+"""One training step of ours against the same step built from lightly; see benchmarks/README.md."""
