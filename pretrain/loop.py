@@ -91,7 +91,6 @@ def train(config: PretrainConfig, place: Place, report: Report = lambda step, va
     probe = Probe(str(config.shards), config.probe, manifest.findings)
     with _record(config, manifest) as run:
         training = _Training(config, place, dataset, order, distiller, engine, probe, run, report)
-        training.warmup = start.warmup
         first = training.load(newest) if newest else 0
         try:
             while (again := training.go(first)) is not None:
@@ -106,8 +105,6 @@ def train(config: PretrainConfig, place: Place, report: Report = lambda step, va
 
 class _Training:
     """What a step does, and what is done every so many steps."""
-
-    warmup = 0
 
     def __init__(
         self,
@@ -274,7 +271,7 @@ class _Training:
             "step": step,
             "workers": self.place.world,
             "manifest": load_manifest(self.config.shards).digest,
-            "head_warmup": self.warmup,
+            "head_warmup": self.engine.frozen,
             "alarms": self.alarms.state(),
             "bad": self.bad.state(),
             "rewinds": self.rewinds,
@@ -362,7 +359,7 @@ def check_checkpoint(config: PretrainConfig, folder: Path) -> None:
     began = from_json(
         PretrainConfig, (folder / "config.json").read_text(), source=str(folder / "config.json")
     )
-    for name in ("backbone", "distill", "crops", "batch", "seed", "start", "head_warmup"):
+    for name in ("backbone", "distill", "crops", "batch", "seed", "head_warmup"):
         if getattr(began, name) != getattr(config, name):
             raise CheckpointError(
                 f"{folder}: {name} differs from the settings that this training began with; resume with those "
