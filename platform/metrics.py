@@ -157,6 +157,23 @@ class Figure:
     known: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """What a task found that is no answer to findings, such as how well one view finds the other.
+
+    figures: a row's name stands in `finding`. left_out: row -> why it is not measured. facts: what it took.
+    pictures: file name -> PNG.
+    """
+
+    figures: tuple[Figure, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str | int | float] = field(default_factory=dict)
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Measured({len(self.figures)} figures, {len(self.pictures)} pictures)"
+
+
 def figures_of(answers: Mapping[str, Answers], n: int = 1000, seed: int = 0) -> list[Figure]:
     """AUROC and AP, macro and per finding, of each source; then of the first minus each other (`a - b`).
 

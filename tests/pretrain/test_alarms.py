@@ -73,7 +73,9 @@ def test_nothing_recorded_alarms_nothing():
 
 def test_the_training_in_the_documents_never_alarms():
     alarms, rows = alarms_of(), list(table())
-    assert [step for step, _ in rows] == list(range(100, 1101, 100))
+    steps = [step for step, _ in rows]
+    assert len(steps) >= 5
+    assert steps == sorted(set(steps))
     for step, (gap, entropy) in BEGINNING.items():
         assert alarms.look(step, health(gap, entropy)) == []
     for step, (cosine, rank) in SPREAD.items():
