@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -59,12 +60,20 @@ def names(alarms: list[Alarm]) -> list[str]:
 
 
 def table() -> Iterator[tuple[int, dict[str, float]]]:
-    """The rows of the first table of docs/results.md as they were recorded."""
-    row = re.compile(r"\| ([\d,]+) \| [\d.]+ \|" + r" (-?[\d.]+) \|" * 6)
-    for presentations, *numbers in row.findall(RESULTS.read_text()):
-        gap, entropy, _, auroc, rank, cosine = map(float, numbers)
-        probe = {"probe/auroc_macro": auroc, "probe/effective_rank": rank, "probe/mean_cosine": cosine}
-        yield int(presentations.replace(",", "")) // 64, health(gap, entropy) | probe
+    """The rows of the first table of docs/results.md as they were recorded, found by the names of its columns."""
+    lines = RESULTS.read_text().splitlines()
+    first = next(row for row, line in enumerate(lines) if line.startswith("| presentations | pairs |"))
+    names = [cell.split(" (")[0].strip() for cell in lines[first].strip("|").split("|")]
+    for line in itertools.takewhile(lambda line: line.startswith("|"), lines[first + 2 :]):
+        cells = (float(cell.replace(",", "")) for cell in line.strip("|").split("|"))
+        row = dict(zip(names, cells, strict=True))
+        probe = {
+            "probe/auroc_macro": row["probe AUROC"],
+            "probe/effective_rank": row["effective rank"],
+            "probe/mean_cosine": row["mean cosine"],
+        }
+        step = int(row["presentations"]) // 64
+        yield step, health(row["view loss - ln K"], row["teacher entropy"]) | probe
 
 
 def test_nothing_recorded_alarms_nothing():
