@@ -8,7 +8,7 @@ dog, in cm, times the animal's own width, depth and length. The origin is the sp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -30,7 +30,20 @@ DOWN = {"VD": (0, 1, 0), "DV": (0, -1, 0), "LLAT": (1, 0, 0), "RLAT": (-1, 0, 0)
 """Where gravity points in the animal frame: LLAT lies on its left side."""
 
 CARDINAL = ("humerus_left", "humerus_right", "femur_left", "femur_right")
-"""The long bones that every field of view holds, and so the ones that may break."""
+"""The long bones that a picture of the whole animal holds, and so the ones that may break."""
+
+FIELDS = {
+    "chest": ((0, 2, 19), (0, -15, 9), (0, -13.5, -8), (6.6, -7, 2), (-6.6, -7, 2)),
+    "belly": ((0, 2, 2), (0, -14.5, 0), (0, -13.5, -18), (7, -7, -4), (-7, -7, -4), (0, -3, -24)),
+}
+"""Points that a picture of one half of the trunk holds, in the frame of a 15 kg dog."""
+
+SEEN = {
+    "whole": FINDINGS,
+    "chest": ("cardiomegaly", "pleural_effusion", "lung_mass", "rib_fracture"),
+    "belly": ("hepatomegaly", "gastric_dilatation", "bladder_stones"),
+}
+"""Field of view -> the findings that its pictures can show; nothing is known of the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,10 +228,10 @@ class Growth:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Body:
-    """A grown animal: its solids, and the points (N, 3) cm that a field of view must hold."""
+    """A grown animal: its solids, and for each field of view the points (N, 3) cm that it must hold."""
 
     solids: tuple[Solid, ...]
-    landmarks: np.ndarray
+    landmarks: Mapping[str, np.ndarray]
 
     def named(self, organ: str) -> tuple[Solid, ...]:
         return tuple(solid for solid in self.solids if solid.organ == organ)
@@ -243,7 +256,8 @@ def grow(animal: Animal, disease: Disease, pose: Pose) -> Body:
     _head(growth)
     for point in ((0, 2, 19), (0, -15, 9), (0, -14, -8), (7.4, -7, -4), (-7.4, -7, -4), (0, -3, -23)):
         growth.landmarks.append(growth.at(*point))
-    return Body(tuple(growth.solids), np.stack(growth.landmarks))
+    fields = {region: np.stack([growth.at(*point) for point in points]) for region, points in FIELDS.items()}
+    return Body(tuple(growth.solids), {"whole": np.stack(growth.landmarks), **fields})
 
 
 # Trunk and chest ----------------------------------------------------------------------------------

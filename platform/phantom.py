@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from .anatomy import FINDINGS, Animal, Body, Disease, Pose, draw_animal, draw_pose, grow, turned
+from .anatomy import FINDINGS, SEEN, Animal, Disease, Pose, draw_animal, draw_pose, grow, turned
 from .config import atomic_path, atomic_write, from_json, to_json
 from .errors import ConfigError, DataError
 from .progress import Progress
@@ -73,6 +73,9 @@ HANGINGS = (
 )  # fmt: skip
 """What a study may consist of, in the order of exposure."""
 
+REGIONS = {"whole": 0.3, "chest": 0.37, "belly": 0.33}
+"""Share of the studies that picture the whole animal, its chest or its belly."""
+
 VISITS = (1, 1, 1, 2, 3)
 """Studies of the five patients behind each run of eight studies, before shuffling."""
 
@@ -98,11 +101,12 @@ class GeneratedView:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GeneratedStudy:
-    """All pictures of one visit. labels: finding -> 0 or 1."""
+    """All pictures of one visit. region: what they picture; labels: finding they can show -> 0 or 1."""
 
     index: int
     patient: str
     uid: str
+    region: str
     animal: Animal
     disease: Disease
     views: tuple[GeneratedView, ...]
@@ -125,15 +129,19 @@ def study_images(config: PhantomConfig, index: int, truth: bool = True) -> Gener
     random = _random(config, 2, index)
     hanging = HANGINGS[int(random.integers(len(HANGINGS)))]
     aspect = float(random.choice([1.0, 0.83, 0.72]))
-    views = tuple(_view(config, animal, disease, position, aspect, random, truth) for position in hanging)
+    region = _region(config, index)
+    views = tuple(
+        _view(config, animal, disease, region, position, aspect, random, truth) for position in hanging
+    )
     return GeneratedStudy(
         index=index,
         patient=_patient_id(config, patient),
         uid=uid_of(config, "study", index),
+        region=region,
         animal=animal,
         disease=disease,
         views=views,
-        labels={finding: int(disease.of(finding) > 0) for finding in FINDINGS},
+        labels=_labels_of(disease, region),
     )
 
 
@@ -177,10 +185,20 @@ def _disease(config: PhantomConfig, patient: int, visit: int) -> Disease:
     return Disease(severity, int(random.integers(2**31)))
 
 
+def _region(config: PhantomConfig, index: int) -> str:
+    """What the pictures of a study show: the whole animal, its chest or its belly."""
+    return str(_random(config, 7, index).choice(list(REGIONS), p=list(REGIONS.values())))
+
+
+def _labels_of(disease: Disease, region: str) -> dict[str, int]:
+    return {finding: int(disease.of(finding) > 0) for finding in SEEN[region]}
+
+
 def _view(
     config: PhantomConfig,
     animal: Animal,
     disease: Disease,
+    region: str,
     position: str,
     aspect: float,
     random: np.random.Generator,
@@ -188,7 +206,7 @@ def _view(
 ) -> GeneratedView:
     pose = draw_pose(random, position)
     body = grow(animal, disease, pose)
-    rays, spare = _aimed(body, pose, config.side, aspect, random)
+    rays, spare = _aimed(body.landmarks[region], pose, config.side, aspect, random)
     marker = {"LLAT": "L", "RLAT": "R"}.get(position) or str(random.choice(["L", "R"]))
     upright = position in ("VD", "DV")
     film = draw_film(random, spare, marker, right=marker == "L" if upright else None)
@@ -198,19 +216,19 @@ def _view(
 
 
 def _aimed(
-    body: Body, pose: Pose, side: int, aspect: float, random: np.random.Generator
+    landmarks: np.ndarray, pose: Pose, side: int, aspect: float, random: np.random.Generator
 ) -> tuple[Rays, tuple[float, float, float, float]]:
     """Rays that hold all landmarks, with the margins and the tilt that positioning leaves.
 
     Also how much of the picture lies beyond the landmarks: top, bottom, left, right, as shares.
     """
     frame = _tilted(np.array(FRAMES[pose.position], float), pose.turn)
-    seen = body.landmarks @ frame.T
+    seen = landmarks @ frame.T
     low, high = seen.min(0), seen.max(0)
     first, last = low.copy(), high.copy()
     lateral = pose.position in ("LLAT", "RLAT")
     margin = random.uniform(0.03, 0.12, (2, 2))
-    if random.uniform() < 0.4:  # centred on the chest or on the belly instead of the whole
+    if random.uniform() < 0.4:  # not centred along the animal
         margin[int(random.integers(2)), 0 if lateral else 1] += random.uniform(0.1, 0.3)
     low[:2] -= margin[0] * (high - low)[:2].max()
     high[:2] += margin[1] * (last - first)[:2].max()
@@ -242,7 +260,7 @@ def _tilted(frame: np.ndarray, turn: tuple[float, float, float]) -> np.ndarray:
 # Files --------------------------------------------------------------------------------------------
 
 
-VERSION = 2
+VERSION = 3
 """Of the pictures: raised when the same config gives other bytes."""
 
 TRUTH_SIDE = 256
@@ -259,6 +277,13 @@ SYNTAXES = (
 ENCODERS = {SYNTAXES[1]: "pylibjpeg", SYNTAXES[2]: "pylibjpeg", SYNTAXES[3]: "pyjpegls"}
 
 WORDS = {"VD": "ventro-dorsal", "DV": "dorso-ventral", "LLAT": "left lateral", "RLAT": "right lateral"}
+
+PARTS = {
+    "whole": ("WHOLEBODY", "Thorax and abdomen"),
+    "chest": ("CHEST", "Thorax"),
+    "belly": ("ABDOMEN", "Abdomen"),
+}
+"""Field of view -> BodyPartExamined and the words of the series."""
 
 PETS = ("Bella", "Luna", "Max", "Rocky", "Nala", "Simba", "Cleo", "Oskar", "Milo", "Frieda", "Bruno", "Pixel")
 KEEPERS = (
@@ -341,8 +366,8 @@ def _labels(config: PhantomConfig) -> str:
     table.writerow(("study", "patient", *FINDINGS))
     for index in range(config.studies):
         patient, visit = _patient_of(config, index)
-        disease = _disease(config, patient, visit)
-        marks = (int(disease.of(finding) > 0) for finding in FINDINGS)
+        labels = _labels_of(_disease(config, patient, visit), _region(config, index))
+        marks = (labels.get(finding, "") for finding in FINDINGS)
         table.writerow((uid_of(config, "study", index), _patient_id(config, patient), *marks))
     return text.getvalue()
 
@@ -448,7 +473,7 @@ def dicom_of(
     dataset.InstanceNumber = number + 1
     dataset.SeriesNumber = number + 1
     _say_who(dataset, config, study)
-    _say_view(dataset, view, random)
+    _say_view(dataset, study.region, view, random)
     inverse = bool(random.uniform() < 0.35)
     _say_grey(dataset, inverse, random)
     dataset.ImagerPixelSpacing = [f"{view.spacing:.5f}"] * 2
@@ -478,12 +503,13 @@ def _say_who(dataset: Dataset, config: PhantomConfig, study: GeneratedStudy) -> 
     dataset.StudyID = f"{study.index}"
 
 
-def _say_view(dataset: Dataset, view: GeneratedView, random: np.random.Generator) -> None:
+def _say_view(dataset: Dataset, region: str, view: GeneratedView, random: np.random.Generator) -> None:
     """Most files say the view in ViewPosition, one in ten only as a code, one in ten only in words."""
     lateral = view.projection in ("LLAT", "RLAT")
     how = random.uniform()
-    dataset.BodyPartExamined = "WHOLEBODY"
-    dataset.SeriesDescription = "Thorax and abdomen"
+    part, title = PARTS[region]
+    dataset.BodyPartExamined = part
+    dataset.SeriesDescription = title
     if lateral:
         dataset.ImageLaterality = view.projection[0]
     if how < 0.8:
@@ -495,7 +521,7 @@ def _say_view(dataset: Dataset, view: GeneratedView, random: np.random.Generator
         code.CodeMeaning = WORDS[view.projection]
         dataset.ViewCodeSequence = [code]
     else:
-        dataset.SeriesDescription = f"Whole body {WORDS[view.projection]}"
+        dataset.SeriesDescription = f"{title} {WORDS[view.projection]}"
 
 
 def _say_grey(dataset: Dataset, inverse: bool, random: np.random.Generator) -> None:

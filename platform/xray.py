@@ -475,7 +475,7 @@ def draw_film(
         high=float(random.uniform(99.0, 99.9)),
         edges=tuple(blades.tolist()),
         twist=float(random.normal(0, 0.8)),
-        shutter=bool(random.uniform() < 0.65),
+        shutter=bool(random.uniform() < 0.85),
         marker=marker,
         place=tuple(place.tolist()),
     )

@@ -15,7 +15,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from vetdino.platform.anatomy import FINDINGS
+from vetdino.platform.anatomy import FINDINGS, SEEN
 from vetdino.platform.dicom import view_of
 from vetdino.platform.errors import ConfigError, DataError
 from vetdino.platform.phantom import (
@@ -83,10 +83,31 @@ def test_findings_appear_as_often_as_asked():
 
     config = PhantomConfig(studies=1500, cardiomegaly=0.5, lung_mass=0.0)
     rows = list(csv.DictReader(_labels(config).splitlines()))
-    shares = {finding: np.mean([int(row[finding]) for row in rows]) for finding in FINDINGS}
+    shares = {finding: np.mean([int(row[finding]) for row in rows if row[finding]]) for finding in FINDINGS}
     assert shares["lung_mass"] == 0
     for finding, share in shares.items():
         assert share == pytest.approx(getattr(config, finding), abs=0.05), finding
+
+
+def test_a_study_is_labelled_with_what_its_field_of_view_can_show():
+    config = PhantomConfig(side=32)
+    studies = [study_images(config, index, truth=False) for index in range(24)]
+    assert {study.region for study in studies} == set(SEEN)
+    for study in studies:
+        assert tuple(study.labels) == SEEN[study.region]
+    assert {finding for region in ("chest", "belly") for finding in SEEN[region]} < set(SEEN["whole"])
+
+
+def test_the_chest_fills_more_of_its_own_picture_than_of_the_whole_animals():
+    config = PhantomConfig(side=96)
+    shares: dict[str, list[float]] = {region: [] for region in SEEN}
+    for index in range(24):
+        study = study_images(config, index)
+        hearts = (view.truth.masks.get("heart", np.zeros(1)) for view in study.views)
+        shares[study.region] += [float(heart.mean()) for heart in hearts]
+    means = {region: np.mean(share) for region, share in shares.items()}
+    assert means["chest"] > 1.5 * means["whole"]
+    assert means["belly"] < 0.5 * means["chest"]
 
 
 def test_the_folder_holds_dicom_labels_truth_and_the_config(written):
@@ -99,7 +120,7 @@ def test_the_folder_holds_dicom_labels_truth_and_the_config(written):
     for index, row in enumerate(rows):
         study = study_images(SMALL, index, truth=False)
         assert (row["study"], row["patient"]) == (study.uid, study.patient)
-        assert {finding: int(row[finding]) for finding in FINDINGS} == study.labels
+        assert {finding: int(row[finding]) for finding in FINDINGS if row[finding]} == study.labels
         assert len(list((written / "dicom" / row["patient"] / row["study"]).glob("*.dcm"))) == len(
             study.views
         )
@@ -158,8 +179,8 @@ def test_the_truth_names_its_file_and_fits_its_picture(written):
             assert str(truth["instance"]) == uid_of(SMALL, "image", 0, number)
         assert points.dtype == np.float16
         assert points.shape == (height, width, 3) == (*view.pixels.shape, 3)
-        heart = masks[sorted(view.truth.masks).index("heart")].astype(bool)
-        assert (heart == view.truth.masks["heart"]).all()
+        liver = masks[sorted(view.truth.masks).index("liver")].astype(bool)
+        assert (liver == view.truth.masks["liver"]).all()
         np.testing.assert_allclose(points, view.rays.animal(view.truth.depth), atol=0.05)
 
 
