@@ -44,15 +44,20 @@ def study_of(split: str, number: int) -> Study:
     return Study(key, f"p{key}", tuple(views), {"bright": float(ill), "rare": np.nan}, split)
 
 
-@pytest.fixture(scope="session")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def grey_study_of(split: str, number: int) -> Study:
+    """Two views of one even grey: nothing can be learnt from them."""
+    views = tuple(View(np.full((48, 40), 128, np.uint8), projection) for projection in ("VD", "LLAT"))
+    key = f"{split}{number:02d}"
+    return Study(key, f"p{key}", views, {"bright": float(number % 2), "rare": np.nan}, split)
+
+
+def write_shards(folder: Path, make: Callable[[str, int], Study] = study_of) -> Path:
     """A folder of shards: 16 training and 6 validation studies."""
-    folder = tmp_path_factory.mktemp("shards")
     written = []
     for split, count in SPLITS.items():
         with ShardWriter(folder, split) as writer:
             for number in range(count):
-                writer.write(study_of(split, number))
+                writer.write(make(split, number))
         written += writer.shards
     save_manifest(
         folder, Manifest(VERSION, "tiny", ("bright", "rare"), tuple(written), {"studies": 22}, "0" * 64)
@@ -60,35 +65,43 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def tiny_of(shards: Path, out: Path, changes: Mapping[str, Any] | None = None, **top: Any) -> PretrainConfig:
+    """The smallest training, in float32; nested settings are changed by dotted name."""
+    config = PretrainConfig(
+        recipe="tiny",
+        shards=shards,
+        out=out,
+        backbone=BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=32, depth=2, heads=2),
+        crops=CropConfig(global_side=32, local_side=16, locals_per_view=2),
+        distill=DistillConfig(head=HeadConfig(prototypes=32, hidden=32, bottleneck=16)),
+        optim=OptimConfig(lr=Cosine(start=3e-2, end=1e-3, warmup=0.2), zero=0, precision="float32"),
+        probe=ProbeConfig(every=2, k=3),
+        batch=8,
+        steps=4,
+        device="cpu",
+        threads=1,
+        loaders=0,
+        log_every=1,
+        checkpoint_every=2,
+    )
+    for path, value in (changes or {}).items():
+        config = changed(config, path, value)
+    return replace(config, **top)
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("shards"))
+
+
+@pytest.fixture(scope="session")
+def grey_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("grey"), grey_study_of)
+
+
 @pytest.fixture(scope="session")
 def tiny(shards: Path) -> Callable[..., PretrainConfig]:
-    """Makes the smallest training, in float32; nested settings are changed by dotted name."""
-
-    def make(out: Path, changes: Mapping[str, Any] | None = None, **top: Any) -> PretrainConfig:
-        config = PretrainConfig(
-            recipe="tiny",
-            shards=shards,
-            out=out,
-            backbone=BackboneConfig(
-                name="vit_tiny_patch16_224", side=32, patch=8, width=32, depth=2, heads=2
-            ),
-            crops=CropConfig(global_side=32, local_side=16, locals_per_view=2),
-            distill=DistillConfig(head=HeadConfig(prototypes=32, hidden=32, bottleneck=16)),
-            optim=OptimConfig(lr=Cosine(start=3e-2, end=1e-3, warmup=0.2), zero=0, precision="float32"),
-            probe=ProbeConfig(every=2, k=3),
-            batch=8,
-            steps=4,
-            device="cpu",
-            threads=1,
-            loaders=0,
-            log_every=1,
-            checkpoint_every=2,
-        )
-        for path, value in (changes or {}).items():
-            config = changed(config, path, value)
-        return replace(config, **top)
-
-    return make
+    return lambda out, changes=None, **top: tiny_of(top.pop("shards", shards), out, changes, **top)
 
 
 def changed(config: Any, path: str, value: Any) -> Any:

@@ -42,7 +42,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def job(tiny, folder) -> Callable[..., PretrainConfig]:
     """The settings of a job whose crops are cut in a process of their own."""
-    plan = {"steps": STEPS, "checkpoint_every": 10, "loaders": 1}
+    plan = {"steps": STEPS, "checkpoint_every": 10, "loaders": 1, "restarts": 5}
     return lambda name, **top: tiny(folder / name, {"probe.every": 0}, **(plan | top))
 
 
@@ -146,13 +146,17 @@ def stopped(job) -> tuple[PretrainConfig, int, str, float, bool]:
 
 @pytest.fixture(scope="module")
 def resumed(stopped) -> PretrainConfig:
-    """The same job gone on with, its worker killed on the way."""
+    """The same job gone on with, its worker killed five times on the way."""
     config = replace(stopped[0], resume=True)
     process = start(config)
-    step_reached(config, 40, process)
-    workers = [pid for pid, title in of_session(process.pid).items() if "RayTrainWorker" in title]
-    assert workers
-    os.kill(min(workers), signal.SIGKILL)
+    killed: set[int] = set()
+    for step in (30, 45, 60, 75, 90):
+        step_reached(config, step, process)
+        titles = of_session(process.pid)
+        workers = {pid for pid, title in titles.items() if "RayTrainWorker" in title} - killed
+        assert workers
+        killed |= workers
+        os.kill(min(workers), signal.SIGKILL)
     finished(process)
     assert gone(process.pid)
     return config
@@ -189,7 +193,7 @@ def test_ctrl_c_ends_within_seconds_with_one_line_that_names_resume_and_no_proce
     assert checkpoint.newest(checkpoints_of(config)) is not None
 
 
-def test_stopped_resumed_and_killed_the_weights_are_those_of_the_undisturbed_job_bit_for_bit(
+def test_stopped_resumed_and_killed_five_times_the_weights_are_those_of_the_undisturbed_job_bit_for_bit(
     undisturbed, resumed
 ):
     for name in (f"checkpoints/step_{STEPS:08d}/teacher.safetensors", "backbone/backbone.safetensors"):
@@ -198,7 +202,9 @@ def test_stopped_resumed_and_killed_the_weights_are_those_of_the_undisturbed_job
         assert all(one[key].equal(two[key]) for key in one)
 
 
-def test_stopped_resumed_and_killed_the_record_is_that_of_the_undisturbed_job(undisturbed, resumed):
+def test_stopped_resumed_and_killed_five_times_the_record_is_that_of_the_undisturbed_job(
+    undisturbed, resumed
+):
     def told(config: PretrainConfig) -> list[dict[str, float]]:
         unlike = ("time", "speed/studies_per_second")
         return [{k: v for k, v in line.items() if k not in unlike} for line in history(config.out)]

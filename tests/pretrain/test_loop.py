@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from tests.pretrain.left import record, weights
 from vetdino.platform.backbone import load
 from vetdino.platform.runs import history
 from vetdino.platform.shards import StudyIndex
@@ -47,6 +47,8 @@ TAKEN_BACK = {
 
 UNTRIED = {"probe.every": 0}
 
+GREY = {"alarms.policy": "stop"}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
@@ -77,7 +79,7 @@ def two(folder, tiny, launched) -> Path:
 
 
 @pytest.fixture(scope="module")
-def one(two, folder, tiny, launched) -> Path:
+def one(two, folder, tiny, grey_shards, launched) -> Path:
     """What one worker leaves, with the same global batch."""
     out = folder / "one"
     exact = {"steps": 6, "checkpoint_every": 3, "loaders": 1}
@@ -94,6 +96,7 @@ def one(two, folder, tiny, launched) -> Path:
             (tiny(out / "parts", SPREAD | {"optim.micro_batch": 2}), None),
             (tiny(out / "poisoned", EXACT, **exact | {"checkpoint_every": 1, "keep": 6}), None, [3]),
             (tiny(out / "taken_back", TAKEN_BACK, steps=60, checkpoint_every=10, keep=4), None),
+            (tiny(out / "grey", GREY, steps=60, shards=grey_shards), None),
             (tiny(out / "nan_early", DIVERGING, bad_in_a_row=2, checkpoint_every=100), None),
             (tiny(out / "nan_late", DIVERGING, log_every=100, checkpoint_every=100), None),
             (tiny(out / "nan_kept", DIVERGING | UNTRIED, log_every=100, checkpoint_every=2, steps=8), None),
@@ -111,29 +114,8 @@ def told(run: Path, name: str) -> list[float]:
     return [line[name] for line in history(run) if name in line]
 
 
-def record(run: Path) -> list[dict[str, float]]:
-    """The record but for time and speed."""
-    unlike = ("time", "speed/studies_per_second")
-    return [{key: value for key, value in line.items() if key not in unlike} for line in history(run)]
-
-
 def keys(run: Path, rank: int = 0) -> list[list[str]]:
     return json.loads((run / f"rank{rank}.json").read_text())
-
-
-def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
-    """Teacher and student of a checkpoint, the student's weights and moments as rows of numbers."""
-    checkpoint = run / "checkpoints" / f"step_{step:08d}"
-    pieces: dict[str, list[tuple[int, torch.Tensor]]] = {}
-    for path in (checkpoint / "engine").iterdir():
-        for told, value in load_file(path).items():
-            if told != "step":
-                kind, name, start = told.split(" ")
-                pieces.setdefault(f"student.{kind}.{name}", []).append((int(start), value))
-    rows = {
-        name: torch.cat([v for _, v in sorted(some, key=lambda p: p[0])]) for name, some in pieces.items()
-    }
-    return load_file(checkpoint / "teacher.safetensors") | rows
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -216,6 +198,13 @@ def test_an_alarm_takes_the_training_back_at_half_the_rate_so_often_and_then_sto
     plain = Cosine(start=3e-2, end=1e-3, warmup=0.2)
     last = max(lr)
     assert lr[last] == pytest.approx(0.25 * plain.at(last - 1, 60) * (8 / 1024) ** 0.5)
+
+
+def test_pictures_that_are_all_alike_stop_the_training_within_thirty_steps(one):
+    said = (one / "grey" / "failure.txt").read_text()
+    assert said.startswith("TrainingError: step ")
+    assert "all_alike" in said
+    assert len(keys(one / "grey")) <= 30
 
 
 def test_another_seed_gives_another_training(one):
