@@ -131,13 +131,6 @@ class Writer:
         self._thread = threading.Thread(target=self._write, args=(snapshot, copied, then), daemon=True)
         self._thread.start()
 
-    def done(self) -> bool:
-        """Whether nothing is being written any more; raises as `wait` does."""
-        if self._thread is not None and self._thread.is_alive():
-            return False
-        self.wait()
-        return True
-
     def wait(self) -> None:
         """Until all is written. Raises CheckpointError where that failed."""
         if self._thread is not None:

@@ -292,10 +292,6 @@ class Engine:
 
         self._writer.start(files, all_written if self.rank == 0 else None)
 
-    def saved(self) -> bool:
-        """Whether what `save` began is on the disk (and `then` done); raises as `wait` does."""
-        return self._writer.done()
-
     def wait(self) -> None:
         """Until what `save` began is on the disk. Raises CheckpointError where it could not be written."""
         self._writer.wait()

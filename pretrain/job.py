@@ -97,10 +97,10 @@ def _trainer(config: PretrainConfig) -> TorchTrainer:
     there = ray.cluster_resources()
     cores, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
     cuda = config.device == "cuda" or (config.device == "auto" and gpus > 0)
-    if cuda and gpus < (config.min_workers or config.workers) and "RAY_ADDRESS" not in os.environ:
+    fewest = config.min_workers or config.workers
+    if cuda and gpus < fewest and "RAY_ADDRESS" not in os.environ:
         raise ConfigError(
-            f"workers {config.min_workers or config.workers} with device {config.device} need a GPU each, "
-            f"here are {gpus}; "
+            f"workers {fewest} with device {config.device} need a GPU each, here are {gpus}; "
             "lower --workers, or set --device cpu"
         )
     threads = config.threads or max(1, cores // config.workers)

@@ -97,10 +97,8 @@ def test_drafts_are_neither_counted_nor_removed_when_old_ones_go(tmp_path):
     assert checkpoint.step_of(checkpoint.newest(tmp_path)) == 1
 
 
-def test_a_writer_that_was_given_nothing_is_done():
-    writer = Writer()
-    assert writer.done()
-    writer.wait()
+def test_a_writer_that_was_given_nothing_has_nothing_to_wait_for():
+    Writer().wait()
 
 
 def test_what_is_written_is_the_moment_of_the_start(tmp_path):
@@ -108,10 +106,9 @@ def test_what_is_written_is_the_moment_of_the_start(tmp_path):
     first, second = tmp_path / "new" / "first.safetensors", tmp_path / "second.safetensors"
     writer.start({first: {"a": weight, "b": weight[1:3]}, second: {"n": torch.tensor(7)}}, held.wait)
     weight.zero_()
-    assert not writer.done()
+    assert writer._thread.is_alive()
     held.set()
     writer.wait()
-    assert writer.done()
     assert {name: value.tolist() for name, value in load_file(first).items()} == {
         "a": [0, 1, 2, 3],
         "b": [1, 2],
@@ -146,10 +143,10 @@ def test_a_disk_without_room_is_told_at_the_wait_once_and_leaves_no_file(tmp_pat
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
-    assert writer.done()
+    writer.wait()
 
 
-@pytest.mark.parametrize("ask", [Writer.done, lambda writer: writer.start({})])
+@pytest.mark.parametrize("ask", [Writer.wait, lambda writer: writer.start({})])
 def test_a_failure_is_told_by_whatever_is_asked_next(ask, tmp_path):
     (tmp_path / "file").write_text("")
     writer = Writer()
