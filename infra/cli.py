@@ -45,6 +45,13 @@ VERBS = {
     "replay": Verb("verbs:replay", "RUN", "looks again at a step whose loss was no number", AFRESH),
     "embed": Verb("verbs:embed", "BACKBONE SHARDS OUT", "backbone, shards -> features (Parquet)", AFRESH),
     "evaluate": Verb("verbs:evaluate", "BACKBONE SHARDS", "how good the backbone's features are", AFRESH),
+    "compare-backbones": Verb(
+        "verbs:compare_backbones", "BACKBONE…", "backbones and floors on equal terms, one table", AFRESH
+    ),
+    "compare": Verb(
+        "verbs:compare", "RUN…", "runs side by side on one page, differences with intervals", AFRESH
+    ),
+    "report": Verb("verbs:report", "BACKBONE", "a model card: data, recipe, figures, limits", AFRESH),
     "demo": Verb("verbs:demo", "", "all of it on generated studies, then opens the page"),
     "app": Verb("verbs:app", "", "the page: patch similarity, attention, nearest studies", AFRESH),
 }

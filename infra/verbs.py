@@ -22,6 +22,8 @@ SRC = Annotated[Positional[Path], arg(metavar="SRC")]
 OUT = Annotated[Positional[Path], arg(metavar="OUT")]
 BACKBONE = Annotated[Positional[str], arg(metavar="BACKBONE")]
 SHARDS = Annotated[Positional[str], arg(metavar="SHARDS")]
+BACKBONES = Annotated[Positional[tuple[str, ...]], arg(metavar="BACKBONE…")]
+RUNS = Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN…")]
 
 
 def phantom(arguments: Sequence[str]) -> Path:
@@ -138,12 +140,12 @@ def embed(arguments: Sequence[str]) -> Path:
 
 
 def evaluate(arguments: Sequence[str]) -> Path:
-    """BACKBONE SHARDS: how good the backbone's features are, beside random weights and raw pixels."""
+    """BACKBONE SHARDS: how good the backbone is, beside random weights, raw pixels and their PCA."""
     from ..downstream.evaluate import EvaluateConfig, evaluate
 
     @dataclass(frozen=True, kw_only=True)
     class Evaluate(EvaluateConfig):
-        """Say how good a backbone's features are, beside random weights and raw pixels."""
+        """Say how good a backbone is, beside the same network at random weights, raw pixels and their PCA."""
 
         backbone: BACKBONE
         """Backbone folder, timm name or weights file."""
@@ -155,6 +157,60 @@ def evaluate(arguments: Sequence[str]) -> Path:
     asked = cli_config(Evaluate, arguments, "vetdino evaluate")
     evaluate(asked.backbone, asked.shards, asked.out, _part(EvaluateConfig, asked))
     return asked.out
+
+
+def compare_backbones(arguments: Sequence[str]) -> Path:
+    """BACKBONE…: any number of them on equal terms, beside random weights, raw pixels and their PCA."""
+    from ..downstream.evaluate import EvaluateConfig, compare_backbones
+
+    @dataclass(frozen=True, kw_only=True)
+    class CompareBackbones(EvaluateConfig):
+        """Measure backbones on the same studies; differences are the first one's against each other."""
+
+        backbones: BACKBONES
+        """Backbone folders, timm names or weights files; the first is held against the others."""
+        shards: str
+        """Folder of shards, or its URL."""
+        out: Path = Path("runs/compare-backbones")
+        """Folder for tables and figures."""
+
+    asked = cli_config(CompareBackbones, arguments, "vetdino compare-backbones")
+    compare_backbones(asked.backbones, asked.shards, asked.out, _part(EvaluateConfig, asked))
+    return asked.out
+
+
+def compare(arguments: Sequence[str]) -> Path:
+    """RUN…: trainings and evaluations side by side on one page."""
+    from .compare import CompareConfig, compare
+
+    @dataclass(frozen=True, kw_only=True)
+    class Compare(CompareConfig):
+        """Hold runs against the first: settings, curves, figures with paired differences, on one HTML page."""
+
+        runs: RUNS
+        """Folders of trainings and evaluations; the others are held against the first."""
+        out: Path = Path("compare.html")
+        """The page; it holds all it shows and fetches nothing."""
+
+    asked = cli_config(Compare, arguments, "vetdino compare")
+    return compare(asked.runs, asked.out, _part(CompareConfig, asked))
+
+
+def report(arguments: Sequence[str]) -> Path:
+    """BACKBONE: its model card."""
+    from .report import ReportConfig, report
+
+    @dataclass(frozen=True, kw_only=True)
+    class Report(ReportConfig):
+        """Write a backbone's model card as Markdown and HTML, from its files and its evaluations."""
+
+        backbone: Annotated[Positional[Path], arg(metavar="BACKBONE")]
+        """Backbone folder."""
+        out: Path = Path("runs/report")
+        """Folder for card.md, card.html and pictures."""
+
+    asked = cli_config(Report, arguments, "vetdino report")
+    return report(asked.backbone, asked.out, _part(ReportConfig, asked))
 
 
 def demo(arguments: Sequence[str]) -> Path | None:

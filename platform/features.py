@@ -1,6 +1,6 @@
 """A backbone walks over studies and leaves a table of vectors: one per study, or one per view.
 
-N rows, D dimensions, F findings; B images of a batch, S side of an image.
+N rows, D dimensions, F findings; B images of a batch, L tokens of an image, S its side; J last blocks.
 """
 
 from __future__ import annotations
@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .config import atomic_path
-from .errors import FeaturesError, ShardError
+from .errors import ConfigError, FeaturesError, ShardError
 from .neighbours import unit
 from .progress import Progress
 from .shards import load_manifest, read
 from .study import SPLITS, Study
 
 if TYPE_CHECKING:
-    from .backbone import Backbone
+    from torch import Tensor
+
+    from .backbone import Backbone, Tokens
 
 Level = Literal["study", "view"]
 Pool = Literal["cls", "cls+mean"]
@@ -80,6 +82,33 @@ class Features:
         return f"Features({len(self)} rows by {self.level}, {self.vectors.shape[-1]} dimensions)"
 
 
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What of a backbone's answer becomes a vector, and what a row is.
+
+    pool: the CLS token, or with the mean of the last block's patch tokens after it. blocks: the CLS tokens of
+    that many last blocks side by side, each after the last norm. So DINOv2 probes (2304.07193, appendix B.3).
+    level: a row for each study (the mean of its views) or for each view.
+    """
+
+    pool: Pool = "cls"
+    blocks: int = 1
+    level: Level = "study"
+
+    def digest(self, backbone: str) -> str:
+        """Of what makes these vectors, from the backbone's own.
+
+        >>> Descriptor().digest("4f2a"), Descriptor("cls+mean", 4).digest("4f2a")
+        ('4f2a', '4f2a+mean+4blocks')
+        """
+        mean = "+mean" if self.pool == "cls+mean" else ""
+        return backbone + mean + (f"+{self.blocks}blocks" if self.blocks > 1 else "")
+
+    def __repr__(self) -> str:
+        blocks = f"{self.blocks} blocks" if self.blocks > 1 else "1 block"
+        return f"Descriptor({self.pool}, {blocks}, by {self.level})"
+
+
 def extract(
     backbone: Backbone,
     folder: str | Path,
@@ -87,29 +116,74 @@ def extract(
     *,
     level: Level = "study",
     pool: Pool = "cls",
+    blocks: int = 1,
     batch: int = 64,
     workers: int = 2,
     label: str = "features",
 ) -> Features:
     """The features of a folder of shards, in the order of the splits and, in each, of the shards.
 
-    A view's vector is its CLS token (`cls+mean`: with the mean of its patch tokens after it), made length 1;
-    a study's is the mean of its views', made length 1. `workers` threads decode views, `batch` at a time.
-    Raises ShardError for damaged shards, FeaturesError for a backbone that answers with NaN.
+    A view's vector is what `Descriptor` says of pool and blocks, made length 1; a study's is the mean of its
+    views', made length 1. `workers` threads decode views, `batch` at a time. Raises ShardError for damaged
+    shards, ConfigError for more blocks than there are, FeaturesError for a backbone that answers with NaN.
     """
+    asked = Descriptor(pool, blocks, level)
+    return extract_all(backbone, folder, [asked], splits, batch=batch, workers=workers, label=label)[0]
 
-    def vectors_of(pixels: list[np.ndarray]) -> np.ndarray:
-        tokens = backbone.tokens(backbone.prepare_many(pixels))
-        vectors_BD = tokens.cls
-        if pool == "cls+mean":
-            import torch
 
-            vectors_BD = torch.cat([vectors_BD, tokens.patches.mean(dim=1)], dim=1)
-        return vectors_BD.float().cpu().numpy()
+def extract_all(
+    backbone: Backbone,
+    folder: str | Path,
+    descriptors: Sequence[Descriptor],
+    splits: Sequence[str] = SPLITS,
+    *,
+    batch: int = 64,
+    workers: int = 2,
+    label: str = "features",
+) -> tuple[Features, ...]:
+    """One table for each descriptor, from one walk over the shards. Raises as `extract`."""
+    deepest, depth = max(asked.blocks for asked in descriptors), len(backbone.vit.blocks)
+    if not 1 <= min(asked.blocks for asked in descriptors) <= deepest <= depth:
+        raise ConfigError(
+            f"the CLS of {deepest} blocks is asked for, the backbone has {depth}; ask for 1 to {depth}"
+        )
+    kinds = {asked.digest(backbone.card.digest): asked for asked in descriptors}
+    means = any(asked.pool == "cls+mean" for asked in descriptors)
 
-    digest = backbone.card.digest if pool == "cls" else f"{backbone.card.digest}+mean"
-    walk = _Walk(folder, splits, level, batch, workers, label)
-    return walk.features(vectors_of, digest)
+    def vectors_of(pixels: list[np.ndarray]) -> list[np.ndarray]:
+        cls_JBD, tokens = _cls_of_blocks(backbone, backbone.prepare_many(pixels), deepest)
+        mean_BD = tokens.patches.mean(dim=1) if means else None
+        return [_described(asked, cls_JBD, mean_BD) for asked in kinds.values()]
+
+    walk = _Walk(folder, splits, batch, workers, label)
+    tables = dict(zip(kinds, walk.tables(vectors_of, list(kinds)), strict=True))
+    found = [(asked, tables[asked.digest(backbone.card.digest)]) for asked in descriptors]
+    return tuple(table if asked.level == "view" else by_study(table) for asked, table in found)
+
+
+def _cls_of_blocks(backbone: Backbone, images_B1SS: Tensor, blocks: int) -> tuple[list[Tensor], Tokens]:
+    """The CLS token (B, D) of each of the last blocks after the last norm, the last block last; all tokens."""
+    import torch
+
+    heard: list[Tensor] = []
+    *listened, _ = backbone.vit.blocks[len(backbone.vit.blocks) - blocks :]
+    handles = [
+        block.register_forward_hook(lambda _, __, x_BLD: heard.append(x_BLD[:, :1])) for block in listened
+    ]
+    try:
+        tokens = backbone.tokens(images_B1SS)
+    finally:
+        for handle in handles:
+            handle.remove()
+    with torch.inference_mode():
+        return [*(backbone.vit.norm(x_B1D)[:, 0] for x_B1D in heard), tokens.cls], tokens
+
+
+def _described(asked: Descriptor, cls_JBD: list[Tensor], mean_BD: Tensor | None) -> np.ndarray:
+    import torch
+
+    parts = cls_JBD[-asked.blocks :] + ([mean_BD] if asked.pool == "cls+mean" else [])
+    return torch.cat(parts, dim=1).float().cpu().numpy()
 
 
 def pixel_features(
@@ -127,11 +201,23 @@ def pixel_features(
     """
     from .backbone import letterboxed
 
-    def vectors_of(pixels: list[np.ndarray]) -> np.ndarray:
+    def vectors_of(pixels: list[np.ndarray]) -> list[np.ndarray]:
         flat_BD = np.stack([letterboxed(view, side).ravel() for view in pixels]).astype(np.float32)
-        return np.where(flat_BD.any(axis=1, keepdims=True), flat_BD, 1.0)
+        return [np.where(flat_BD.any(axis=1, keepdims=True), flat_BD, 1.0)]
 
-    return _Walk(folder, splits, level, batch, workers, "pixels").features(vectors_of, f"pixels-{side}")
+    (table,) = _Walk(folder, splits, batch, workers, "pixels").tables(vectors_of, [f"pixels-{side}"])
+    return table if level == "view" else by_study(table)
+
+
+def by_study(views: Features) -> Features:
+    """A row for each study out of rows by view: the mean of its views' vectors, made length 1.
+
+    The views of a study stand together, as every walk leaves them.
+    """
+    starts = [row for row, key in enumerate(views.keys) if not row or key != views.keys[row - 1]]
+    counts_N1 = np.diff([*starts, len(views)]).astype(np.float32)[:, None]
+    means_ND = np.add.reduceat(views.vectors, starts) / counts_N1
+    return replace(views.rows(starts), views=("",) * len(starts), vectors=unit(means_ND, "the studies"))
 
 
 def save_features(features: Features, path: Path | str) -> Path:
@@ -144,7 +230,7 @@ def save_features(features: Features, path: Path | str) -> Path:
     from pyarrow import parquet
 
     path = _file(path)
-    _check(features, str(path))
+    check(features, str(path))
     flat = np.ascontiguousarray(features.vectors, np.float32).reshape(-1)
     columns = {
         "key": pa.array(features.keys, pa.string()),
@@ -188,7 +274,7 @@ def load_features(path: Path | str) -> Features:
         raise FeaturesError(
             f"{path}: damaged or not a feature table; write it anew with `vetdino embed`"
         ) from None
-    _check(features, str(path))
+    check(features, str(path))
     return features
 
 
@@ -215,15 +301,18 @@ def _file(path: Path | str) -> Path:
     return path if path.suffix == ".parquet" else path / FILE
 
 
-def _check(features: Features, where: str) -> None:
-    """Raises FeaturesError where the parts of a table do not fit one another."""
+def check(features: Features, where: str) -> None:
+    """Raises FeaturesError, which begins with `where`, if the parts of a table do not fit one another."""
     rows = len(features.keys)
     lengths = {len(part) for part in (features.patients, features.splits, features.views, features.vectors)}
     if lengths != {rows} or features.labels.shape != (rows, len(features.findings)):
         raise FeaturesError(f"{where}: its columns differ in length; write it anew with `vetdino embed`")
-    lost = int((~np.isfinite(features.vectors)).any(axis=1).sum())
-    if lost:
-        raise FeaturesError(f"{where}: {lost} of {rows} vectors hold NaN or infinity; check the backbone")
+    lost = np.flatnonzero(~np.isfinite(features.vectors).all(axis=1))
+    if len(lost):
+        raise FeaturesError(
+            f"{where}: {len(lost)} of {rows} vectors hold NaN or infinity, the first that of study "
+            f"{features.keys[lost[0]]}; check the backbone"
+        )
     doubled = rows - len(set(zip(features.keys, features.views, strict=True)))
     if doubled:
         raise FeaturesError(f"{where}: {doubled} rows repeat a study and view; ingest the archive again")
@@ -237,62 +326,70 @@ class _Walk:
 
     folder: str | Path
     splits: Sequence[str]
-    level: Level
     batch: int
     workers: int
     label: str
 
-    def features(self, vectors_of: Callable[[list[np.ndarray]], np.ndarray], digest: str) -> Features:
-        """`vectors_of`: views (H, W) uint8 -> (B, D)."""
+    def tables(
+        self, vectors_of: Callable[[list[np.ndarray]], list[np.ndarray]], digests: Sequence[str]
+    ) -> list[Features]:
+        """Tables by view, one for each digest. `vectors_of`: views (H, W) uint8 -> (B, D) for each digest."""
         manifest = load_manifest(self.folder)
         total = sum(manifest.studies(split) for split in self.splits)
         if not total:
             raise FeaturesError(f"{self.folder}: no studies in {', '.join(self.splits)}; ingest more")
-        studies: list[Study] = []
-        parts: list[np.ndarray] = []
+        rows: list[tuple[Study, int]] = []
+        parts: list[list[np.ndarray]] = []
         with Progress(self.label, total) as progress:
-            for pixels in self._batches(studies, progress):
-                parts.append(unit(vectors_of(pixels), "the backbone's answers"))
-        return self._table(studies, np.concatenate(parts), manifest, digest)
+            for group, pixels in self._batches(progress):
+                rows += group
+                parts.append([_directions(vectors_BD, group) for vectors_BD in vectors_of(pixels)])
+        columns = zip(digests, zip(*parts, strict=True), strict=True)
+        return [self._table(rows, np.concatenate(part), manifest, digest) for digest, part in columns]
 
-    def _batches(self, studies: list[Study], progress: Progress) -> Iterator[list[np.ndarray]]:
-        """Decoded views, `batch` at a time; the studies gone by are appended, without their pictures."""
+    def _batches(self, progress: Progress) -> Iterator[tuple[list[tuple[Study, int]], list[np.ndarray]]]:
+        """Decoded views, `batch` at a time, each with its study (without its pictures) and its place there."""
 
         def views() -> Iterator[tuple[Study, int]]:
             for split in self.splits:
                 for study in read(self.folder, split):
                     yield from ((study, index) for index in range(len(study.views)))
-                    studies.append(replace(study, views=tuple(replace(v, encoded=b"") for v in study.views)))
                     progress.advance()
 
         with ThreadPoolExecutor(max(1, self.workers)) as pool:
             for group in _groups(views(), self.batch):
-                yield list(pool.map(lambda item: _pixels(*item), group))
+                pixels = list(pool.map(lambda item: _pixels(*item), group))
+                yield [(replace(study, views=()), index) for study, index in group], pixels
 
-    def _table(self, studies: list[Study], vectors_VD: np.ndarray, manifest: Any, digest: str) -> Features:
-        counts = [len(study.views) for study in studies]
-        if self.level == "study":
-            starts = np.cumsum([0, *counts[:-1]])
-            means_ND = np.add.reduceat(vectors_VD, starts) / np.array(counts, np.float32)[:, None]
-            rows, names, vectors = studies, [""] * len(studies), unit(means_ND, "the studies")
-        else:
-            rows = [study for study in studies for _ in study.views]
-            names = [f"view{index}" for count in counts for index in range(count)]
-            vectors = vectors_VD
-        labels = [[study.labels.get(name, math.nan) for name in manifest.findings] for study in rows]
+    def _table(
+        self, rows: list[tuple[Study, int]], vectors: np.ndarray, manifest: Any, digest: str
+    ) -> Features:
+        labels = [[study.labels.get(name, math.nan) for name in manifest.findings] for study, _ in rows]
         features = Features(
-            keys=tuple(study.key for study in rows),
-            patients=tuple(study.patient for study in rows),
-            splits=tuple(study.split for study in rows),
-            views=tuple(names),
+            keys=tuple(study.key for study, _ in rows),
+            patients=tuple(study.patient for study, _ in rows),
+            splits=tuple(study.split for study, _ in rows),
+            views=tuple(f"view{index}" for _, index in rows),
             vectors=vectors,
             findings=manifest.findings,
             labels=np.array(labels, np.float32).reshape(len(rows), len(manifest.findings)),
             backbone=digest,
             manifest=manifest.digest,
         )
-        _check(features, str(self.folder))
+        check(features, str(self.folder))
         return features
+
+
+def _directions(vectors_BD: np.ndarray, rows: list[tuple[Study, int]]) -> np.ndarray:
+    """The vectors at length 1. Raises FeaturesError that names the first study whose vector points nowhere."""
+    length_B = np.linalg.norm(vectors_BD, axis=1)
+    for lost in np.flatnonzero(~np.isfinite(length_B) | (length_B == 0)):
+        study, index = rows[lost]
+        raise FeaturesError(
+            f"study {study.key}: the answer to view {index} is NaN, infinite or zero and points nowhere; "
+            "check the backbone"
+        )
+    return unit(vectors_BD)
 
 
 def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

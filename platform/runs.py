@@ -1,7 +1,11 @@
 """What a piece of work leaves behind: files in its folder, and the same in MLflow.
 
-The files are the record (`run.json`, `params.json`, `metrics.jsonl`, a CSV per table); MLflow shows them.
-When tracking fails, it says so once and the work goes on.
+The files are the record (`run.json`, `params.json`, `metrics.jsonl`, a CSV per table, `figures/`); MLflow
+shows them. When tracking fails, it says so once and the work goes on.
+
+In MLflow a pretraining is one run with the whole curve; each time it was taken up again is a child of it. A
+backbone, or a checkpoint that was kept, is a logged model, found by its digest: what other runs measure of it
+stands there by the step of the pretraining.
 """
 
 from __future__ import annotations
@@ -28,6 +32,9 @@ from .config import atomic_write
 EXPERIMENTS = ("vetdino/pretrain", "vetdino/evaluate", "vetdino/zeroshot", "vetdino/fewshot")
 """MLflow experiments, one for each kind of work."""
 
+MODEL_TAGS = {"mlflow.model.isExternal": "true"}
+"""Of a logged model whose weights are not MLflow's to keep."""
+
 PENDING = 1000
 """Most batches of metrics on their way to MLflow before one is waited for."""
 
@@ -44,21 +51,26 @@ class Run:
     def __init__(self, folder: Path, *, silent: bool, warned: bool = False) -> None:
         self.folder = folder
         self.run_id = ""
+        self.experiment_id = ""
+        self.child_id = ""
+        """Of a run taken up again: its MLflow child, which holds what is of this time only."""
         self.link = str(folder / "metrics.jsonl")
         """Where to look at it: the page of MLflow, or the file where there is no MLflow."""
         self.view_command = ""
         """The command that serves the page; empty where a server is running already."""
+        self.charts = self.link
+        """Where all runs of the experiment are charted side by side."""
         self._silent = silent
         self._client: Any = None
         self._warned = warned
         self._pending: deque[Any] = deque()
         self._tables: list[dict[str, str]] = []
 
-    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+    def metrics(self, step: int, values: Mapping[str, float], model: str = "") -> None:
         """Adds one line to metrics.jsonl and the same values to MLflow, in the background.
 
         Names are `group/name`; the group becomes a section of charts. A step may be told twice (after a
-        resume): `history` keeps the last.
+        resume): `history` keeps the last. model: id of the logged model that they were measured of.
         """
         if self._silent:
             return
@@ -75,7 +87,7 @@ class Run:
             from mlflow.entities import Metric
 
             now = int(time.time() * 1000)
-            batch = [Metric(name, value, now, step) for name, value in numbers.items()]
+            batch = [Metric(name, value, now, step, model or None) for name, value in numbers.items()]
             self._pending.append(client.log_batch(self.run_id, metrics=batch, synchronous=False))
             while len(self._pending) > PENDING:
                 self._pending.popleft().wait()
@@ -101,6 +113,100 @@ class Run:
 
         self._track(send)
 
+    def figure(self, name: str, png: bytes) -> None:
+        """Writes figures/`name`.png into the folder, and gives MLflow a copy."""
+        if self._silent:
+            return
+        path = self.folder / "figures" / f"{name.removesuffix('.png')}.png"
+        atomic_write(path, png)
+        self._track(lambda client: client.log_artifact(self.run_id, str(path), "figures"))
+
+    def dataset(self, name: str, digest: str, context: str, facts: Mapping[str, Any]) -> None:
+        """The data that the run rests on. digest: of the manifest; context: such as `pretraining`; facts: counts."""
+
+        def send(client: Any) -> None:
+            from mlflow.entities import Dataset, DatasetInput, InputTag
+
+            # MLflow takes 36 characters of a digest; the whole of it is in the run's tags.
+            data = Dataset(
+                name, digest[:36], "vetdino", json.dumps({"manifest": digest}), profile=json.dumps(facts)
+            )
+            client.log_inputs(self.run_id, [DatasetInput(data, [InputTag("mlflow.data.context", context)])])
+
+        self._track(send)
+
+    def model(self, name: str, digest: str, step: int, facts: Mapping[str, Any] | None = None) -> str:
+        """Id of the logged model for a backbone or checkpoint that this run made; told again, it is the same.
+
+        digest: identity of what it computes. step: of the pretraining. facts: tags. Empty without tracking.
+        """
+
+        def send(client: Any) -> str:
+            from mlflow.entities import LoggedModelOutput
+
+            if found := self._found(client, digest, f"source_run_id = '{self.run_id}'"):
+                return found
+            made = self._made(client, name, digest, step, facts or {})
+            client.log_outputs(self.run_id, [LoggedModelOutput(made, step)])
+            return made
+
+        return self._track(send) or ""
+
+    def evaluates(self, name: str, digest: str, step: int, facts: Mapping[str, Any] | None = None) -> str:
+        """Id of the logged model that this run measures: the one that its pretraining left, else a new one.
+
+        As `model`; hand the id to `metrics` with the same step, and runs compare over the pretraining's steps.
+        """
+
+        def send(client: Any) -> str:
+            from mlflow.entities import LoggedModelInput
+
+            found = self._found(client, digest) or self._made(client, name, digest, step, facts or {})
+            client.log_inputs(self.run_id, models=[LoggedModelInput(found)])
+            return found
+
+        return self._track(send) or ""
+
+    def _found(self, client: Any, digest: str, also: str = "") -> str:
+        """Id of the oldest logged model with this digest in our experiments."""
+        known = [client.get_experiment_by_name(name) for name in EXPERIMENTS]
+        asked = " AND ".join(filter(None, (f"tags.digest = '{digest}'", also)))
+        found = client.search_logged_models(
+            [one.experiment_id for one in known if one is not None],
+            filter_string=asked,
+            order_by=[{"field_name": "creation_timestamp", "ascending": True}],
+            max_results=1,
+        )
+        return found[0].model_id if found else ""
+
+    def _made(self, client: Any, name: str, digest: str, step: int, facts: Mapping[str, Any]) -> str:
+        """As `mlflow.create_external_model`, which knows one tracking address a process only."""
+        told = {"digest": digest, "step": step, **facts}
+        tags = MODEL_TAGS | {key: str(value) for key, value in told.items()}
+        # MLflow refuses these in a model's name.
+        plain = re.sub(r"[/:.%\"']", "_", name)
+        made = client.create_logged_model(
+            self.experiment_id, plain, source_run_id=self.run_id, tags=tags, model_type="backbone"
+        )
+        client.finalize_logged_model(made.model_id, "READY")
+        return made.model_id
+
+    def best(self, name: str, lowest: bool = False) -> None:
+        """Marks the best value so far of a metric, from the folder's whole history: `best/NAME`, and its step."""
+        if self._silent:
+            return
+        told = [(line[name], line["step"]) for line in _told(self.folder) if line.get(name) is not None]
+        if not told:
+            return
+        value, step = min(told) if lowest else max(told, key=lambda pair: (pair[0], -pair[1]))
+
+        def send(client: Any) -> None:
+            short = name.rpartition("/")[2]
+            client.log_metric(self.run_id, f"best/{short}", value, step=step)
+            client.set_tag(self.run_id, f"best.{short}.step", str(step))
+
+        self._track(send)
+
     def artifact(self, path: Path) -> None:
         """Gives MLflow a copy of a file or a folder."""
         if self._silent:
@@ -121,7 +227,8 @@ class Run:
         """Waits for what is still on its way, then ends the MLflow run."""
 
         def end(client: Any) -> None:
-            client.set_terminated(self.run_id, status)
+            for run_id in filter(None, (self.child_id, self.run_id)):
+                client.set_terminated(run_id, status)
 
         # Told first: it hands over what waits in the buffer. The batches themselves are waited for after it.
         self._track(end)
@@ -132,12 +239,12 @@ class Run:
         while self._pending:
             self._pending.popleft().wait()
 
-    def _track(self, tell: Callable[[Any], None]) -> None:
-        """Tells MLflow something; the first failure is reported, none is raised."""
+    def _track(self, tell: Callable[[Any], Any]) -> Any:
+        """Tells MLflow something and gives back its answer; the first failure is reported, none is raised."""
         if self._client is None:
-            return
+            return None
         try:
-            tell(self._client)
+            return tell(self._client)
         except Exception as error:
             self._warn(error)
 
@@ -170,8 +277,8 @@ def open_run(
 
     params: dotted path -> scalar, as `config.flat` gives them. tags: at least `manifest` and `config`
     (digests) and `seed`; the git revision is added. A folder that holds a run.json goes on with the same
-    MLflow run and the params it began with. Nothing is recorded on any rank but the first. Raises OSError
-    where the folder cannot be written.
+    MLflow run and the params it began with; a child of that run holds what this time was asked with. Nothing
+    is recorded on any rank but the first. Raises OSError where the folder cannot be written.
     """
     folder = Path(folder).resolve()
     run = Run(folder, silent=not _first_rank())
@@ -184,9 +291,12 @@ def open_run(
         folder / "params.json", json.dumps({"params": dict(params), "tags": tags}, indent=2, default=str)
     )
     uri = tracking_address(folder, tracking_uri)
+    taken_up = (folder / "run.json").is_file()
     try:
         client = _client(uri)
-        run.run_id, experiment_id = _begin(client, folder, uri, experiment, name, params, tags)
+        run.run_id, run.experiment_id = _begin(client, folder, uri, experiment, name, params, tags)
+        if taken_up:
+            run.child_id = _child(client, run, name, params, tags)
     except Exception as error:
         log.warning(
             "no tracking at %s (%s); the files in %s are written all the same",
@@ -197,7 +307,7 @@ def open_run(
         run._warned = True
         return run
     run._client = client
-    run.link, run.view_command = _ways_to_look(uri, experiment_id, run.run_id)
+    run.link, run.charts, run.view_command = _ways_to_look(uri, run.experiment_id, run.run_id)
     return run
 
 
@@ -318,6 +428,21 @@ def _begin(
     return run_id, experiment_id
 
 
+def _child(client: Any, run: Run, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> str:
+    """Id of a new child of a run that is taken up again: the params and tags of this time, and how it ends."""
+    step = max((line["step"] for line in _told(run.folder)), default=0)
+    words = {key: str(value) for key, value in tags.items()}
+    words |= {"mlflow.parentRunId": run.run_id, "resumed_after_step": str(step)}
+    child = client.create_run(run.experiment_id, tags=words, run_name=f"{name}, resumed after {step}")
+    _tell_params(client, child.info.run_id, params)
+    return child.info.run_id
+
+
+def _told(folder: Path) -> list[dict[str, Any]]:
+    """The history of a folder, empty where there is none yet."""
+    return history(folder) if (folder / "metrics.jsonl").is_file() else []
+
+
 def _tell_params(client: Any, run_id: str, params: Mapping[str, Any]) -> None:
     from mlflow.entities import Param
 
@@ -343,14 +468,15 @@ def _experiment(client: Any, uri: str, name: str) -> str:
         return client.get_experiment_by_name(name).experiment_id
 
 
-def _ways_to_look(uri: str, experiment_id: str, run_id: str) -> tuple[str, str]:
-    """The page of a run, and the command that serves it where no server does."""
+def _ways_to_look(uri: str, experiment_id: str, run_id: str) -> tuple[str, str, str]:
+    """The page of a run, that of its experiment's charts, and the command that serves them where no server does."""
     server, command = uri.rstrip("/"), ""
     if not uri.startswith("http"):
         server, command = "http://127.0.0.1:5000", f"mlflow server --backend-store-uri {uri}"
     # Without the query the page opens in the mode for language models, which has no charts of metrics.
-    page = f"{server}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
-    return page, command
+    mode = "workflowType=machine_learning"
+    experiment = f"{server}/#/experiments/{experiment_id}/runs"
+    return f"{experiment}/{run_id}?{mode}", f"{experiment}?{mode}&compareRunsMode=CHART", command
 
 
 def _first_rank() -> bool:

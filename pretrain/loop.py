@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import shutil
@@ -16,7 +17,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..platform import checkpoint
-from ..platform.backbone import random_backbone, resized, save_backbone
+from ..platform.backbone import Card, random_backbone, resized, save_backbone
 from ..platform.config import atomic_write, digest, flat, from_json, to_json
 from ..platform.errors import CheckpointError, TrainingError
 from ..platform.runs import Run, git_revision, open_run
@@ -90,6 +91,7 @@ def train(config: PretrainConfig, place: Place, report: Report = lambda step, va
     )
     probe = Probe(str(config.shards), config.probe, manifest.findings)
     with _record(config, manifest) as run:
+        run.dataset(manifest.name, manifest.digest, "pretraining", dict(manifest.counts))
         training = _Training(config, place, dataset, order, distiller, engine, probe, run, report)
         first = training.load(newest) if newest else 0
         try:
@@ -97,9 +99,10 @@ def train(config: PretrainConfig, place: Place, report: Report = lambda step, va
                 first = again
         finally:
             engine.wait()
-    place.wait()
-    if place.rank == 0:
-        _export(config, distiller, manifest)
+        place.wait()
+        if place.rank == 0:
+            card = _export(config, distiller, manifest)
+            _tell_models(config, run, card)
     place.wait()
 
 
@@ -412,14 +415,27 @@ def _record(config: PretrainConfig, manifest: Manifest) -> Run:
         "manifest": manifest.digest,
         "config": digest(config),
         "seed": config.seed,
-        "views": "multi" if config.crops.p_multiview > 0 else "single",
+        "views": _views(config),
     }
     name = f"{config.recipe or 'custom'}-{config.seed}"
     return open_run(config.out, experiment="vetdino/pretrain", name=name, params=flat(config), tags=tags)
 
 
-def _export(config: PretrainConfig, distiller: Distiller, manifest: Manifest) -> None:
-    """The teacher's backbone as a folder of its own."""
+def _views(config: PretrainConfig) -> str:
+    return "multi" if config.crops.p_multiview > 0 else "single"
+
+
+def _tell_models(config: PretrainConfig, run: Run, card: Card) -> None:
+    """The checkpoints that were kept, and the backbone, as logged models; the best trial."""
+    for folder in sorted(checkpoints_of(config).glob("step_*")):
+        seal = hashlib.sha256((folder / checkpoint.SEAL).read_bytes()).hexdigest()
+        run.model(f"checkpoint {folder.name}", seal, checkpoint.step_of(folder))
+    run.model(card.label, card.digest, config.steps, card.origin)
+    run.best("probe/auroc_macro")
+
+
+def _export(config: PretrainConfig, distiller: Distiller, manifest: Manifest) -> Card:
+    """The teacher's backbone as a folder of its own; its card."""
     backbone = resized(distiller.teacher.backbone, config.embed_side or config.backbone.side)
     status = json.loads((config.out / STATUS).read_text())
     studies = config.steps * config.batch
@@ -432,6 +448,9 @@ def _export(config: PretrainConfig, distiller: Distiller, manifest: Manifest) ->
             "manifest": manifest.digest,
             "config": digest(config),
             "revision": git_revision(),
+            "step": str(config.steps),
+            "seed": str(config.seed),
+            "views": _views(config),
         },
         metrics={
             name: value
@@ -441,6 +460,7 @@ def _export(config: PretrainConfig, distiller: Distiller, manifest: Manifest) ->
     )
     draft = config.out / ".backbone"
     shutil.rmtree(draft, ignore_errors=True)
-    save_backbone(draft, backbone)
+    card = save_backbone(draft, backbone)
     shutil.rmtree(config.out / "backbone", ignore_errors=True)
     draft.rename(config.out / "backbone")
+    return card

@@ -1,4 +1,4 @@
-"""An evaluation sets a backbone beside its floors and leaves table, files and a run."""
+"""An evaluation sets backbones beside their floors and leaves table, files and runs."""
 
 import csv
 import json
@@ -7,10 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from vetdino.downstream.evaluate import TASKS, EvaluateConfig, evaluate
+from vetdino.downstream.evaluate import TASKS, EvaluateConfig, Task, compare_backbones, evaluate, names_of
 from vetdino.downstream.knn import KnnConfig
+from vetdino.downstream.linear import LinearConfig
+from vetdino.downstream.sources import SourceConfig
+from vetdino.platform.answers import answers_file, load_answers
 from vetdino.platform.backbone import BackboneConfig, random_backbone, save_backbone
 from vetdino.platform.errors import CheckpointError, ConfigError, FeaturesError, ShardError
+from vetdino.platform.metrics import Figure, Measured
 from vetdino.platform.shards import VERSION, Manifest, ShardWriter, save_manifest
 from vetdino.platform.study import Study, View
 
@@ -33,12 +37,15 @@ def shards(folder, counts, findings=("square", "dark", "never")):
     return folder
 
 
+def backbone_of(folder, seed):
+    small = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=32, depth=2, heads=2)
+    save_backbone(folder, random_backbone(small, seed=seed))
+    return folder
+
+
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
-    small = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=48, depth=1, heads=2)
-    folder = tmp_path_factory.mktemp("backbone")
-    save_backbone(folder, random_backbone(small, seed=3))
-    return folder
+    return backbone_of(tmp_path_factory.mktemp("backbone"), 3)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +56,17 @@ def tracking(tmp_path_factory):
         yield
 
 
-CONFIG = EvaluateConfig(resamples=100, knn=KnnConfig(ks=(5, 10)))
+CONFIG = EvaluateConfig(
+    tasks=("knn", "linear"),
+    fractions=(0.05, 1.0),
+    resamples=50,
+    knn=KnnConfig(ks=(5, 10)),
+    linear=LinearConfig(cs=(0.01, 1.0), blocks=(1, 2)),
+    sources=SourceConfig(components=8),
+)
+QUICK = EvaluateConfig(fractions=(1.0,), resamples=50, knn=CONFIG.knn, sources=CONFIG.sources)
+
+SOURCES = ("backbone", "random", "pixels", "pca")
 
 
 @pytest.fixture(scope="module")
@@ -60,48 +77,82 @@ def place(tmp_path_factory, backbone):
     return folder, place / "out", evaluate(backbone, folder, place / "out", CONFIG)
 
 
-def test_every_finding_is_measured_for_the_backbone_and_both_floors(place):
+def test_every_finding_is_measured_for_the_backbone_and_its_floors(place):
     _, _, report = place
-    sources = ["backbone", "random", "pixels", "backbone - random", "backbone - pixels"]
-    for metric in ("AUROC", "AP"):
-        for finding in ("macro", "square", "dark"):
-            for source in sources:
-                figure = report.find("knn", metric, finding, source)
-                assert figure.low <= figure.value <= figure.high
-    assert report.find("knn", "AUROC", "square", "pixels").value > 0.95
-    assert report.find("knn", "AUROC", "dark", "pixels").value < 0.8
-    assert report.left_out == {"knn": {"never": "0 present and 60 absent in train"}}
+    sources = [*SOURCES, *(f"backbone - {floor}" for floor in SOURCES[1:])]
+    for task in ("knn", "linear"):
+        for metric in ("AUROC", "AP"):
+            for finding in ("macro", "square", "dark"):
+                for source in sources:
+                    figure = report.find(task, metric, finding, source)
+                    assert figure.low <= figure.value <= figure.high
+        assert report.left_out[task] == {"never": "0 present and 60 absent in train"}
+    assert report.find("linear", "AUROC", "square", "pixels").value > 0.95
+    assert report.find("linear", "AUROC", "dark", "pixels").value < 0.8
     with pytest.raises(KeyError):
         report.find("knn", "AUROC", "never", "backbone")
 
 
-def test_console_file_and_mlflow_tell_the_same_pairs(place):
+def test_few_labels_are_tasks_of_their_own(place):
+    _, _, report = place
+    assert set(report.figures) == {"knn", "knn_5pct", "linear", "linear_5pct"}
+    assert report.facts["linear_5pct"]["pixels"]["train_patients"] == 3
+    assert report.facts["linear"]["pixels"]["train_patients"] == 60
+    measured = {figure.finding for figure in report.figures["linear_5pct"]} - {"macro"}
+    assert measured | set(report.left_out["linear_5pct"]) == {"square", "dark", "never"}
+
+
+def test_console_files_and_mlflow_tell_the_same_pairs(place):
     from vetdino.platform.runs import _client, history, metric_name, tracking_address
 
     _, out, report = place
     pairs = dict(report.pairs())
-    assert len(pairs) == 3 * 2 * 3 * 5
     whole = json.loads((out / "metrics.json").read_text())
     assert whole["metrics"] == {name: None if math.isnan(v) else v for name, v in pairs.items()}
+    assert set(whole["sources"]) == set(SOURCES)
     assert history(out)[0]["knn/auroc.macro.backbone"] == pairs["knn/auroc.macro.backbone"]
     told = json.loads((out / "run.json").read_text())
-    kept = _client(tracking_address(out)).get_run(told["run_id"]).data
-    assert kept.metrics == pytest.approx({metric_name(name): value for name, value in pairs.items()})
-    assert kept.tags["manifest"] == whole["manifest"]
+    kept = _client(tracking_address(out)).get_run(told["run_id"])
+    assert kept.data.metrics == pytest.approx({metric_name(name): value for name, value in pairs.items()})
+    assert kept.data.tags["manifest"] == whole["manifest"]
+    assert [one.dataset.name for one in kept.inputs.dataset_inputs] == ["squares"]
     assert told["experiment"] == "vetdino/evaluate"
     with (out / "knn.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 2 * 3 * 5
+    assert len(rows) == 2 * 3 * 7
     assert set(rows[0]) == {"metric", "finding", "source", "value", "low", "high", "present", "known"}
 
 
-def test_a_second_evaluation_takes_the_same_features_and_prints_the_table(place, backbone, capsys):
+def test_the_answers_behind_the_figures_are_kept(place):
+    _, out, report = place
+    kept = load_answers(answers_file(out, "linear", "pca"))
+    np.testing.assert_array_equal(kept.answers.scores, report.answers["linear"]["pca"].scores)
+    assert kept.source == report.digests["pca"]
+
+
+def test_answers_to_nothing_are_not_kept(tmp_path, backbone):
+    folder = shards(tmp_path / "shards", {"train": 6, "test": 5})
+    report = evaluate(backbone, folder, tmp_path / "out", CONFIG)
+    assert report.figures["knn_5pct"] == []
+    assert not answers_file(tmp_path / "out", "knn_5pct", "pca").exists()
+    assert answers_file(tmp_path / "out", "knn", "pca").exists()
+
+
+def test_a_second_evaluation_takes_the_same_features_and_prints_the_tables(place, backbone, capsys):
     folder, out, report = place
     again = evaluate(backbone, folder, out, CONFIG)
     assert list(again.pairs()) == list(report.pairs())
     said = capsys.readouterr()
-    assert "features" not in said.err
-    for words in ("backbone - random", "macro", "square", "left out: never", "k_chosen", "workflowType="):
+    assert '"unit": "studies"' not in said.err
+    for words in (
+        "backbone - random",
+        "macro",
+        "square",
+        "left out of knn: never",
+        "k_chosen",
+        "few labels, macro AUROC",
+        "workflowType=",
+    ):
         assert words in said.out
     assert again.link != report.link
 
@@ -111,43 +162,112 @@ def test_other_shards_are_walked_anew(place, backbone, tmp_path):
     folder = shards(tmp_path / "shards", {"train": 30, "test": 20})
     (tmp_path / "out").mkdir()
     (out / "features").rename(tmp_path / "out" / "features")
-    other = evaluate(backbone, folder, tmp_path / "out", CONFIG)
+    other = evaluate(backbone, folder, tmp_path / "out", QUICK)
     (tmp_path / "out" / "features").rename(out / "features")
     assert other.facts["knn"]["backbone"]["test_studies"] == 20
-    assert other.facts["knn"]["backbone"]["k_chosen"] == "given"
-    assert list(other.pairs()) != list(report.pairs())
+    assert other.find("knn", "AUROC", "macro", "pixels") != report.find("knn", "AUROC", "macro", "pixels")
 
 
 def test_five_studies_are_measured_or_named_never_made_up(tmp_path, backbone):
     folder = shards(tmp_path / "shards", {"train": 6, "test": 5})
     report = evaluate(backbone, folder, tmp_path / "out", CONFIG)
-    for figure in report.figures["knn"]:
-        assert figure.known in (5, 10)
-        assert not math.isnan(figure.value)
-    measured = {figure.finding for figure in report.figures["knn"]} - {"macro"}
-    assert measured | set(report.left_out["knn"]) == {"square", "dark", "never"}
+    for task in ("knn", "linear"):
+        for figure in report.figures[task]:
+            assert figure.known in (5, 10)
+            assert not math.isnan(figure.value)
+        measured = {figure.finding for figure in report.figures[task]} - {"macro"}
+        assert measured | set(report.left_out[task]) == {"square", "dark", "never"}
+    # One patient in twenty of six is one patient, who has one class of everything.
+    assert report.figures["linear_5pct"] == []
+    assert set(report.left_out["linear_5pct"]) == {"square", "dark", "never"}
 
 
 def test_a_new_task_is_a_name_and_a_function(place, backbone, tmp_path, monkeypatch):
     folder, _, report = place
     monkeypatch.setitem(TASKS, "again", TASKS["knn"])
     both = evaluate(
-        backbone, folder, tmp_path, EvaluateConfig(tasks=("again",), resamples=100, knn=CONFIG.knn)
+        backbone, folder, tmp_path, EvaluateConfig(tasks=("again",), resamples=50, knn=CONFIG.knn)
     )
-    assert both.find("again", "AP", "macro", "pixels") == report.find("knn", "AP", "macro", "pixels")
+    assert (
+        both.find("again", "AP", "macro", "pixels").value == report.find("knn", "AP", "macro", "pixels").value
+    )
+
+
+def test_a_task_may_measure_what_is_no_finding_and_draw_it(place, backbone, tmp_path, monkeypatch, capsys):
+    folder, *_ = place
+
+    def width(source, work, fraction):
+        figure = Figure("width", "VD-LLAT", source.name, float(source.backbone.width), 1.0, 2.0, 3, 4)
+        left_out = {"heart": "no truth"} | ({"lungs": "no truth"} if source.name == "random" else {})
+        return Measured((figure,), left_out, {"studies": 4}, {f"{source.name}.png": b"picture"})
+
+    monkeypatch.setitem(TASKS, "width", Task(width, floors=False))
+    report = evaluate(backbone, folder, tmp_path, EvaluateConfig(tasks=("width",)))
+    assert dict(report.pairs())["width/width.VD-LLAT.random"] == 32.0
+    assert report.left_out["width"] == {
+        "heart": "no truth",
+        "lungs, random": "no truth",
+        "pixels": "has no network",
+        "pca": "has no network",
+    }
+    assert (tmp_path / "figures" / "backbone.png").read_bytes() == b"picture"
+    assert "VD-LLAT" in capsys.readouterr().out
 
 
 def test_what_cannot_be_evaluated_is_one_line(place, backbone, tmp_path):
     folder, _, _ = place
-    with pytest.raises(ConfigError, match="unknown task 'linaer'; there are: knn"):
+    with pytest.raises(ConfigError, match="unknown task 'linaer'; there are: knn, linear"):
         evaluate(backbone, folder, tmp_path, EvaluateConfig(tasks=("linaer",)))
+    with pytest.raises(ConfigError, match="nothing to measure"):
+        evaluate(backbone, folder, tmp_path, EvaluateConfig(tasks=()))
+    with pytest.raises(ConfigError, match="nothing to measure; give a backbone"):
+        compare_backbones([], folder, tmp_path)
     with pytest.raises(ShardError, match="no manifest"):
         evaluate(backbone, tmp_path, tmp_path)
     with pytest.raises(CheckpointError, match="no backbone here"):
         evaluate(tmp_path / "none", folder, tmp_path)
     only_train = shards(tmp_path / "shards", {"train": 6})
     with pytest.raises(FeaturesError, match="no studies in the test split"):
-        evaluate(backbone, only_train, tmp_path / "out")
+        evaluate(backbone, only_train, tmp_path / "out", QUICK)
     unlabelled = shards(tmp_path / "unlabelled", {"train": 6, "test": 5}, findings=())
     with pytest.raises(FeaturesError, match="no finding can be measured"):
-        evaluate(backbone, unlabelled, tmp_path / "out2")
+        evaluate(backbone, unlabelled, tmp_path / "out2", QUICK)
+
+
+def test_backbones_are_compared_on_equal_terms_with_a_child_run_each(place, backbone, tmp_path, capsys):
+    from vetdino.platform.runs import _client, tracking_address
+
+    folder, _, report = place
+    other = backbone_of(tmp_path / "other" / "backbone", 4)
+    out = tmp_path / "out"
+    found = compare_backbones([backbone, other], folder, out, QUICK)
+    first = next(iter(found.labels))
+    assert list(found.labels) == [first, "other", "random", "pixels", "pca"]
+    assert (
+        found.find("knn", "AP", "macro", first).value == report.find("knn", "AP", "macro", "backbone").value
+    )
+    assert found.find("knn", "AUROC", "dark", f"{first} - other").known == 40
+    with pytest.raises(KeyError):
+        found.find("knn", "AUROC", "dark", "other - random")
+    said = capsys.readouterr().out
+    assert "all, macro AUROC" in said
+    assert f"{first} - it" in said
+    client = _client(tracking_address(out))
+    parent = client.get_run(json.loads((out / "run.json").read_text())["run_id"])
+    for name in found.labels:
+        told = json.loads((out / "sources" / name / "run.json").read_text())
+        child = client.get_run(told["run_id"])
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        value = found.find("knn", "AUROC", "macro", name).value
+        assert child.data.metrics["knn/auroc.macro.backbone"] == pytest.approx(value)
+        kept = load_answers(answers_file(out / "sources" / name, "knn", "backbone"))
+        assert kept.source == found.digests[name]
+
+
+def test_names_of_sources_tell_them_apart_and_are_never_those_of_floors():
+    assert names_of(["a/random/backbone", "random", "x/b c", "backbone"]) == [
+        "random-2",
+        "random-3",
+        "b_c",
+        "backbone",
+    ]

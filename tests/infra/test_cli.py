@@ -45,7 +45,9 @@ def test_nothing_asked_is_answered_with_the_verbs(capsys):
 
 def test_every_verb_has_a_function():
     assert {verb.home for verb in cli.VERBS.values()} == {
-        f"verbs:{name}" for name in cli.VERBS if callable(getattr(verbs, name))
+        f"verbs:{word}"
+        for word in (name.replace("-", "_") for name in cli.VERBS)
+        if callable(getattr(verbs, word))
     }
 
 
@@ -70,6 +72,8 @@ def test_an_unknown_verb_is_met_with_the_nearest(capsys):
         (["embed", "b", "s"], "OUT"),
         (["embed", "b", "s", "o", "--level", "stdy"], "'study', 'view'"),
         (["embed", "b", "s", "o", "--batch", "many"], "--batch"),
+        (["evaluate", "b", "s", "--knn.levle", "view"], "--knn.level"),
+        (["compare-backbones", "a", "b", "--shrads", "s"], "--shards"),
         (["phantom", "o", "--sedd", "3"], "--seed"),
         (["ingest", "s", "o", "--min-veiws", "2"], "--min-views"),
     ],

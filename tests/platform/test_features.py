@@ -11,8 +11,16 @@ from hypothesis import strategies as st
 
 from vetdino.platform import features as module
 from vetdino.platform.backbone import BackboneConfig, random_backbone, random_like
-from vetdino.platform.errors import FeaturesError, ShardError
-from vetdino.platform.features import Features, extract, load_features, pixel_features, save_features
+from vetdino.platform.errors import ConfigError, FeaturesError, ShardError
+from vetdino.platform.features import (
+    Descriptor,
+    Features,
+    extract,
+    extract_all,
+    load_features,
+    pixel_features,
+    save_features,
+)
 from vetdino.platform.shards import VERSION, Manifest, ShardWriter, read, save_manifest
 from vetdino.platform.study import StoredView, Study, View
 
@@ -108,6 +116,41 @@ def test_the_mean_of_the_patches_can_be_added(folder, backbone):
     assert both.backbone != backbone.card.digest
 
 
+def test_the_cls_of_the_last_blocks_stand_side_by_side_each_after_the_last_norm(folder, backbone):
+    features = extract(backbone, folder, ("test",), blocks=2, level="view")
+    assert features.vectors.shape[1] == 96
+    one = next(read(folder, "test")).view(0).pixels
+    with torch.inference_mode():
+        both = backbone.vit.get_intermediate_layers(
+            backbone.prepare(one)[None], n=2, norm=True, return_prefix_tokens=True
+        )
+    cls_D = torch.cat([prefix[0, 0] for _, prefix in both])
+    np.testing.assert_allclose(features.vectors[0], (cls_D / cls_D.norm()).numpy(), atol=1e-5)
+    with pytest.raises(ConfigError, match="3 blocks is asked for, the backbone has 2"):
+        extract(backbone, folder, ("test",), blocks=3)
+
+
+def test_one_walk_gives_what_several_would(folder, backbone, monkeypatch):
+    asked = [
+        Descriptor(pool, blocks, level)
+        for pool in ("cls", "cls+mean")
+        for blocks in (1, 2)
+        for level in ("study", "view")
+    ]
+    each = [
+        extract(backbone, folder, ("val",), pool=one.pool, blocks=one.blocks, level=one.level)
+        for one in asked
+    ]
+    walks = []
+    monkeypatch.setattr(module, "read", lambda *given: walks.append(given) or read(*given))
+    together = extract_all(backbone, folder, asked, ("val",))
+    assert len(walks) == 1
+    for one, other in zip(together, each, strict=True):
+        assert (one.backbone, one.views, one.keys) == (other.backbone, other.views, other.keys)
+        np.testing.assert_array_equal(one.vectors, other.vectors)
+    assert len({one.backbone for one in together}) == 4
+
+
 def test_pixels_are_the_floor_that_knows_bright_squares(folder):
     pixels = pixel_features(folder, side=8)
     assert pixels.vectors.shape == (20, 64)
@@ -132,7 +175,7 @@ def test_another_seed_is_another_backbone(folder, backbone):
 def test_a_backbone_that_answers_nan_is_refused(folder, backbone):
     lost = random_like(backbone, 0)
     torch.nn.init.constant_(lost.vit.norm.weight, float("nan"))
-    with pytest.raises(FeaturesError, match="point nowhere"):
+    with pytest.raises(FeaturesError, match="study k015: the answer to view 0 is NaN"):
         extract(lost, folder, ("test",))
 
 
@@ -185,7 +228,10 @@ def test_a_split_and_rows_can_be_taken_out():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"vectors": np.full((4, 3), np.nan, np.float32)}, "4 of 4 vectors hold NaN"),
+        (
+            {"vectors": np.full((4, 3), np.nan, np.float32)},
+            "4 of 4 vectors hold NaN or infinity, the first that of study k0",
+        ),
         ({"keys": ("k0", "k0", "k2", "k3")}, "1 rows repeat"),
         ({"patients": ("p",)}, "differ in length"),
         ({"labels": np.full((4, 1), 0.5, np.float32)}, "neither 1, 0 nor unknown"),

@@ -67,6 +67,80 @@ def test_metrics_tables_and_files_are_in_the_folder_and_in_mlflow(tmp_path, data
     assert "findings.json" in kept_by(database, run).data.tags["mlflow.loggedArtifacts"]
 
 
+def test_a_run_taken_up_again_is_the_same_run_with_a_child(tmp_path, database):
+    with opened(tmp_path / "r", database) as first:
+        first.metrics(7, {"view/loss": 3.0})
+    assert first.child_id == ""
+    with opened(tmp_path / "r", database, params={"workers": 2}, tags={"seed": 1}) as second:
+        second.metrics(8, {"view/loss": 2.0})
+    client = runs._client(database)
+    child = client.get_run(second.child_id)
+    assert child.data.tags["mlflow.parentRunId"] == second.run_id == first.run_id
+    assert child.data.tags["resumed_after_step"] == "7"
+    assert child.data.params == {"workers": "2"}
+    assert child.data.metrics == {}  # the curve is whole in the parent
+    assert child.info.status == kept_by(database, second).info.status == "FINISHED"
+    assert len(client.get_metric_history(first.run_id, "view/loss")) == 2
+
+
+def test_a_backbone_is_one_logged_model_and_what_is_measured_of_it_stands_there_by_step(tmp_path, database):
+    with opened(tmp_path / "t", database) as training:
+        made = training.model("small: 1/2", "digest-1", 760, {"views": "multi"})
+    with opened(tmp_path / "t", database) as again:
+        assert again.model("small", "digest-1", 760) == made
+    with opened(tmp_path / "e", database, experiment="vetdino/evaluate") as evaluation:
+        asked = evaluation.evaluates("backbone", "digest-1", 760)
+        foreign = evaluation.evaluates("dinov2", "digest-2", 0)
+        evaluation.metrics(760, {"knn/auroc.macro": 0.6}, asked)
+    assert asked == made != foreign
+    client = runs._client(database)
+    model = client.get_logged_model(made)
+    assert (model.name, model.status, model.source_run_id) == ("small_ 1_2", "READY", training.run_id)
+    assert {"digest": "digest-1", "step": "760", "views": "multi"}.items() <= model.tags.items()
+    assert [(one.key, one.value, one.step) for one in model.metrics] == [("knn/auroc.macro", 0.6, 760)]
+    inputs = kept_by(database, evaluation).inputs.model_inputs
+    assert {one.model_id for one in inputs} == {made, foreign}
+    assert [one.model_id for one in kept_by(database, training).outputs.model_outputs] == [made]
+
+
+def test_the_data_are_an_input_with_their_digest(tmp_path, database):
+    with opened(tmp_path / "r", database) as run:
+        run.dataset("archive", "f" * 64, "pretraining", {"train": 3})
+    with opened(tmp_path / "r", database) as run:
+        run.dataset("archive", "f" * 64, "pretraining", {"train": 3})
+    (one,) = kept_by(database, run).inputs.dataset_inputs
+    assert (one.dataset.name, one.dataset.digest, one.dataset.profile) == (
+        "archive",
+        "f" * 36,
+        '{"train": 3}',
+    )
+    assert json.loads(one.dataset.source) == {"manifest": "f" * 64}
+    assert [tag.value for tag in one.tags] == ["pretraining"]
+
+
+def test_a_figure_is_in_the_folder_and_in_mlflow(tmp_path, database):
+    with opened(tmp_path / "r", database) as run:
+        run.figure("attention.png", b"\x89PNG")
+    assert (tmp_path / "r" / "figures" / "attention.png").read_bytes() == b"\x89PNG"
+    artifacts = runs._client(database).list_artifacts(run.run_id, "figures")
+    assert [each.path for each in artifacts] == ["figures/attention.png"]
+
+
+@pytest.mark.parametrize(("lowest", "value", "step"), [(False, 3.0, 1), (True, 1.0, 2)])
+def test_the_best_value_is_marked_over_all_times_that_a_run_was_taken_up(
+    tmp_path, database, lowest, value, step
+):
+    with opened(tmp_path / "r", database) as run:
+        run.best("probe/auroc")  # nothing yet
+        for number, each in enumerate((2.0, 3.0, 1.0)):
+            run.metrics(number, {"probe/auroc": each})
+    with opened(tmp_path / "r", database) as run:
+        run.metrics(3, {"probe/auroc": 3.0 if not lowest else 1.0})
+        run.best("probe/auroc", lowest)
+    kept = kept_by(database, run).data
+    assert (kept.metrics["best/auroc"], kept.tags["best.auroc.step"]) == (value, str(step))
+
+
 def test_a_number_that_is_none_is_null_in_the_file(tmp_path, database):
     with opened(tmp_path / "r", database) as run:
         run.metrics(0, {"view/loss": math.nan})
@@ -104,6 +178,7 @@ def test_the_link_opens_the_page_that_has_charts(tmp_path, database):
         assert run.link.startswith("http://127.0.0.1:5000/#/experiments/")
         assert run.link.endswith(f"/runs/{run.run_id}?workflowType=machine_learning")
         assert run.view_command == f"mlflow server --backend-store-uri {database}"
+        assert run.charts.endswith("/runs?workflowType=machine_learning&compareRunsMode=CHART")
 
 
 def test_without_mlflow_the_files_are_written_and_one_warning_is_given(tmp_path, caplog):
@@ -111,10 +186,15 @@ def test_without_mlflow_the_files_are_written_and_one_warning_is_given(tmp_path,
     with caplog.at_level(logging.WARNING), opened(tmp_path / "r", f"sqlite:///{tmp_path}/file/no.db") as run:
         run.metrics(0, {"view/loss": 1.0})
         run.table("findings", [{"finding": "mass"}])
+        run.figure("seen", b"png")
+        run.dataset("archive", "f" * 64, "pretraining", {})
+        assert run.model("small", "d", 1) == run.evaluates("small", "d", 1) == ""
+        run.best("view/loss", lowest=True)
     assert len([record for record in caplog.records if record.name == runs.log.name]) == 1
     assert run.link == str(tmp_path / "r" / "metrics.jsonl")
     assert history(tmp_path / "r")[0]["view/loss"] == 1.0
     assert (tmp_path / "r" / "findings.csv").exists()
+    assert (tmp_path / "r" / "figures" / "seen.png").exists()
 
 
 def test_mlflow_lost_on_the_way_is_told_once_and_stops_nothing(tmp_path, database, caplog):
@@ -136,6 +216,8 @@ def test_only_the_first_rank_records(tmp_path, database, monkeypatch):
         run.metrics(0, {"view/loss": 1.0})
         run.table("findings", [{"finding": "mass"}])
         run.artifact(tmp_path)
+        run.figure("seen", b"png")
+        run.best("view/loss")
     assert not (tmp_path / "r").exists()
 
 

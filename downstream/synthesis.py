@@ -1,0 +1,375 @@
+"""View synthesis: how much of another view of the study do the patch tokens of one view hold?
+
+VET-DINO (arXiv 2505.15248) shows pictures of it; here it is measured. A light decoder (`decoder`) learns on the
+train split to paint the study's view of another projection at low resolution. It stands beside two floors that
+need no tokens of this study: the mean picture of the wanted projection, and that projection's view in the train
+study whose own source view is nearest by its CLS token. What the weights have learnt shows against the same
+decoder on the tokens of random weights: ask the random source too.
+
+V views, P pairs, B pairs of a batch, S side of a picture, J projections, C columns of figures.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, permutations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..platform.errors import ConfigError, FeaturesError
+from ..platform.metrics import Figure, Measured, bootstrap_interval
+from ..platform.neighbours import nearest
+from .paired import PROJECTIONS, Views, drawn_pairs, gathered, hash_of, mean_pictures, pairs_of
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
+
+    from .decoder import Decoder
+    from .sources import Source
+
+MIRRORED = ("VD-DV", "DV-VD", "LLAT-RLAT", "RLAT-LLAT")
+"""Rows whose two views look along one axis, which is easy; the row `crossed` is all but these."""
+
+FLOORS = ("mean_image", "neighbour")
+
+COLUMNS = tuple(
+    name
+    for metric in ("psnr", "ssim")
+    for name in (
+        metric,
+        *(f"{metric}_{floor}" for floor in FLOORS),
+        *(f"{metric}_minus_{floor}" for floor in FLOORS),
+    )
+)
+"""Metrics of a row: the decoder's, the floors', and by how much the decoder is better than each floor."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SynthesisConfig:
+    """How the decoder is built and taught, and on how much; the defaults take 2 minutes of one core a source."""
+
+    side: int = 64
+    """Side of the pictures that are painted and compared, in pixels; a multiple of 8."""
+    train_views: int = 2000
+    """Most views of train; their tokens stay in memory, as float16. A thousand views take 35 MiB where there are
+    144 patches of width 128, 375 MiB where there are 256 of width 768."""
+    val_views: int = 200
+    """Most views of val."""
+    test_views: int = 1600
+    """Most views of test."""
+    min_pairs: int = 10
+    """Fewest pairs, in train and in test, for a row to be measured."""
+    width: int = 128
+    """Width of the decoder; a multiple of its heads."""
+    layers: int = 2
+    """Transformer layers of the decoder."""
+    heads: int = 4
+    """Attention heads of a layer."""
+    dropout: float = 0.1
+    """Rate of dropout in the layers."""
+    epochs: int = 30
+    """Most passes over the train studies; a pass takes one pair of each."""
+    patience: int = 5
+    """Passes without a smaller loss on val after which training stops."""
+    batch: int = 32
+    """Pairs of a step, and views of a pass through the backbone."""
+    lr: float = 1e-3
+    """Highest learning rate of AdamW."""
+    weight_decay: float = 0.05
+    """Of AdamW."""
+    ssim_weight: float = 0.0
+    """Of 1 - SSIM beside the squared error in the loss."""
+    panels: int = 8
+    """Most rows of the picture, one test pair each; 0 draws none."""
+
+
+def synthesis(
+    source: Source,
+    shards: str | Path,
+    config: SynthesisConfig | None = None,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Measured:
+    """PSNR (dB) and SSIM on the test split by ordered pair of projections, beside the floors.
+
+    Rows are `all`, `crossed` (all but MIRRORED) and each of `VD-LLAT`, ...; metrics are COLUMNS: means over a
+    row's pairs, inside the letterbox of the true view, with 95 % intervals by bootstrap over patients, paired
+    for the differences. Equal arguments give equal figures.
+
+    Raises ConfigError for a source without a backbone or settings that quarrel, FeaturesError where a patient
+    is in two splits or the backbone answers with NaN, ShardError for damaged shards.
+    """
+    config = config or SynthesisConfig()
+    _check(source, config)
+    bounds = {"train": config.train_views, "val": config.val_views, "test": config.test_views}
+    how = {"side": config.side, "batch": config.batch}
+    views = {
+        name: gathered(source.backbone, shards, name, bound=bound, **how) for name, bound in bounds.items()
+    }
+    _check_patients(views)
+    pairs = {split: pairs_of(part) for split, part in views.items()}
+    left_out = _left_out(
+        {split: _rows(views[split], part) for split, part in pairs.items()}, config.min_pairs
+    )
+    facts = _facts(views, pairs)
+    test = views["test"]
+    asked_P2 = pairs["test"][[row not in left_out for row in _rows(test, pairs["test"])]]
+    if not len(asked_P2):
+        return Measured((), left_out, facts)
+    decoder, taught = _taught(views, pairs, config, seed, source.backbone.mask_token.device)
+    contest = _Contest(decoder, views["train"], test, asked_P2, _neighbours(views, pairs["train"], asked_P2))
+    patients_P = [test.patients[place] for place in asked_P2[:, 0].tolist()]
+    values_PC = np.concatenate([_values(pictures) for pictures in contest.pictures(config.batch)])
+    figures = _figures(source.name, contest.rows, patients_P, values_PC, resamples, seed)
+    panel = (
+        {f"synthesis_{source.name}.png": contest.panel(config.panels, source.label)} if config.panels else {}
+    )
+    return Measured(tuple(figures), left_out, {**facts, **taught}, panel)
+
+
+def _check(source: Source, config: SynthesisConfig) -> None:
+    from .decoder import CELL
+
+    if source.backbone is None:
+        raise ConfigError(
+            f"source '{source.name}' has no backbone, and synthesis decodes patch tokens; leave one of the two out"
+        )
+    if config.side < 2 * CELL or config.side % CELL:
+        raise ConfigError(f"synthesis.side is {config.side}; choose a multiple of {CELL}, such as 64")
+    if config.width % config.heads:
+        raise ConfigError(
+            f"synthesis.width {config.width} is no multiple of synthesis.heads {config.heads}; change one"
+        )
+    for name in ("train_views", "test_views", "min_pairs", "layers", "epochs", "batch"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"synthesis.{name} is {getattr(config, name)}; it must be at least 1")
+
+
+def _check_patients(views: Mapping[str, Views]) -> None:
+    patients = {split: set(part.patients) for split, part in views.items()}
+    for one, other in combinations(patients, 2):
+        if both := len(patients[one] & patients[other]):
+            raise FeaturesError(
+                f"{both} patients are in both {one} and {other}, and the decoder would be asked what it was taught; "
+                "split by patient with `vetdino ingest`"
+            )
+
+
+def _rows(views: Views, pairs_P2: Tensor) -> list[str]:
+    """The name of each pair's row, such as VD-LLAT."""
+    names = [PROJECTIONS[number] for number in views.projection.tolist()]
+    return [f"{names[source]}-{names[target]}" for source, target in pairs_P2.tolist()]
+
+
+def _left_out(rows: Mapping[str, Sequence[str]], fewest: int) -> dict[str, str]:
+    """row -> why it cannot be measured."""
+    counts = {split: Counter(names) for split, names in rows.items()}
+    reasons = {}
+    for row in map("-".join, permutations(PROJECTIONS, 2)):
+        train, test = counts["train"][row], counts["test"][row]
+        if min(train, test) < fewest:
+            reasons[row] = f"{train} pairs in train and {test} in test, {fewest} are needed in each"
+    return reasons
+
+
+def _facts(views: Mapping[str, Views], pairs: Mapping[str, Tensor]) -> dict[str, str | int | float]:
+    facts = {}
+    for split, part in views.items():
+        facts[f"{split}_studies"] = len(set(part.keys))
+        facts[f"{split}_pairs"] = len(pairs[split])
+    return {**facts, "test_patients": len(set(views["test"].patients))}
+
+
+def _taught(
+    views: Mapping[str, Views], pairs: Mapping[str, Tensor], config: SynthesisConfig, seed: int, where: device
+) -> tuple[Decoder, dict[str, str | int | float]]:
+    """The decoder with the weights that were best on val, and how it came to them."""
+    import torch
+
+    from .decoder import Decoder, fit
+
+    train = views["train"]
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []):
+        torch.manual_seed(seed)
+        decoder = Decoder(
+            train.tokens,
+            mean_pictures(train),
+            width=config.width,
+            layers=config.layers,
+            heads=config.heads,
+            dropout=config.dropout,
+        ).to(where)
+        fitted = fit(
+            decoder,
+            train,
+            lambda epoch: drawn_pairs(train, pairs["train"], seed, epoch),
+            views["val"],
+            pairs["val"],
+            epochs=config.epochs,
+            patience=config.patience,
+            batch=config.batch,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            ssim_weight=config.ssim_weight,
+        )
+    return decoder, {
+        "decoder_parameters": decoder.parameter_count,
+        "epochs": fitted.epochs,
+        "kept_epoch": fitted.best,
+        "kept_because": "best on val" if len(pairs["val"]) else "the last, as val has no pairs",
+    }
+
+
+def _neighbours(views: Mapping[str, Views], bank_P2: Tensor, asked_P2: Tensor) -> Tensor:
+    """For each pair asked, (P,): the train view of the wanted projection in the study whose view of the source's
+    projection is nearest by cosine of the CLS token; its first one where it has several."""
+    import torch
+
+    train, test = views["train"], views["test"]
+    banks: dict[str, dict[int, int]] = {}
+    for row, (source, target) in zip(_rows(train, bank_P2), bank_P2.tolist(), strict=True):
+        banks.setdefault(row, {}).setdefault(source, target)
+    rows_P = np.array(_rows(test, asked_P2))
+    found_P = torch.empty(len(asked_P2), dtype=torch.int64)
+    for row in np.unique(rows_P):
+        places = np.flatnonzero(rows_P == row)
+        sources, targets = list(banks[row]), torch.tensor(list(banks[row].values()))
+        _, nearest_B1 = nearest(train.cls[sources].numpy(), test.cls[asked_P2[places, 0]].numpy(), 1)
+        found_P[places] = targets[nearest_B1[:, 0]]
+    return found_P
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pictures:
+    """Pictures (B, S, S), 0 black to 1 white, of some pairs: the truth, where it is, and what is said of it."""
+
+    source: Tensor
+    truth: Tensor
+    inside: Tensor
+    said: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Contest:
+    """The decoder and the floors before the pairs (P, 2) of `test`; found (P,): the neighbours, rows of `train`."""
+
+    decoder: Decoder
+    train: Views
+    test: Views
+    pairs: Tensor
+    found: Tensor
+
+    @property
+    def rows(self) -> list[str]:
+        return _rows(self.test, self.pairs)
+
+    def pictures(self, batch: int, places: Sequence[int] | None = None) -> Iterator[_Pictures]:
+        """What is said of the pairs, or of those at `places`, a batch at a time."""
+        import torch
+
+        places_P = torch.arange(len(self.pairs)) if places is None else torch.tensor(places)
+        means_JSS = self.decoder.means_JSS.cpu()
+        for places_B in places_P.split(batch):
+            pairs_B2, found_B = self.pairs[places_B], self.found[places_B]
+            source_B, target_B = pairs_B2.T
+            mean_BSS = means_JSS[self.test.projection[target_B]]
+            # What a neighbour's letterbox does not show is not held against it.
+            neighbour_BSS = torch.where(self.train.inside[found_B], self.train.grey(found_B), mean_BSS)
+            decoded_BSS = self.decoder.painted(self.test, pairs_B2)
+            yield _Pictures(
+                source=self.test.grey(source_B),
+                truth=self.test.grey(target_B),
+                inside=self.test.inside[target_B],
+                said={"decoder": decoded_BSS, "mean_image": mean_BSS, "neighbour": neighbour_BSS},
+            )
+
+    def panel(self, most: int, title: str) -> bytes:
+        """A PNG: for one pair of each row, the view given, the one wanted, and what is said of it."""
+        places = _shown(self.test, self.pairs, self.rows, most)
+        (pictures,) = self.pictures(len(places), places)
+        return _drawn(pictures, [self.rows[place] for place in places], title)
+
+
+def _values(pictures: _Pictures) -> np.ndarray:
+    """COLUMNS of each pair, (B, C) float64."""
+    from .decoder import psnr, ssim
+
+    truth_BSS = pictures.truth.double()
+    columns = []
+    for metric in (psnr, ssim):
+        decoded, *floors = (
+            metric(said.double(), truth_BSS, pictures.inside).numpy() for said in pictures.said.values()
+        )
+        columns += [decoded, *floors, *(decoded - floor for floor in floors)]
+    return np.stack(columns, axis=1)
+
+
+def _figures(
+    source: str, rows_P: Sequence[str], patients_P: Sequence[str], values_PC: np.ndarray, n: int, seed: int
+) -> Iterator[Figure]:
+    """Means over each row's pairs; an interval needs two patients."""
+    rows, patients = np.array(rows_P), np.array(patients_P)
+    single = [row for row in map("-".join, permutations(PROJECTIONS, 2)) if row in rows_P]
+    groups = {"all": np.full(len(rows), True), "crossed": ~np.isin(rows, MIRRORED)}
+    groups |= {row: rows == row for row in single}
+    for row, inside_P in groups.items():
+        value_PC = values_PC[inside_P]
+        if not len(value_PC):
+            continue
+        low_C = high_C = np.full(len(COLUMNS), np.nan)
+        if len(set(patients[inside_P])) > 1:
+            low_C, high_C = bootstrap_interval(
+                lambda weight_RP, value_PC=value_PC: weight_RP @ value_PC / weight_RP.sum(1, keepdims=True),
+                patients[inside_P],
+                n,
+                seed,
+            )
+        count = len(value_PC)
+        for metric, value, low, high in zip(COLUMNS, value_PC.mean(0), low_C, high_C, strict=True):
+            yield Figure(metric, row, source, float(value), float(low), float(high), count, count)
+
+
+def _shown(views: Views, pairs_P2: Tensor, rows_P: Sequence[str], most: int) -> list[int]:
+    """Places of the pairs to draw: of each row, crossed ones first, one study that a hash chooses."""
+    first: dict[str, int] = {}
+    keys = [views.keys[place] for place in pairs_P2[:, 0].tolist()]
+    for place in sorted(range(len(keys)), key=lambda place: (hash_of(rows_P[place], keys[place]), place)):
+        first.setdefault(rows_P[place], place)
+    order = sorted(first, key=lambda row: (row in MIRRORED, row))
+    return [first[row] for row in order[:most]]
+
+
+def _drawn(pictures: _Pictures, rows: Sequence[str], title: str) -> bytes:
+    """The grid as PNG: a line for each pair, PSNR and SSIM under what is said; the truth's bars are black."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Sheet
+
+    values_BC = _values(pictures)
+    sheet = Sheet(figsize=(9.0, 0.8 + 2.0 * len(rows)), dpi=100, layout="constrained")
+    sheet.suptitle(f"The other view from one view's tokens: {title}", fontsize=11)
+    axes = sheet.subplots(len(rows), 2 + len(pictures.said), squeeze=False)
+    names = ("source", "truth", *(name.replace("_", " ") for name in pictures.said))
+    shown = (pictures.source, pictures.truth, *(said * pictures.inside for said in pictures.said.values()))
+    for line, (row, axes_line) in enumerate(zip(rows, axes, strict=True)):
+        source, target = row.split("-")
+        captions = [source, target] + [
+            f"{values_BC[line, COLUMNS.index('psnr') + place]:.1f} dB, "
+            f"{values_BC[line, COLUMNS.index('ssim') + place]:.2f}"
+            for place in range(len(pictures.said))
+        ]
+        for ax, name, grey_BSS, caption in zip(axes_line, names, shown, captions, strict=True):
+            ax.imshow(grey_BSS[line].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            ax.set_xticks([])
+            ax.set_yticks([])
+            ax.set_xlabel(caption, fontsize=9)
+            if not line:
+                ax.set_title(name, fontsize=10)
+    written = io.BytesIO()
+    FigureCanvasAgg(sheet).print_png(written)
+    return written.getvalue()
