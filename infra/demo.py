@@ -59,7 +59,8 @@ def demo(config: DemoConfig) -> Path:
     _say(4, "how good: k-NN on patients never trained on, beside random weights and raw pixels")
     reports = {}
     for name, backbone in (("shipped", SHIPPED), ("trained", trained)):
-        reports[name] = evaluate(str(backbone), str(shards), out / f"evaluate-{name}", EvaluateConfig())
+        how = EvaluateConfig(fractions=(1.0,))
+        reports[name] = evaluate(str(backbone), str(shards), out / f"evaluate-{name}", how)
     for line in summary(out, reports):
         print(line)
     if config.serve:

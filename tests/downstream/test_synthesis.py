@@ -28,7 +28,18 @@ from vetdino.platform.study import StoredView, Study, View
 TINY = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=32, depth=1, heads=2)
 
 SMALL = SynthesisConfig(
-    side=16, train_views=240, val_views=40, test_views=80, width=32, layers=1, heads=2, epochs=12, lr=3e-3
+    side=16,
+    train_views=240,
+    val_views=40,
+    test_views=80,
+    width=32,
+    layers=1,
+    heads=2,
+    dropout=0.0,
+    epochs=50,
+    patience=50,
+    batch=8,
+    lr=3e-3,
 )
 
 
@@ -255,11 +266,10 @@ def test_the_decoder_beats_both_floors_where_one_view_tells_the_other(measured):
         for metric in ("psnr", "ssim"):
             value, gap = found(measured, metric, row), found(measured, f"{metric}_minus_mean_image", row)
             assert value.low <= value.value <= value.high
-            assert gap.low <= gap.value <= gap.high
+            assert gap.low > 0
             floor = found(measured, f"{metric}_mean_image", row)
             assert gap.value == pytest.approx(value.value - floor.value)
-        assert found(measured, "psnr_minus_mean_image", row).low > 0
-        assert found(measured, "psnr_minus_neighbour", row).low > 0
+            assert found(measured, f"{metric}_minus_neighbour", row).low > 0
     assert {one.finding for one in measured.figures} == {"all", "crossed", "VD-LLAT", "LLAT-VD"}
     assert {one.metric for one in measured.figures} == set(COLUMNS)
     assert {one.source for one in measured.figures} == {"tiny"}
