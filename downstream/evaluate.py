@@ -84,7 +84,7 @@ def _linear(source: Source, work: Work, fraction: float) -> Answers:
 def _finetune(source: Source, work: Work, _: float) -> Answers:
     from .finetune import finetune
 
-    return finetune(source, work.shards, work.config.finetune, work.out)
+    return finetune(source, work.shards, replace(work.config.finetune, seed=work.config.seed), work.out)
 
 
 def _consistency(source: Source, work: Work, _: float) -> Measured:
