@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..platform.errors import TrainingError
 from ..platform.progress import Progress
 from .paired import SMALLEST, Views
 
@@ -143,7 +144,7 @@ def fit(
     """AdamW, a warm-up of a twentieth of the steps, then a cosine to zero; the epoch of least val loss is kept.
 
     drawn: epoch -> pairs (P, 2) of train, as many in every epoch. Stops where `patience` epochs brought no
-    better one; with no pairs of val it runs to the end.
+    better one; with no pairs of val it runs to the end. Raises TrainingError where the loss is not finite.
     """
     steps = epochs * math.ceil(len(drawn(0)) / batch)
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=lr, weight_decay=weight_decay)
@@ -159,18 +160,26 @@ def fit(
                 nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
                 optimiser.step()
                 schedule.step()
-                progress.advance(loss=loss.item(), val=best.loss)
+                progress.advance(**_told(loss.item(), best))
             if not len(val_pairs_P2):
                 continue
             found = _mean_loss(decoder, val, val_pairs_P2, batch, ssim_weight)
             if weights is None or found < best.loss:
                 best, weights = Fitted(epoch, epoch, found), copy.deepcopy(decoder.state_dict())
             elif epoch - best.best >= patience:
+                progress.total = progress.done
                 break
     if weights is None:
         return Fitted(epochs, epochs, math.nan)
     decoder.load_state_dict(weights)
     return Fitted(epoch, best.best, best.loss)
+
+
+def _told(loss: float, best: Fitted) -> dict[str, float]:
+    """What the bar says beside the count."""
+    if not math.isfinite(loss):
+        raise TrainingError("the loss of the synthesis decoder is not finite; lower synthesis.lr")
+    return {"loss": loss, "val": best.loss} if best.epochs else {"loss": loss}
 
 
 def _share(step: int, steps: int) -> float:
@@ -180,12 +189,15 @@ def _share(step: int, steps: int) -> float:
 
 
 def _loss(decoder: Decoder, views: Views, pairs_B2: Tensor, ssim_weight: float) -> Tensor:
-    """(B,): mean squared error inside the letterbox plus `ssim_weight` times 1 - SSIM."""
+    """(B,): mean absolute error inside the letterbox plus `ssim_weight` times 1 - SSIM.
+
+    Absolute, as a few views with white margins, which no other view tells, have nearly all of the squared error.
+    """
     answer_BSS = decoder.answers(views, pairs_B2)
     target_B = pairs_B2[:, 1]
     truth_BSS, inside_BSS = (x.to(answer_BSS.device) for x in (views.grey(target_B), views.inside[target_B]))
-    error_B = squared_error(answer_BSS, truth_BSS, inside_BSS)
-    return error_B + ssim_weight * (1 - ssim(answer_BSS, truth_BSS, inside_BSS)) if ssim_weight else error_B
+    error_B = _mean_inside((answer_BSS - truth_BSS).abs(), inside_BSS)
+    return error_B + ssim_weight * (1 - ssim(answer_BSS, truth_BSS, inside_BSS))
 
 
 def _mean_loss(decoder: Decoder, views: Views, pairs_P2: Tensor, batch: int, ssim_weight: float) -> float:
@@ -195,15 +207,15 @@ def _mean_loss(decoder: Decoder, views: Views, pairs_P2: Tensor, batch: int, ssi
     return torch.cat(losses).mean().item()
 
 
-def squared_error(a_BSS: Tensor, b_BSS: Tensor, inside_BSS: Tensor) -> Tensor:
-    """Mean squared difference (B,) of the pixels inside (bool)."""
-    inside_BSS = inside_BSS.to(a_BSS.dtype)
-    return ((a_BSS - b_BSS) ** 2 * inside_BSS).sum((1, 2)) / inside_BSS.sum((1, 2))
+def _mean_inside(x_BSS: Tensor, inside_BSS: Tensor) -> Tensor:
+    inside_BSS = inside_BSS.to(x_BSS.dtype)
+    return (x_BSS * inside_BSS).sum((1, 2)) / inside_BSS.sum((1, 2))
 
 
 def psnr(a_BSS: Tensor, b_BSS: Tensor, inside_BSS: Tensor) -> Tensor:
     """Peak signal-to-noise ratio (B,), in dB, of pictures in 0..1, over the pixels inside; at most PERFECT."""
-    return (-10 * torch.log10(squared_error(a_BSS, b_BSS, inside_BSS))).clamp_max(PERFECT)
+    error_B = _mean_inside((a_BSS - b_BSS) ** 2, inside_BSS)
+    return (-10 * torch.log10(error_B)).clamp_max(PERFECT)
 
 
 def ssim(a_BSS: Tensor, b_BSS: Tensor, inside_BSS: Tensor) -> Tensor:

@@ -70,20 +70,20 @@ class SynthesisConfig:
     """Transformer layers of the decoder."""
     heads: int = 4
     """Attention heads of a layer."""
-    dropout: float = 0.1
+    dropout: float = 0.0
     """Rate of dropout in the layers."""
-    epochs: int = 30
+    epochs: int = 20
     """Most passes over the train studies; a pass takes one pair of each."""
-    patience: int = 5
+    patience: int = 8
     """Passes without a smaller loss on val after which training stops."""
-    batch: int = 32
+    batch: int = 16
     """Pairs of a step, and views of a pass through the backbone."""
     lr: float = 1e-3
     """Highest learning rate of AdamW."""
     weight_decay: float = 0.05
     """Of AdamW."""
-    ssim_weight: float = 0.0
-    """Of 1 - SSIM beside the squared error in the loss."""
+    ssim_weight: float = 0.2
+    """Of 1 - SSIM beside the mean absolute error in the loss."""
     panels: int = 8
     """Most rows of the picture, one test pair each; 0 draws none."""
 
