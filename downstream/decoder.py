@@ -1,8 +1,8 @@
 """A light decoder: the patch tokens of one view, its projection and another projection -> that other view.
 
 A transformer decoder with one learnt query per 8 x 8 pixels of the answer (DETR's queries, arXiv 2005.12872,
-section 3.2, as places of a picture). It answers with a change of the wanted projection's mean picture, so
-that it begins at that floor instead of learning it.
+section 3.2, as places of a picture). It answers with a change of a picture typical of the wanted projection,
+so that it begins at that floor instead of learning it.
 
 V views, P pairs, B pairs of a batch, N patches, D width of a token, W width of the decoder, Q queries,
 S side of a picture, J projections.
@@ -39,22 +39,22 @@ class Decoder(nn.Module):
     def __init__(
         self,
         tokens_VND: Tensor,
-        means_JSS: Tensor,
+        base_JSS: Tensor,
         *,
         width: int = 128,
         layers: int = 2,
         heads: int = 4,
         dropout: float = 0.1,
     ) -> None:
-        """tokens_VND: of the training views, which set the scale. means_JSS: each projection's mean picture,
+        """tokens_VND: of the training views, which set the scale. base_JSS: each projection's typical picture,
         0..1, S a multiple of CELL. Random weights are drawn from torch's own generator."""
         super().__init__()
         patches, token_width = tokens_VND.shape[1:]
-        projections, side, _ = means_JSS.shape
+        projections, side, _ = base_JSS.shape
         mean_D, std_D = _scale(tokens_VND)
         self.register_buffer("token_mean_D", mean_D)
         self.register_buffer("token_std_D", std_D)
-        self.register_buffer("means_JSS", means_JSS.float())
+        self.register_buffer("base_JSS", base_JSS.float())
         self.cells = side // CELL
         self.enter = nn.Linear(token_width, width)
         self.place_NW = _table(patches, width)
@@ -67,7 +67,7 @@ class Decoder(nn.Module):
         self.layers = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(width))
         # Kernels twice as wide as their stride overlap, which leaves no seams between the cells.
         self.paint = nn.ConvTranspose2d(width, 1, 2 * CELL, stride=CELL, padding=CELL // 2)
-        # At zero it begins with the mean picture. Adam moves all weights by one length, and a pixel sums `width`
+        # At zero it begins with the base. Adam moves all weights by one length, and a pixel sums `width`
         # of them: without the brush the first steps would throw it off.
         self.brush = width**-0.5
         nn.init.zeros_(self.paint.weight)
@@ -79,11 +79,11 @@ class Decoder(nn.Module):
         query_BQW = self.query_QW + self.target_JW[target_B][:, None]
         answer_BQW = self.layers(query_BQW, memory_BNW)
         answer_BWCC = answer_BQW.transpose(1, 2).unflatten(2, (self.cells, self.cells))
-        return self.means_JSS[target_B] + self.brush * self.paint(answer_BWCC)[:, 0].float()
+        return self.base_JSS[target_B] + self.brush * self.paint(answer_BWCC)[:, 0].float()
 
     def answers(self, views: Views, pairs_B2: Tensor) -> Tensor:
         """What it makes of the first view of each pair for the projection of the second."""
-        device = self.means_JSS.device
+        device = self.base_JSS.device
         source_B, target_B = views.projection[pairs_B2].T.to(device)
         with _half(device):
             return self(views.tokens[pairs_B2[:, 0]].to(device), source_B, target_B)

@@ -6,7 +6,7 @@ V views, P pairs, N patches, D width of a token, S side of a picture, J projecti
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice, permutations
 from pathlib import Path
@@ -176,13 +176,26 @@ def mean_pictures(views: Views) -> Tensor:
 
     Where no view of a projection has pixels stands the mean over all places; without views, black.
     """
+    return _pictures(views, lambda x_VX: x_VX.nanmean(0))
+
+
+def median_pictures(views: Views) -> Tensor:
+    """The same of medians (of two in the middle, the lower): the constant answer of least absolute error."""
+    return _pictures(views, lambda x_VX: x_VX.nanmedian(0).values)
+
+
+def _pictures(views: Views, typical: Callable[[Tensor], Tensor]) -> Tensor:
+    """`typical`: (V, X) float64, NaN where there is nothing to see -> (X,)."""
     import torch
 
-    means = []
+    pictures = []
     for number in range(len(PROJECTIONS)):
         rows = (views.projection == number).nonzero()[:, 0]
-        inside_VSS = views.inside[rows].double()
-        sum_SS, count_SS = (views.grey(rows) * inside_VSS).sum(0), inside_VSS.sum(0)
-        overall = sum_SS.sum() / count_SS.sum().clamp_min(1)
-        means.append(torch.where(count_SS > 0, sum_SS / count_SS.clamp_min(1), overall))
-    return torch.stack(means).float()
+        if not len(rows):
+            pictures.append(torch.zeros(views.pictures.shape[1:]))
+            continue
+        seen_VX = views.grey(rows).double().where(views.inside[rows], torch.nan).flatten(1)
+        picture_X = typical(seen_VX)
+        overall = typical(seen_VX.flatten()[:, None])
+        pictures.append(picture_X.where(~picture_X.isnan(), overall).view(views.pictures.shape[1:]).float())
+    return torch.stack(pictures)

@@ -1,10 +1,15 @@
 """View synthesis: how much of another view of the study do the patch tokens of one view hold?
 
 VET-DINO (arXiv 2505.15248) shows pictures of it; here it is measured. A light decoder (`decoder`) learns on the
-train split to paint the study's view of another projection at low resolution. It stands beside two floors that
-need no tokens of this study: the mean picture of the wanted projection, and that projection's view in the train
-study whose own source view is nearest by its CLS token. What the weights have learnt shows against the same
-decoder on the tokens of random weights: ask the random source too.
+train split to paint the study's view of another projection at low resolution. It stands beside floors:
+
+* `mean_image` and `median_image` of the wanted projection, the best that one picture for all can do;
+* `neighbour`: that projection's view in the train study whose own source view is nearest by its CLS token;
+* `stranger`: what the same decoder paints from another patient's view. A decoder that paints one good picture for
+  all is as far above the mean as it likes and not above its stranger: this difference alone is about the tokens.
+
+What the weights have learnt shows against the same decoder on the tokens of random weights: ask the random
+source too.
 
 V views, P pairs, B pairs of a batch, S side of a picture, J projections, C columns of figures.
 """
@@ -24,7 +29,16 @@ import numpy as np
 from ..platform.errors import ConfigError, FeaturesError
 from ..platform.metrics import Figure, Measured, bootstrap_interval
 from ..platform.neighbours import nearest
-from .paired import PROJECTIONS, Views, drawn_pairs, gathered, hash_of, mean_pictures, pairs_of
+from .paired import (
+    PROJECTIONS,
+    Views,
+    drawn_pairs,
+    gathered,
+    hash_of,
+    mean_pictures,
+    median_pictures,
+    pairs_of,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, device
@@ -35,7 +49,7 @@ if TYPE_CHECKING:
 MIRRORED = ("VD-DV", "DV-VD", "LLAT-RLAT", "RLAT-LLAT")
 """Rows whose two views look along one axis, which is easy; the row `crossed` is all but these."""
 
-FLOORS = ("mean_image", "neighbour")
+FLOORS = ("mean_image", "median_image", "neighbour", "stranger")
 
 COLUMNS = tuple(
     name
@@ -63,7 +77,7 @@ class SynthesisConfig:
     test_views: int = 1600
     """Most views of test."""
     min_pairs: int = 10
-    """Fewest pairs, in train and in test, for a row to be measured."""
+    """Fewest pairs, in train and in test, for a row to be measured; it also needs 2 patients in test."""
     width: int = 128
     """Width of the decoder; a multiple of its heads."""
     layers: int = 2
@@ -114,16 +128,21 @@ def synthesis(
     }
     _check_patients(views)
     pairs = {split: pairs_of(part) for split, part in views.items()}
-    left_out = _left_out(
-        {split: _rows(views[split], part) for split, part in pairs.items()}, config.min_pairs
-    )
+    left_out = _left_out(views, pairs, config.min_pairs)
     facts = _facts(views, pairs)
     test = views["test"]
     asked_P2 = pairs["test"][[row not in left_out for row in _rows(test, pairs["test"])]]
     if not len(asked_P2):
         return Measured((), left_out, facts)
     decoder, taught = _taught(views, pairs, config, seed, source.backbone.mask_token.device)
-    contest = _Contest(decoder, views["train"], test, asked_P2, _neighbours(views, pairs["train"], asked_P2))
+    contest = _Contest(
+        decoder,
+        views["train"],
+        test,
+        asked_P2,
+        neighbours=_neighbours(views, pairs["train"], asked_P2),
+        strangers=_strangers(test, asked_P2),
+    )
     patients_P = [test.patients[place] for place in asked_P2[:, 0].tolist()]
     values_PC = np.concatenate([_values(pictures) for pictures in contest.pictures(config.batch)])
     figures = _figures(source.name, contest.rows, patients_P, values_PC, resamples, seed)
@@ -167,14 +186,19 @@ def _rows(views: Views, pairs_P2: Tensor) -> list[str]:
     return [f"{names[source]}-{names[target]}" for source, target in pairs_P2.tolist()]
 
 
-def _left_out(rows: Mapping[str, Sequence[str]], fewest: int) -> dict[str, str]:
+def _left_out(views: Mapping[str, Views], pairs: Mapping[str, Tensor], fewest: int) -> dict[str, str]:
     """row -> why it cannot be measured."""
-    counts = {split: Counter(names) for split, names in rows.items()}
+    counts = {split: Counter(_rows(views[split], part)) for split, part in pairs.items()}
+    patients: dict[str, set[str]] = {}
+    for row, source in zip(_rows(views["test"], pairs["test"]), pairs["test"][:, 0].tolist(), strict=True):
+        patients.setdefault(row, set()).add(views["test"].patients[source])
     reasons = {}
     for row in map("-".join, permutations(PROJECTIONS, 2)):
         train, test = counts["train"][row], counts["test"][row]
         if min(train, test) < fewest:
             reasons[row] = f"{train} pairs in train and {test} in test, {fewest} are needed in each"
+        elif len(patients[row]) < 2:
+            reasons[row] = "1 patient in test, 2 are needed"
     return reasons
 
 
@@ -199,7 +223,7 @@ def _taught(
         torch.manual_seed(seed)
         decoder = Decoder(
             train.tokens,
-            mean_pictures(train),
+            median_pictures(train),
             width=config.width,
             layers=config.layers,
             heads=config.heads,
@@ -245,6 +269,26 @@ def _neighbours(views: Mapping[str, Views], bank_P2: Tensor, asked_P2: Tensor) -
     return found_P
 
 
+def _strangers(views: Views, asked_P2: Tensor) -> Tensor:
+    """For each pair asked, (P,): a view of the source's projection of another patient among the row's own sources,
+    the next one in the order of a hash."""
+    import torch
+
+    sources_P, rows_P = asked_P2[:, 0].tolist(), np.array(_rows(views, asked_P2))
+    found_P = torch.empty(len(asked_P2), dtype=torch.int64)
+    for row in np.unique(rows_P):
+        places = [int(place) for place in np.flatnonzero(rows_P == row)]
+        ring = sorted(
+            {sources_P[place] for place in places}, key=lambda view: (hash_of(views.keys[view]), view)
+        )
+        at = {view: turn for turn, view in enumerate(ring)}
+        for place in places:
+            own = sources_P[place]
+            after = ring[at[own] + 1 :] + ring[: at[own]]
+            found_P[place] = next(view for view in after if views.patients[view] != views.patients[own])
+    return found_P
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pictures:
     """Pictures (B, S, S), 0 black to 1 white, of some pairs: the truth, where it is, and what is said of it."""
@@ -257,13 +301,15 @@ class _Pictures:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Contest:
-    """The decoder and the floors before the pairs (P, 2) of `test`; found (P,): the neighbours, rows of `train`."""
+    """The decoder and the floors before the pairs (P, 2) of `test`, with each pair's neighbour (P,), a row of
+    `train`, and stranger (P,), a row of `test`."""
 
     decoder: Decoder
     train: Views
     test: Views
     pairs: Tensor
-    found: Tensor
+    neighbours: Tensor
+    strangers: Tensor
 
     @property
     def rows(self) -> list[str]:
@@ -274,19 +320,28 @@ class _Contest:
         import torch
 
         places_P = torch.arange(len(self.pairs)) if places is None else torch.tensor(places)
-        means_JSS = self.decoder.means_JSS.cpu()
+        means_JSS, medians_JSS = mean_pictures(self.train), median_pictures(self.train)
         for places_B in places_P.split(batch):
-            pairs_B2, found_B = self.pairs[places_B], self.found[places_B]
+            pairs_B2, neighbour_B = self.pairs[places_B], self.neighbours[places_B]
             source_B, target_B = pairs_B2.T
-            mean_BSS = means_JSS[self.test.projection[target_B]]
+            wanted_B = self.test.projection[target_B]
             # What a neighbour's letterbox does not show is not held against it.
-            neighbour_BSS = torch.where(self.train.inside[found_B], self.train.grey(found_B), mean_BSS)
-            decoded_BSS = self.decoder.painted(self.test, pairs_B2)
+            neighbour_BSS = torch.where(
+                self.train.inside[neighbour_B], self.train.grey(neighbour_B), means_JSS[wanted_B]
+            )
             yield _Pictures(
                 source=self.test.grey(source_B),
                 truth=self.test.grey(target_B),
                 inside=self.test.inside[target_B],
-                said={"decoder": decoded_BSS, "mean_image": mean_BSS, "neighbour": neighbour_BSS},
+                said={
+                    "decoder": self.decoder.painted(self.test, pairs_B2),
+                    "mean_image": means_JSS[wanted_B],
+                    "median_image": medians_JSS[wanted_B],
+                    "neighbour": neighbour_BSS,
+                    "stranger": self.decoder.painted(
+                        self.test, torch.stack([self.strangers[places_B], target_B], dim=1)
+                    ),
+                },
             )
 
     def panel(self, most: int, title: str) -> bytes:
@@ -313,7 +368,7 @@ def _values(pictures: _Pictures) -> np.ndarray:
 def _figures(
     source: str, rows_P: Sequence[str], patients_P: Sequence[str], values_PC: np.ndarray, n: int, seed: int
 ) -> Iterator[Figure]:
-    """Means over each row's pairs; an interval needs two patients."""
+    """Means over each row's pairs."""
     rows, patients = np.array(rows_P), np.array(patients_P)
     single = [row for row in map("-".join, permutations(PROJECTIONS, 2)) if row in rows_P]
     groups = {"all": np.full(len(rows), True), "crossed": ~np.isin(rows, MIRRORED)}
@@ -322,14 +377,12 @@ def _figures(
         value_PC = values_PC[inside_P]
         if not len(value_PC):
             continue
-        low_C = high_C = np.full(len(COLUMNS), np.nan)
-        if len(set(patients[inside_P])) > 1:
-            low_C, high_C = bootstrap_interval(
-                lambda weight_RP, value_PC=value_PC: weight_RP @ value_PC / weight_RP.sum(1, keepdims=True),
-                patients[inside_P],
-                n,
-                seed,
-            )
+        low_C, high_C = bootstrap_interval(
+            lambda weight_RP, value_PC=value_PC: weight_RP @ value_PC / weight_RP.sum(1, keepdims=True),
+            patients[inside_P],
+            n,
+            seed,
+        )
         count = len(value_PC)
         for metric, value, low, high in zip(COLUMNS, value_PC.mean(0), low_C, high_C, strict=True):
             yield Figure(metric, row, source, float(value), float(low), float(high), count, count)
@@ -351,7 +404,7 @@ def _drawn(pictures: _Pictures, rows: Sequence[str], title: str) -> bytes:
     from matplotlib.figure import Figure as Sheet
 
     values_BC = _values(pictures)
-    sheet = Sheet(figsize=(9.0, 0.8 + 2.0 * len(rows)), dpi=100, layout="constrained")
+    sheet = Sheet(figsize=(11.0, 0.8 + 1.75 * len(rows)), dpi=100, layout="constrained")
     sheet.suptitle(f"The other view from one view's tokens: {title}", fontsize=11)
     axes = sheet.subplots(len(rows), 2 + len(pictures.said), squeeze=False)
     names = ("source", "truth", *(name.replace("_", " ") for name in pictures.said))
@@ -367,7 +420,7 @@ def _drawn(pictures: _Pictures, rows: Sequence[str], title: str) -> bytes:
             ax.imshow(grey_BSS[line].numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             ax.set_xticks([])
             ax.set_yticks([])
-            ax.set_xlabel(caption, fontsize=9)
+            ax.set_xlabel(caption, fontsize=8)
             if not line:
                 ax.set_title(name, fontsize=10)
     written = io.BytesIO()
