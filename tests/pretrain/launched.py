@@ -73,7 +73,10 @@ def main(told: Path) -> None:
     place = loop.Place(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     for text, stop, poison in json.loads(told.read_text()):
         work(from_json(PretrainConfig, text), stop, poison, place)
+    dist.barrier()
     dist.destroy_process_group()
+    # All is on the disk. On its way out a native thread of PyTorch's has aborted the process before, once in many.
+    os._exit(0)
 
 
 if __name__ == "__main__":
