@@ -22,6 +22,7 @@ from ..platform.metrics import Answers, Figure, Measured, figures_of
 from ..platform.progress import Progress
 from ..platform.runs import Run, open_run, tracking_address
 from ..platform.shards import load_manifest
+from ..platform.weights import asked_of
 from .consistency import ConsistencyConfig
 from .finetune import FinetuneConfig
 from .knn import KnnConfig, knn
@@ -191,11 +192,11 @@ def compare_backbones(
 def names_of(backbones: Sequence[str | Path]) -> list[str]:
     """Short names for columns, files and metrics: the folder of the training, the file, or timm's own name.
 
-    >>> names_of(["runs/mine/backbone", "weights/dino.pth", "vit_tiny_patch16_224", "old/mine/backbone"])
+    >>> names_of(["runs/mine/backbone", "dino.pth#sha256=" + 64 * "0", "vit_tiny_patch16_224", "old/mine/backbone"])
     ['mine', 'dino', 'vit_tiny_patch16_224', 'mine-2']
     """
     names: list[str] = []
-    for path in map(Path, backbones):
+    for path in (Path(asked_of(source)[0]) for source in backbones):
         telling = [part for part in path.parts if part not in ("backbone", "..", path.anchor)]
         whole = path.stem if path.suffix in WEIGHTS else (telling or ["backbone"])[-1]
         plain = re.sub(r"[^\w\-]", "_", whole)

@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from ..platform.cluster import Crew, Place, run_on_ray, watched
 from ..platform.config import atomic_write, digest
-from ..platform.errors import ConfigError, TrainingError, VetdinoError
+from ..platform.errors import ConfigError
 from ..platform.features import Features, Pool
 from ..platform.metrics import Answers
 from ..platform.progress import Progress
@@ -41,6 +40,9 @@ Report = Callable[[int, Mapping[str, float]], None]
 RESULT, STATE, START, STATUS = "result.json", "state.safetensors", "start", "status.json"
 """In a fine-tuning's folder: facts, history and test scores; the state after an epoch; the backbone that it began
 with; what it tells on the way."""
+
+RESTARTS = 3
+"""How often lost workers are started anew; they go on from the newest epoch."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -251,84 +253,32 @@ def _here(task: Task, report: Report) -> None:
     """Train in this process."""
     import torch
 
-    from .tuning import Place, train
+    from .tuning import train
 
     cuda = task.config.device == "cuda" or (task.config.device == "auto" and torch.cuda.is_available())
     if cuda and not torch.cuda.is_available():
         raise ConfigError("finetune.device cuda needs a GPU, here is none; set finetune.device cpu")
-    train(Place(0, 1, torch.device("cuda" if cuda else "cpu")), task, report)
+    train(task, Place(0, 1, torch.device("cuda" if cuda else "cpu")), report)
 
 
 def _on_ray(task: Task, report: Report) -> None:
-    """Train on Ray's workers: on a Ray that already runs, else on one started here and stopped afterwards."""
-    # A worker that is nicer than all others of its machine waits for them.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    import ray
+    """Train on Ray's workers."""
+    status = task.folder / STATUS
+    status.unlink(missing_ok=True)
 
-    ours = not ray.is_initialized()
-    try:
-        if ours:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
-        with _Watch(task.folder / STATUS, report):
-            _fit(task)
-    finally:
-        if ours:
-            ray.shutdown()
+    def tell(told: Mapping[str, float]) -> None:
+        if told:
+            report(int(told["shown"]), {name: value for name, value in told.items() if name != "shown"})
+
+    crew = Crew(workers=task.config.workers, device=task.config.device, restarts=RESTARTS)
+    with watched(status, tell):
+        run_on_ray(_work, task, crew, task.folder, lambda: "run the same command again to go on")
 
 
-def _fit(task: Task) -> None:
-    """Raises what a worker told people, else TrainingError where workers are lost."""
-    import ray
-    from ray.train import RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    config, there = task.config, ray.cluster_resources()
-    cores, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
-    cuda = config.device == "cuda" or (config.device == "auto" and gpus > 0)
-    if cuda and gpus < config.workers and "RAY_ADDRESS" not in os.environ:
-        raise ConfigError(
-            f"finetune.workers {config.workers} need a GPU each, here are {gpus}; lower them, or set "
-            "finetune.device cpu"
-        )
-    threads = max(1, cores // config.workers)
-    # More workers than cores share them; whole cores would be waited for without end.
-    needs = {"CPU": min(threads, cores / config.workers), **({"GPU": 1} if cuda else {})}
-    trainer = TorchTrainer(
-        _work,
-        train_loop_config={"task": task, "threads": threads, "cuda": cuda},
-        scaling_config=ScalingConfig(num_workers=config.workers, use_gpu=cuda, resources_per_worker=needs),
-        torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
-        run_config=RunConfig(name=f"launch_{time.time_ns()}", storage_path=str(task.folder / "ray")),
-    )
-    try:
-        trainer.fit()
-    except TrainingFailedError as error:
-        failures = list(getattr(error, "worker_failures", {}).values())
-        for failure in failures:
-            if isinstance(failure, VetdinoError):
-                raise failure from None
-        last = (str(failures[0] if failures else error).strip().splitlines() or ["no reason given"])[-1]
-        raise TrainingError(
-            f"a worker of the fine-tuning was lost ({last}); run the same command again, it goes on from the "
-            "last epoch"
-        ) from error
-
-
-def _work(told: Mapping[str, Any]) -> None:
+def _work(task: Task, place: Place) -> None:
     """What each Ray worker runs."""
-    import ray.train
-    import torch
-    from ray.train.torch import get_device
+    from .tuning import train
 
-    from .tuning import Place, train
-
-    task: Task = told["task"]
-    torch.set_num_threads(told["threads"])
-    device = torch.device("cpu")
-    if told["cuda"]:
-        torch.cuda.set_device(device := get_device())
     spoke = 0.0
 
     def report(shown: int, newest: Mapping[str, float]) -> None:
@@ -337,30 +287,4 @@ def _work(told: Mapping[str, Any]) -> None:
             atomic_write(task.folder / STATUS, json.dumps({"shown": shown, **newest}))
             spoke = time.monotonic()
 
-    context = ray.train.get_context()
-    train(Place(context.get_world_rank(), context.get_world_size(), device), task, report)
-
-
-class _Watch:
-    """Passes on what the first worker writes into its status file, from a thread of the driver."""
-
-    def __init__(self, status: Path, report: Report) -> None:
-        self.status, self.report = status, report
-        self.ended = threading.Event()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        status.unlink(missing_ok=True)
-
-    def __enter__(self) -> None:
-        self.thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.thread.join()
-
-    def _watch(self) -> None:
-        while not self.ended.wait(0.5):
-            try:
-                told = json.loads(self.status.read_text())
-            except (OSError, ValueError):
-                continue
-            self.report(told.pop("shown"), told)
+    train(task, place, report)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..platform.backbone import Backbone, letterboxed, load
+from ..platform.cluster import Place
 from ..platform.config import atomic_path, atomic_write
 from ..platform.errors import CheckpointError, ShardError, TrainingError
 from ..platform.features import Features
@@ -40,22 +41,13 @@ AHEAD = 3
 """Batches that are decoded while one is learnt from."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where one worker stands among all."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-
-def train(place: Place, task: Task, report: Report = lambda shown, told: None) -> None:
+def train(task: Task, place: Place, report: Report = lambda shown, told: None) -> None:
     """Train from the newest epoch in the task's folder, or its start, and leave the result there.
 
     Where there is more than one worker, their process group exists already. Raises TrainingError where the loss
     is no finite number, CheckpointError for a state that cannot be read, ShardError for damaged shards.
     """
-    training = _Training(place, task, report)
+    training = _Training(task, place, report)
     training.resume()
     while not training.over:
         training.learn()
@@ -292,8 +284,8 @@ def told_of(folder: Path) -> dict[str, Any]:
 class _Training:
     """What an epoch does on one worker, and the state that goes on from epoch to epoch."""
 
-    def __init__(self, place: Place, task: Task, report: Report) -> None:
-        self.place, self.task, self.report = place, task, report
+    def __init__(self, task: Task, place: Place, report: Report) -> None:
+        self.task, self.place, self.report = task, place, report
         config, parts = task.config, task.parts
         backbone = load(task.folder / START)
         self.network = Network(backbone, len(parts.train.findings), config).to(place.device)

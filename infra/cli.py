@@ -34,7 +34,9 @@ class Verb:
 AFRESH = "run the same command again"
 
 VERBS = {
-    "phantom": Verb("verbs:phantom", "OUT", "generated radiograph studies: DICOM, labels.csv, truth"),
+    "phantom": Verb(
+        "verbs:phantom", "OUT", "generated studies (DICOM) or ultrasound frames (--kind), with truth"
+    ),
     "ingest": Verb("verbs:ingest", "SRC OUT", "DICOM tree or image table -> shards"),
     "pretrain": Verb(
         "verbs:pretrain",
@@ -47,6 +49,9 @@ VERBS = {
     "evaluate": Verb("verbs:evaluate", "BACKBONE SHARDS", "how good the backbone's features are", AFRESH),
     "compare-backbones": Verb(
         "verbs:compare_backbones", "BACKBONE…", "backbones and floors on equal terms, one table", AFRESH
+    ),
+    "zeroshot": Verb(
+        "verbs:zeroshot", "COMMAND", "b-mode frames without training: five experiments, masks", AFRESH
     ),
     "compare": Verb(
         "verbs:compare", "RUN…", "runs side by side on one page, differences with intervals", AFRESH

@@ -52,13 +52,14 @@ def _verb(home: str, trees: dict[str, ast.Module], classes: dict[str, ast.ClassD
         for node in trees[f"infra/{module}.py"].body
         if isinstance(node, ast.FunctionDef) and node.name == function
     )
-    asked = next((node for node in ast.walk(body) if _is_class(node)), None)
-    yield _first_line(asked or body)
-    if asked is None:
-        return
-    yield from ("", "| setting | default | meaning |", "| --- | --- | --- |")
-    for path, default, meaning in _settings(asked, classes):
-        yield f"| `{path}` | {default} | {meaning} |".replace("|  |", "| |")
+    asked = [node for node in ast.walk(body) if _is_class(node)]
+    yield _first_line((asked or [body])[0])
+    for number, cls in enumerate(asked):  # a verb of several kinds has settings for each
+        if number:
+            yield from ("", _first_line(cls))
+        yield from ("", "| setting | default | meaning |", "| --- | --- | --- |")
+        for path, default, meaning in _settings(cls, classes):
+            yield f"| `{path}` | {default} | {meaning} |".replace("|  |", "| |")
 
 
 def _settings(

@@ -5,6 +5,7 @@ settings are the room's own config class, with the verb's places (OUT, SRC …) 
 when its verb is called. No `from __future__ import annotations` here: tyro reads the local classes' own.
 """
 
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -27,18 +28,41 @@ RUNS = Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN…")]
 
 
 def phantom(arguments: Sequence[str]) -> Path:
-    """OUT: generated studies as DICOM, labels.csv and truth."""
+    """OUT: generated pictures with their truth; `--kind` says what is pictured."""
     from ..platform.phantom import PhantomConfig, phantom
+    from ..platform.sonogram import SonogramConfig, sonograms
+
+    Kind = Literal["radiograph", "ultrasound"]
 
     @dataclass(frozen=True, kw_only=True)
-    class Phantom(PhantomConfig):
+    class Radiograph(PhantomConfig):
         """Generate radiograph studies whose truth is known: DICOM, labels.csv and truth per view."""
 
         out: OUT
         """Folder to write into."""
+        kind: Kind = "radiograph"
+        """What to generate; each kind has settings of its own: see vetdino phantom --kind KIND --help."""
 
-    asked = cli_config(Phantom, arguments, "vetdino phantom")
-    phantom(asked.out, _part(PhantomConfig, asked))
+    @dataclass(frozen=True, kw_only=True)
+    class Ultrasound(SonogramConfig):
+        """Generate b-mode sweeps whose bones are known: images and masks per domain, domains.csv, frames.csv."""
+
+        out: OUT
+        """Folder to write into."""
+        kind: Kind = "ultrasound"
+        """What to generate; each kind has settings of its own: see vetdino phantom --kind KIND --help."""
+
+    kinds = {
+        "radiograph": (Radiograph, PhantomConfig, phantom),
+        "ultrasound": (Ultrasound, SonogramConfig, sonograms),
+    }
+    # A kind that is none is left to the settings' own parser, which knows how to refuse it.
+    peek = ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--kind", nargs="?")
+    kind = peek.parse_known_args(arguments)[0].kind
+    asks, settings, write = kinds.get(kind, kinds["radiograph"])
+    asked = cli_config(asks, arguments, "vetdino phantom")
+    write(asked.out, _part(settings, asked))
     return asked.out
 
 
@@ -118,7 +142,7 @@ def embed(arguments: Sequence[str]) -> Path:
         """Write what a backbone makes of each study (or view) as a Parquet table beside its labels."""
 
         backbone: BACKBONE
-        """Backbone folder, timm name or weights file."""
+        """Backbone folder, weights file (PATH or PATH#sha256=HEX), timm:NAME (published) or timm NAME (random)."""
         shards: SHARDS
         """Folder of shards, or its URL."""
         out: OUT
@@ -148,7 +172,7 @@ def evaluate(arguments: Sequence[str]) -> Path:
         """Say how good a backbone is, beside the same network at random weights, raw pixels and their PCA."""
 
         backbone: BACKBONE
-        """Backbone folder, timm name or weights file."""
+        """Backbone folder, weights file (PATH or PATH#sha256=HEX), timm:NAME (published) or timm NAME (random)."""
         shards: SHARDS
         """Folder of shards, or its URL."""
         out: Path = Path("runs/evaluate")
@@ -168,7 +192,7 @@ def compare_backbones(arguments: Sequence[str]) -> Path:
         """Measure backbones on the same studies; differences are the first one's against each other."""
 
         backbones: BACKBONES
-        """Backbone folders, timm names or weights files; the first is held against the others."""
+        """Backbone folders, weights files or timm names; the first is held against the others."""
         shards: str
         """Folder of shards, or its URL."""
         out: Path = Path("runs/compare-backbones")
@@ -177,6 +201,13 @@ def compare_backbones(arguments: Sequence[str]) -> Path:
     asked = cli_config(CompareBackbones, arguments, "vetdino compare-backbones")
     compare_backbones(asked.backbones, asked.shards, asked.out, _part(EvaluateConfig, asked))
     return asked.out
+
+
+def zeroshot(arguments: Sequence[str]) -> Path | None:
+    """COMMAND …: experiments on b-mode frames, and masks for new ones."""
+    from .zeroshot import zeroshot
+
+    return zeroshot(arguments)
 
 
 def compare(arguments: Sequence[str]) -> Path:

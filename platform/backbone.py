@@ -21,6 +21,19 @@ from torch import Tensor, nn
 
 from .config import atomic_write, from_json, to_json
 from .errors import CheckpointError, ConfigError
+from .positions import Rule, fitted, placed
+from .weights import (
+    BIAS,
+    IMAGENET,
+    KERNEL,
+    Channels,
+    asked_of,
+    channels_of,
+    check_name,
+    foreign_state,
+    grey,
+    pretrained_state,
+)
 
 # B images, N patches, D width, H heads; S side of an image.
 
@@ -61,6 +74,8 @@ class Card:
     """Subtracted from pixels scaled to 0..1."""
     std: float = 0.25
     """Divides what is left."""
+    positions: Rule = "timm"
+    """How position embeddings are resampled to another grid: as the code resamples that the weights come from."""
     weights_sha256: str = ""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Recipe, command, data manifest digest, git revision: plain words, for people."""
@@ -72,6 +87,8 @@ class Card:
         told = asdict(replace(self, label="", origin={}, metrics={}))
         if told["config"]["registers"] is None:
             del told["config"]["registers"]  # cards from before there was this setting keep their digest
+        if told["positions"] == "timm":
+            del told["positions"]  # likewise
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -127,7 +144,7 @@ class Backbone(nn.Module):
         if masked_BN is not None:
             hidden = masked_BN.view(len(x), *x.shape[1:-1], 1)
             x = torch.where(hidden, self.mask_token.to(x.dtype), x)
-        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(x)))
+        x = vit.norm_pre(vit.patch_drop(placed(vit, x, self.card.positions)))
         *blocks, last = vit.blocks
         for block in blocks:
             x = block(x)
@@ -268,7 +285,9 @@ def random_backbone(config: BackboneConfig, seed: int, *, mean: float = 0.5, std
 def random_like(backbone: Backbone, seed: int = 0) -> Backbone:
     """The same architecture and preprocessing at random initialisation: the floor beside every figure."""
     card = backbone.card
-    return random_backbone(card.config, seed, mean=card.mean, std=card.std)
+    like = random_backbone(card.config, seed, mean=card.mean, std=card.std)
+    like.card = replace(like.card, positions=card.positions)
+    return like
 
 
 def resized(backbone: Backbone, side: int) -> Backbone:
@@ -298,24 +317,38 @@ def save_backbone(folder: Path, backbone: Backbone, *, half: bool = False) -> Ca
 
 
 def load(source: str | Path) -> Backbone:
-    """A backbone in evaluation mode, from one of three:
+    """A backbone in evaluation mode, from one of four:
 
-    a backbone folder (its weights are checked against its card's sha256); a weights file (.safetensors, or
-    a .pth read with weights_only) of a DINO or DINOv2 ViT, whose architecture is read off its shapes; the
-    name of a timm ViT, at random initialisation.
+    * a backbone folder: its weights are checked against its card's sha256;
+    * a weights file of a DINO or DINOv2 ViT (.safetensors, or a .pth read with weights_only; a bare network or a
+      whole training checkpoint, see `weights.foreign_state`): the architecture is read off its shapes;
+    * `timm:NAME`: the published weights of a timm ViT, fetched or found in timm's cache;
+    * NAME, a timm ViT: at random initialisation.
+
+    `PATH#sha256=HEX` is refused unless the weights at the path have that sha256. A colour network is made grey
+    without loss: it answers to a grey picture as it did to the picture shown as three normalised channels.
 
     Raises CheckpointError for damaged or foreign weights, ConfigError for an unknown name.
     """
-    path = Path(source)
+    place, sha256 = asked_of(source)
+    path = Path(place)
     if (path / CARD).is_file():
-        return _from_folder(path)
+        return _from_folder(path, sha256)
     if path.is_file():
-        return _from_file(path)
-    if path.exists() or path.suffix or "/" in str(source):
+        return _from_file(path, sha256)
+    name = place.removeprefix("timm:")
+    import timm
+
+    if place == name and not timm.is_model(name) and (path.exists() or path.suffix or "/" in place):
         raise CheckpointError(
             f"{source}: no backbone here; expected a folder with {CARD}, a weights file or a timm name"
         )
-    return random_backbone(BackboneConfig(name=str(source), side=_native_side(str(source))), seed=0).eval()
+    check_name(name)
+    if sha256:
+        raise ConfigError(f"{source}: a timm name has no file whose sha256 could be checked; give the file")
+    if place != name:
+        return _published(name)
+    return random_backbone(BackboneConfig(name=name, side=_native_side(name)), seed=0).eval()
 
 
 def timm_overrides(config: BackboneConfig) -> dict[str, Any]:
@@ -334,7 +367,7 @@ def _vit(config: BackboneConfig) -> nn.Module:
     import timm
     from timm.models.vision_transformer import Block, VisionTransformer
 
-    _check_name(config.name)
+    check_name(config.name)
     try:
         vit = timm.create_model(
             config.name,
@@ -361,18 +394,6 @@ def _vit(config: BackboneConfig) -> nn.Module:
     return vit
 
 
-def _check_name(name: str) -> None:
-    import timm
-
-    if not timm.is_model(name):
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, timm.list_models("*vit*"), 1)
-        raise ConfigError(
-            f"backbone.name {name!r} is no timm model" + (f"; nearest is {near[0]!r}" if near else "")
-        )
-
-
 def _native_side(name: str) -> int:
     import timm
 
@@ -389,7 +410,7 @@ def _carded(backbone: Backbone) -> Backbone:
     return backbone
 
 
-def _from_folder(folder: Path) -> Backbone:
+def _from_folder(folder: Path, sha256: str) -> Backbone:
     from safetensors.torch import load as load_safetensors
 
     card = from_json(Card, (folder / CARD).read_text(), source=str(folder / CARD))
@@ -403,104 +424,88 @@ def _from_folder(folder: Path) -> Backbone:
             f"{folder / WEIGHTS}: sha256 {found[:12]}… differs from the card's {card.weights_sha256[:12]}…; "
             "the folder is damaged, copy it again"
         )
+    if sha256 not in ("", found):
+        raise CheckpointError(f"{folder / WEIGHTS}: its sha256 is {found[:12]}…, not {sha256[:12]}… as asked")
     backbone = Backbone(card)
     backbone.load_state_dict({name: value.float() for name, value in load_safetensors(weights).items()})
     return backbone.eval()
 
 
-def _from_file(path: Path) -> Backbone:
-    state = foreign_state(path)
-    if "patch_embed.proj.weight" not in state or "pos_embed" not in state:
-        raise CheckpointError(f"{path}: holds no Vision Transformer (patch_embed.proj.weight is missing)")
-    width, _, patch, _ = state["patch_embed.proj.weight"].shape
-    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
-    dinov2 = any(name.endswith("ls1.gamma") for name in state)
-    registers = next(
-        (state[name].shape[1] for name in ("register_tokens", "reg_token") if name in state), None
-    )
-    plain, registered = "vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"
-    config = BackboneConfig(
-        name=(registered if registers else plain) if dinov2 else "vit_small_patch16_224",
+def _from_file(path: Path, sha256: str) -> Backbone:
+    state = foreign_state(path, sha256)
+    if "pos_embed" not in state:
+        raise CheckpointError(f"{path}: holds no Vision Transformer (pos_embed is missing)")
+    config = _config_of(state)
+    if state[KERNEL].shape[1] == 1:
+        return _adopted(Card(label=path.name, config=config), state, None, str(path))
+    # DINOv2's code resamples as DINO's does where there are no registers, and by sizes, antialiased, as timm does,
+    # where there are.
+    rule = "timm" if config.registers else "dino"
+    return _adopted(_colour_card(path.name, config, IMAGENET, rule), state, IMAGENET, str(path))
+
+
+def _published(name: str) -> Backbone:
+    config = BackboneConfig(name=name, side=_native_side(name))
+    dino = "dino" in name and "_reg" not in name
+    card = _colour_card(f"timm:{name}", config, channels_of(name), "dino" if dino else "timm")
+    return _adopted(card, pretrained_state(name), channels_of(name), f"timm:{name}")
+
+
+def _colour_card(label: str, config: BackboneConfig, channels: Channels, rule: Rule) -> Card:
+    """Grey by the mean over the channels: a step in the normalised picture is as long as it was in colour."""
+    mean, std = (round(sum(part) / len(part), 6) for part in (channels.mean, channels.std))
+    return Card(label=label, config=config, mean=mean, std=std, positions=rule)
+
+
+def _adopted(card: Card, state: Mapping[str, Tensor], channels: Channels | None, where: str) -> Backbone:
+    backbone = Backbone(card)
+    try:
+        adopt(backbone, state, channels)
+    except RuntimeError as error:
+        name = card.config.name
+        raise CheckpointError(f"{where}: not the weights of a {name}-like ViT ({error})") from error
+    return _carded(backbone).eval()
+
+
+def _config_of(state: Mapping[str, Tensor]) -> BackboneConfig:
+    """The architecture of DINO's or DINOv2's weights, read off their shapes."""
+    width, _, patch, _ = state[KERNEL].shape
+    registers = state["reg_token"].shape[1] if "reg_token" in state else None
+    name = "vit_small_patch16_224"
+    if any(key.endswith("ls1.gamma") for key in state):
+        hidden = [
+            state[key].shape for key in ("blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight") if key in state
+        ]
+        gated = len(hidden) == 2 and hidden[0][0] == 2 * hidden[1][1]  # DINOv2's largest
+        name = f"vit_{'giant' if gated else 'small'}_patch14_{'reg4_' if registers else ''}dinov2"
+    return BackboneConfig(
+        name=name,
         # A square grid and a CLS position: the root, rounded down, is the grid's side.
         side=math.isqrt(state["pos_embed"].shape[1]) * patch,
         patch=patch,
         width=width,
-        depth=depth,
+        depth=len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
         # Shapes do not tell it; 64 numbers a head is what all of DINO's and DINOv2's have.
         heads=max(1, width // 64),
         registers=registers,
     )
-    backbone = Backbone(Card(label=path.name, config=config))
-    try:
-        adopt(backbone, state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: not the weights of a {config.name}-like ViT ({error})") from error
-    return _carded(backbone).eval()
-
-
-def foreign_state(path: Path) -> dict[str, Tensor]:
-    """The backbone's tensors of a weights file, prefixes such as `teacher.backbone.` taken off."""
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(f"{path}: cannot be read as plain weights ({type(error).__name__})") from error
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path}: holds a {type(state).__name__}, not weights by name")
-    for wrapper in ("teacher", "model", "state_dict"):
-        if isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    return _unprefixed(state)
-
-
-def pretrained_state(name: str) -> dict[str, Tensor]:
-    """The published weights of a timm ViT, fetched from timm's hub or found in its cache.
-
-    Raises ConfigError for an unknown name, CheckpointError where there are none or they cannot be fetched.
-    """
-    import timm
-
-    _check_name(name)
-    try:
-        vit = timm.create_model(name, pretrained=True, num_classes=0)
-    except Exception as error:  # timm, its hub and the network each have errors of their own
-        first = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise CheckpointError(
-            f"timm:{name}: its weights cannot be fetched ({first}); fetch them on a machine with a network and "
-            "give the file instead"
-        ) from error
-    return dict(vit.state_dict())
 
 
 def plain_state(backbone: Backbone) -> dict[str, Tensor]:
     """A backbone's tensors under the names that `adopt` takes."""
-    return _unprefixed(backbone.state_dict())
+    return {**backbone.vit.state_dict(), "mask_token": backbone.mask_token.detach()}
 
 
-def _unprefixed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    plain = {}
-    for name, value in state.items():
-        for prefix in ("module.", "teacher.", "backbone.", "vit."):
-            name = name.removeprefix(prefix)
-        plain[name] = value
-    return plain
+def adopt(backbone: Backbone, state: Mapping[str, Tensor], channels: Channels | None = None) -> None:
+    """Take over the weights of another ViT of the same width, depth and registers; names are timm's.
 
-
-def adopt(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
-    """Take over the weights of another ViT of the same width, depth and registers.
-
-    A three-channel patch embedding is folded to grey (its sum over channels: a grey picture shown three
-    times gives the same answer), position embeddings are resampled to the grid (bicubic, antialiased). Heads
-    are left behind. Raises RuntimeError, of one line, where a tensor is missing, left over or of another shape.
+    A three-channel patch embedding is folded to grey: exactly, for the card's mean and std, where `channels` says
+    how its pictures were normalised; else by its sum over channels (`weights.grey`). Position embeddings are
+    resampled to the grid by the card's rule. Heads are left behind. Raises RuntimeError, of one line, where a
+    tensor is missing, left over or of another shape.
     """
     vit = backbone.vit
     wanted = vit.state_dict()
-    # DINOv2's own files call them so.
-    state = {"reg_token" if name == "register_tokens" else name: value for name, value in state.items()}
     taken = {name: value for name, value in state.items() if name in wanted}
     missing = sorted(set(wanted) - set(taken))
     blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
@@ -511,11 +516,10 @@ def adopt(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
     left = sorted(name for name in state if name.startswith(ours) and name not in wanted)
     if left:
         raise RuntimeError(f"{left[0]} has no place")
-    kernel = taken["patch_embed.proj.weight"]
-    if kernel.shape[1] == 3:
-        taken["patch_embed.proj.weight"] = kernel.sum(1, keepdim=True)
-    if taken["pos_embed"].shape != vit.pos_embed.shape:
-        _fit_positions(backbone, taken)
+    if "pos_embed" in taken:
+        taken |= fitted(vit, taken, backbone.card.positions)
+    if taken[KERNEL].shape[1] == 3:
+        taken |= _grey(backbone, taken, channels)
     for name, value in wanted.items():
         if value.shape != taken[name].shape:
             raise RuntimeError(f"{name} is {tuple(taken[name].shape)}, not {tuple(value.shape)}")
@@ -524,35 +528,12 @@ def adopt(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
         backbone.mask_token.data.copy_(state["mask_token"].flatten())
 
 
-def _fit_positions(backbone: Backbone, taken: dict[str, Tensor]) -> None:
-    """Resample the patches' position embeddings to the grid. Where the prefix tokens have embeddings of their
-    own on one side alone, they are added to those tokens: the same answer under another name."""
-    from timm.layers import resample_abs_pos_embed
-
-    vit = backbone.vit
-    positions_1LD = taken["pos_embed"]
-    wanted = 0 if vit.no_embed_class else backbone.prefix
-    found = _prefix_of(positions_1LD.shape[1], backbone.prefix)
-    if found != wanted:
-        names = [name for name in ("cls_token", "reg_token") if name in taken]
-        prefix_1PD = torch.cat([taken[name] for name in names], dim=1)
-        prefix_1PD[:, :found] += positions_1LD[:, :found]
-        split = prefix_1PD.split([taken[name].shape[1] for name in names], dim=1)
-        taken.update(zip(names, split, strict=True))
-        zeros = positions_1LD.new_zeros(1, wanted, positions_1LD.shape[2])
-        positions_1LD = torch.cat([zeros, positions_1LD[:, found:]], dim=1)
-    taken["pos_embed"] = resample_abs_pos_embed(
-        positions_1LD, new_size=vit.patch_embed.grid_size, num_prefix_tokens=wanted
-    )
-
-
-def _prefix_of(positions: int, prefix: int) -> int:
-    """How many of the position embeddings are not of a square of patches: all prefix tokens', the CLS's or none.
-
-    >>> _prefix_of(16 + 5, 5), _prefix_of(16 + 1, 5), _prefix_of(16, 5)
-    (5, 1, 0)
-    """
-    for count in (prefix, 1, 0):
-        if positions > count and math.isqrt(positions - count) ** 2 == positions - count:
-            return count
-    raise RuntimeError(f"pos_embed has {positions} rows, which is no square of patches")
+def _grey(backbone: Backbone, taken: Mapping[str, Tensor], channels: Channels | None) -> dict[str, Tensor]:
+    """The patch embedding folded to one channel. Its constant goes into the bias, or, where the architecture
+    has none, into the positions of the patches, to which it is added next."""
+    kernel, constant_D = grey(taken[KERNEL], channels, backbone.card.mean, backbone.card.std)
+    if BIAS in taken:
+        return {KERNEL: kernel, BIAS: taken[BIAS] + constant_D}
+    positions_1LD = taken["pos_embed"].clone()
+    positions_1LD[:, 0 if backbone.vit.no_embed_class else backbone.prefix :] += constant_D
+    return {KERNEL: kernel, "pos_embed": positions_1LD}

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import shutil
-import threading
-import time
 import uuid
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
 
 from .anatomy import FINDINGS, SEEN, Animal, Disease, Pose, draw_animal, draw_pose, grow, turned
-from .config import atomic_path, atomic_write, from_json, to_json
+from .config import atomic_path, atomic_write
 from .errors import ConfigError, DataError
+from .generated import claim, each_done
 from .progress import Progress
 from .xray import BITS, Film, Projection, Rays, draw_film, expose, project
 
@@ -310,11 +309,11 @@ def phantom(out: Path | str, config: PhantomConfig) -> Path:
     _check(config)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _claim(out, config)
+        claim(out, config, VERSION, grows=("studies",), findings=FINDINGS)
         todo = [index for index in range(config.studies) if not _home(out, config, index).is_dir()]
         with Progress("phantom", total=config.studies) as progress:
             progress.advance(config.studies - len(todo))
-            for _ in _written(out, config, todo):
+            for _ in each_done(partial(write_study, out, config), todo, config.workers):
                 progress.advance()
         atomic_write(out / "labels.csv", _labels(config))
     except OSError as error:
@@ -335,26 +334,6 @@ def _check(config: PhantomConfig) -> None:
             raise ConfigError(f"{finding} is {getattr(config, finding)}; a share lies between 0 and 1")
 
 
-def _claim(out: Path, config: PhantomConfig) -> None:
-    """Leave phantom.json, and refuse a folder that other settings have filled. More studies may be added."""
-    path = out / "phantom.json"
-    mine = replace(config, workers=0)
-    if path.exists():
-        try:
-            card = json.loads(path.read_text())
-            old = from_json(PhantomConfig, json.dumps(card["config"]), source=str(path))
-        except (ValueError, KeyError, TypeError):
-            raise ConfigError(f"{path}: damaged; choose another folder or remove it") from None
-        if (replace(old, studies=0), card["version"]) != (replace(mine, studies=0), VERSION):
-            raise ConfigError(f"{out}: holds studies of other settings; choose another folder or remove it")
-        if old.studies > mine.studies:
-            raise ConfigError(
-                f"{out}: holds {old.studies} studies; ask for as many, or choose another folder"
-            )
-    card = {"version": VERSION, "findings": FINDINGS, "config": json.loads(to_json(mine))}
-    atomic_write(path, json.dumps(card, indent=2) + "\n")
-
-
 def _home(out: Path, config: PhantomConfig, index: int) -> Path:
     patient, _ = _patient_of(config, index)
     return out / "dicom" / _patient_id(config, patient) / uid_of(config, "study", index)
@@ -372,40 +351,7 @@ def _labels(config: PhantomConfig) -> str:
     return text.getvalue()
 
 
-def _written(out: Path, config: PhantomConfig, todo: list[int]) -> Iterator[int]:
-    """Write the studies, here or in worker processes; yields each index when it is done."""
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from multiprocessing import get_context
-
-    workers = min(config.workers or os.cpu_count() or 1, len(todo))
-    if workers <= 1:
-        for index in todo:
-            yield write_study(out, config, index)
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _alone, (os.getpid(),)) as pool:
-        jobs = [pool.submit(write_study, out, config, index) for index in todo]
-        try:
-            for job in as_completed(jobs):
-                yield job.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _alone(parent: int) -> None:
-    """One thread a worker, the workers being the parallelism; none outlives a parent that was killed."""
-    import cv2
-
-    cv2.setNumThreads(1)
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def write_study(out: Path, config: PhantomConfig, index: int) -> int:
+def write_study(out: Path, config: PhantomConfig, index: int) -> None:
     """Write one study, all of it or nothing: its folder gets its name last, after the truth."""
     study = study_images(config, index)
     home = _home(out, config, index)
@@ -422,7 +368,6 @@ def write_study(out: Path, config: PhantomConfig, index: int) -> int:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return index
 
 
 def _write_truth(path: Path, view: GeneratedView, instance: str) -> None:

@@ -8,7 +8,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..platform import checkpoint
 from ..platform.backbone import Card, random_backbone, resized, save_backbone
+from ..platform.cluster import Place
 from ..platform.config import atomic_write, digest, flat, from_json, to_json
 from ..platform.errors import CheckpointError, TrainingError
 from ..platform.runs import Run, git_revision, open_run
@@ -39,20 +40,6 @@ Report = Callable[[int, Mapping[str, float]], None]
 
 STATUS = "status.json"
 """In the run's folder: step, newest values and warnings, for whoever shows progress."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where one worker stands among all."""
-
-    rank: int
-    world: int
-    device: torch.device
-
-    def wait(self) -> None:
-        """Until all workers are here."""
-        if self.world > 1:
-            dist.barrier()
 
 
 def train(config: PretrainConfig, place: Place, report: Report = lambda step, values: None) -> None:

@@ -93,7 +93,7 @@ def koleo_loss(vectors_BD: Tensor) -> Tensor:
     """Keeps vectors apart: minus the mean log distance to the nearest other vector on the sphere.
 
     vectors_BD: CLS tokens of B different pictures, of any length and float type; scalar, float32.
-    Zero for fewer than two vectors; duplicates count as a distance of 1e-4 rather than as infinity.
+    Zero for fewer than two vectors; duplicates count as a distance of 1e-8, DINOv2's own floor, and do not push.
     Sablayrolles et al. (arXiv 1806.03198), section 3; DINOv2, section 4.
     """
     if len(vectors_BD) < 2:
@@ -105,7 +105,7 @@ def koleo_loss(vectors_BD: Tensor) -> Tensor:
             likeness_BB = unit_BD @ unit_BD.T
             nearest_B = likeness_BB.fill_diagonal_(-2.0).argmax(-1)
         gap_B = (unit_BD - unit_BD[nearest_B]).square().sum(-1)
-        return -0.5 * torch.log(gap_B.clamp_min(1e-8)).mean()
+        return -0.5 * torch.log(gap_B.clamp_min(1e-16)).mean()
 
 
 def koleo_part(live_BD: Tensor, all_AD: Tensor, first: int) -> Tensor:

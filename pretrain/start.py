@@ -10,17 +10,9 @@ import torch
 from torch import Tensor
 
 from ..platform import checkpoint
-from ..platform.backbone import (
-    CARD,
-    Backbone,
-    adopt,
-    foreign_state,
-    load,
-    plain_state,
-    pretrained_state,
-    random_backbone,
-)
+from ..platform.backbone import CARD, Backbone, adopt, load, plain_state, random_backbone
 from ..platform.errors import CheckpointError, ConfigError
+from ..platform.weights import IMAGENET, asked_of, channels_of, foreign_state, pretrained_state
 from .distiller import Distiller
 from .heads import Head, HeadConfig
 from .recipes import PretrainConfig
@@ -115,24 +107,26 @@ def _teacher_of(folder: Path) -> dict[str, Tensor]:
 def _backbone_of(config: PretrainConfig, teacher: Mapping[str, Tensor]) -> Backbone:
     """The configured backbone with the weights of the source."""
     backbone = random_backbone(config.backbone, config.seed)
-    source = Path(config.start)
+    place, sha256 = asked_of(config.start)
+    source, channels = Path(place), None
     if teacher:
         prefix = "teacher.backbone."
         inner = {name: value for name, value in teacher.items() if name.startswith(prefix)}
         state = {name.removeprefix(prefix).removeprefix("vit."): value for name, value in inner.items()}
     elif config.start.startswith("timm:"):
-        state = pretrained_state(config.start.removeprefix("timm:"))
+        name = config.start.removeprefix("timm:")
+        state, channels = pretrained_state(name), channels_of(name)
     elif source.is_file():
-        state = foreign_state(source)
+        state, channels = foreign_state(source, sha256), IMAGENET
     elif (source / CARD).is_file():
-        state = plain_state(load(source))
+        state = plain_state(load(config.start))
     else:
         raise ConfigError(
             f"start {config.start!r}: there is no such backbone folder or weights file, nor a training's folder; "
             "for another architecture from random weights set --backbone.name"
         )
     try:
-        adopt(backbone, state)
+        adopt(backbone, state, channels)
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"{config.start}: holds another architecture than backbone {config.backbone.name}, "

@@ -6,7 +6,10 @@ import copy
 import hashlib
 import json
 import math
-from dataclasses import asdict, replace
+import re
+import zipfile
+from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +24,7 @@ from vetdino.platform.backbone import (
     WEIGHTS,
     Backbone,
     BackboneConfig,
+    Card,
     adopt,
     foreign_state,
     letterbox_of,
@@ -35,6 +39,7 @@ from vetdino.platform.backbone import (
 )
 from vetdino.platform.config import from_json, to_json
 from vetdino.platform.errors import CheckpointError, ConfigError
+from vetdino.platform.weights import IMAGENET, Channels
 
 DINO = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=64, depth=2, heads=2)
 
@@ -62,27 +67,76 @@ def images_of(count: int, side: int = 32, seed: int = 0) -> torch.Tensor:
     return torch.randn(count, 1, side, side, generator=torch.Generator().manual_seed(seed))
 
 
-def foreign(path: Path, *, dinov2: bool, prefix: str = "", wrapper: str = "", width: int = 64) -> Path:
-    """A weights file as DINO or DINOv2 publish them: three channels, their names, a wrapper."""
-    vit = timm.create_model(
-        "vit_small_patch14_dinov2" if dinov2 else "vit_small_patch16_224",
-        num_classes=0,
-        img_size=56 if dinov2 else 64,
-        embed_dim=width,
-        depth=3,
-        num_heads=width // 64,
-        pretrained=False,
-    )
-    state = {prefix + name: value for name, value in vit.state_dict().items()}
+def published(
+    *, width: int = 64, depth: int = 3, patch: int = 16, grid: int = 4, dinov2: bool = False, registers: int = 0,
+    gated: bool = False, seed: int = 0,
+) -> dict[str, torch.Tensor]:  # fmt: skip
+    """A network's tensors as DINO or DINOv2 publish them: their names, their order, their shapes."""
+    shapes = {"cls_token": (1, 1, width), "pos_embed": (1, grid * grid + 1, width)}
+    if registers:
+        shapes["register_tokens"] = (1, registers, width)
     if dinov2:
-        state[prefix + "mask_token"] = torch.full((1, width), 0.5)
-    else:
-        state["module.head.last_layer.weight"] = torch.zeros(3)
-    if path.suffix == ".safetensors":
-        save_file(state, str(path))
-    else:
-        torch.save({wrapper: state, "epoch": 100} if wrapper else state, path)
-    return path
+        shapes["mask_token"] = (1, width)
+    shapes |= {"patch_embed.proj.weight": (width, 3, patch, patch), "patch_embed.proj.bias": (width,)}
+    hidden = 8 * int(width * 4 * 2 / 3 / 8) if gated else 4 * width
+    wide, narrow = ("mlp.w12", "mlp.w3") if gated else ("mlp.fc1", "mlp.fc2")
+    for number in range(depth):
+        block = {
+            "norm1": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width), "norm2": (width,),
+            wide: ((2 if gated else 1) * hidden, width), narrow: (width, hidden),
+        }  # fmt: skip
+        for name, shape in block.items():
+            shapes[f"blocks.{number}.{name}.weight"] = shape
+            shapes[f"blocks.{number}.{name}.bias"] = shape[:1]
+        if dinov2:
+            shapes |= {f"blocks.{number}.{name}.gamma": (width,) for name in ("ls1", "ls2")}
+    shapes |= {"norm.weight": (width,), "norm.bias": (width,)}
+    draws = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=draws) * 0.1 for name, shape in shapes.items()}
+
+
+def prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+def training_of_dino(teacher: dict[str, torch.Tensor]) -> dict:
+    """A whole checkpoint of DINO's training: the student is wrapped for DDP, the teacher is not; heads, optimizer
+    with a learning rate out of a NumPy table, the command line as argparse left it."""
+    head = {"head.mlp.0.weight": torch.zeros(8, 64), "head.last_layer.weight_g": torch.ones(5, 1)}
+    return {
+        "student": prefixed("module.", prefixed("backbone.", {k: v + 1 for k, v in teacher.items()}) | head),
+        "teacher": prefixed("backbone.", teacher) | head,
+        "optimizer": {
+            "state": {0: {"step": 5, "exp_avg": torch.zeros(3)}},
+            "param_groups": [
+                {"lr": np.float64(1e-4), "weight_decay": np.linspace(0, 1, 3)[1], "params": [0]}
+            ],
+        },
+        "epoch": 800,
+        "args": Namespace(
+            arch="vit_small", patch_size=8, global_crops_scale=(0.4, 1.0), gpu=0, dist_url="env://"
+        ),
+        "dino_loss": {"center": torch.zeros(1, 5)},
+        "fp16_scaler": {"scale": 65536.0, "growth_interval": 2000},
+    }
+
+
+def chunked(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As DINOv2's training names the blocks: in chunks of two, the number in the whole behind the chunk's."""
+    return {
+        re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}", k): v for k, v in state.items()
+    }
+
+
+def in_colour(name: str, channels: Channels, shown_HW: np.ndarray, state: dict | None = None, **settings):
+    """A timm model of colour pictures, and its tokens (1, L, D) of a grey one shown as three channels."""
+    vit = timm.create_model(name, num_classes=0, **settings).eval()
+    if state is not None:
+        vit.load_state_dict({key: state[key] for key in vit.state_dict()})
+    grey = torch.from_numpy(shown_HW).float().expand(1, 3, -1, -1) / 255
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (channels.mean, channels.std))
+    with torch.inference_mode():
+        return vit, vit.forward_features((grey - mean) / std)
 
 
 def test_tokens_are_those_of_the_timm_model(backbone):
@@ -254,35 +308,185 @@ def test_a_damaged_backbone_folder_is_refused(harm, error, said, tmp_path):
         load(tmp_path / "b")
 
 
+@pytest.mark.parametrize("file", ["dino.pth", "dino.safetensors"])
 @pytest.mark.parametrize(
-    ("file", "dinov2", "prefix", "wrapper"),
+    ("made", "name", "rule"),
     [
-        ("dino.pth", False, "module.backbone.", "teacher"),
-        ("dino.pth", False, "", ""),
-        ("dinov2.pth", True, "", ""),
-        ("dinov2.pth", True, "teacher.backbone.", "model"),
-        ("dinov2.safetensors", True, "module.backbone.", ""),
+        ({}, "vit_small_patch16_224", "dino"),
+        ({"patch": 8}, "vit_small_patch16_224", "dino"),
+        ({"dinov2": True, "patch": 14}, "vit_small_patch14_dinov2", "dino"),
+        ({"dinov2": True, "patch": 14, "registers": 4}, "vit_small_patch14_reg4_dinov2", "timm"),
+        ({"dinov2": True, "patch": 14, "gated": True, "width": 192}, "vit_giant_patch14_dinov2", "dino"),
     ],
 )
-def test_a_weights_file_answers_to_grey_as_its_model_to_three_equal_channels(
-    file, dinov2, prefix, wrapper, tmp_path
+def test_a_weights_file_answers_to_grey_as_its_model_to_three_normalised_channels(
+    made, name, rule, file, tmp_path
 ):
-    path = foreign(tmp_path / file, dinov2=dinov2, prefix=prefix, wrapper=wrapper)
-    backbone = load(path)
-    patch, side = (14, 56) if dinov2 else (16, 64)
-    assert (backbone.patch, backbone.side, backbone.width, len(backbone.vit.blocks)) == (patch, side, 64, 3)
-    own = timm.create_model(
-        "vit_small_patch14_dinov2" if dinov2 else "vit_small_patch16_224",
-        num_classes=0, img_size=side, embed_dim=64, depth=3, num_heads=1, pretrained=False,
-    ).eval()  # fmt: skip
-    state = foreign_state(path)
-    own.load_state_dict({name: state[name] for name in own.state_dict()})
-    images = images_of(2, side=side)
-    with torch.inference_mode():
-        expected = own.forward_features(images.expand(-1, 3, -1, -1))
-    assert torch.allclose(backbone.tokens(images).cls, expected[:, 0], atol=1e-4)
-    if dinov2:
-        assert (backbone.mask_token == 0.5).all()
+    state = published(**made)
+    (save_file if file.endswith("safetensors") else torch.save)(state, str(tmp_path / file))
+    backbone = load(tmp_path / file)
+    card, side, width = backbone.card, 4 * made.get("patch", 16), made.get("width", 64)
+    assert (backbone.side, backbone.width, len(backbone.vit.blocks)) == (side, width, 3)
+    assert (card.config.name, card.positions, card.label) == (name, rule, file)
+    assert (card.mean, card.std) == (0.449, 0.226)
+    shape = {
+        "img_size": side, "patch_size": side // 4, "embed_dim": width, "depth": 3, "num_heads": width // 64,
+    }  # fmt: skip
+    shown = np.random.default_rng(0).integers(0, 256, (side, side), dtype=np.uint8)
+    own = foreign_state(tmp_path / file)
+    if made.get("registers"):  # position embeddings of CLS and patches: the CLS's becomes part of it
+        own["cls_token"] = own["cls_token"] + own["pos_embed"][:, :1]
+        own["pos_embed"] = own["pos_embed"][:, 1:]
+    vit, expected = in_colour(name, IMAGENET, shown, own, **shape)
+    tokens = backbone.tokens(backbone.prepare_many([shown]))
+    torch.testing.assert_close(tokens.cls, expected[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tokens.patches, expected[:, vit.num_prefix_tokens :], atol=1e-5, rtol=1e-5)
+    if made.get("dinov2"):
+        assert torch.equal(backbone.mask_token, state["mask_token"][0])
+
+
+@pytest.mark.parametrize("pile", [0, 1, 2, 3, 4, 5, 6, 7])
+def test_a_network_is_found_under_any_wrapping_and_of_two_the_teacher(pile, tmp_path):
+    teacher = published()
+    student = {name: value + 1 for name, value in teacher.items()}
+    piles = [
+        teacher,
+        training_of_dino(teacher),
+        {"student": student, "teacher": prefixed("module.backbone.", teacher)},
+        {"model": prefixed("module.student.", student) | prefixed("module.teacher.backbone.", teacher)},
+        {"state_dict": {"teacher": {"module": prefixed("backbone.", teacher)}}, "epoch": 3},
+        {"teacher": prefixed("backbone.", chunked(teacher)) | {"dino_head.mlp.0.weight": torch.zeros(3)}},
+        {"student": prefixed("module.backbone.", teacher)},
+        prefixed("teacher.", teacher) | prefixed("student.", student) | {"logit": torch.zeros(2)},
+    ]
+    torch.save(piles[pile], tmp_path / "a.pth")
+    found = foreign_state(tmp_path / "a.pth")
+    assert found.keys() >= teacher.keys()
+    assert all(torch.equal(found[name], value) for name, value in teacher.items())
+    assert torch.equal(load(tmp_path / "a.pth").vit.cls_token, teacher["cls_token"])
+
+
+@pytest.mark.parametrize(
+    ("made", "digits"),
+    [
+        ({"width": 384, "depth": 12, "patch": 8, "grid": 28}, (224, 8, 384, 12, 6, 150)),
+        ({"width": 384, "depth": 12, "patch": 14, "grid": 37, "dinov2": True}, (518, 14, 384, 12, 6, 175)),
+    ],
+    ids=["dino_deitsmall8_pretrain.pth", "dinov2_vits14_pretrain.pth"],
+)
+def test_files_of_the_published_sizes_are_read(made, digits, tmp_path):
+    side, patch, width, depth, heads, tensors = digits
+    state = published(**made)
+    assert len(state) == tensors
+    torch.save(state, tmp_path / "a.pth")
+    config = load(tmp_path / "a.pth").card.config
+    assert (config.side, config.patch, config.width, config.depth, config.heads) == (
+        side, patch, width, depth, heads,
+    )  # fmt: skip
+
+
+def test_a_training_checkpoint_from_the_days_of_numpy_1_is_read(tmp_path):
+    torch.save(training_of_dino(published()), tmp_path / "new.pth")
+    with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(tmp_path / "old.pth", "w") as old:
+        for entry in new.infolist():
+            data = new.read(entry)
+            if entry.filename.endswith("data.pkl"):
+                assert b"cnumpy._core.multiarray\n" in data
+                data = data.replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
+            old.writestr(entry, data)
+    assert torch.equal(foreign_state(tmp_path / "old.pth")["norm.bias"], published()["norm.bias"])
+
+
+def test_what_lies_beside_the_tensors_and_is_not_known_to_be_harmless_is_named(tmp_path):
+    torch.save({"model": published(), "where": Path("a")}, tmp_path / "a.pth")
+    with pytest.raises(
+        CheckpointError, match=r"a\.pth: cannot be read .*it holds \S*Path; save its tensors alone"
+    ):
+        load(tmp_path / "a.pth")
+    assert Namespace not in torch.serialization.get_safe_globals()  # let in for the reading alone
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_half_precision_is_read_as_whole(half, tmp_path):
+    torch.save({name: value.to(half) for name, value in published().items()}, tmp_path / "a.pth")
+    assert {value.dtype for value in foreign_state(tmp_path / "a.pth").values()} == {torch.float32}
+    assert load(tmp_path / "a.pth").mask_token.dtype == torch.float32
+
+
+def test_weights_are_held_against_the_sha256_that_is_asked_for(tmp_path):
+    file = tmp_path / "dino.pth"
+    torch.save(published(), file)
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    backbone = load(f"{file}#sha256={sha256.upper()}")
+    assert backbone.card == load(file).card == load(Path(f"{file}#sha256={sha256}")).card
+    with pytest.raises(
+        CheckpointError, match=r"dino\.pth: its sha256 is .*, not 000000000000… as asked; fetch"
+    ):
+        load(f"{file}#sha256={'0' * 64}")
+    card = save_backbone(tmp_path / "b", backbone)
+    assert load(f"{tmp_path / 'b'}#sha256={card.weights_sha256}").card == card
+    with pytest.raises(CheckpointError, match=r"its sha256 is .*, not 000000000000… as asked"):
+        load(f"{tmp_path / 'b'}#sha256={'0' * 64}")
+    for asked in ("", "12345678", "g" * 64, f"{sha256}0"):
+        with pytest.raises(ConfigError, match="a sha256 has 64 hexadecimal digits"):
+            load(f"{file}#sha256={asked}")
+    with pytest.raises(ConfigError, match="a timm name has no file"):
+        load(f"vit_tiny_patch16_224#sha256={sha256}")
+    with pytest.raises(CheckpointError, match="no backbone here"):
+        load(f"{tmp_path / 'none.pth'}#sha256={sha256}")
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "rule"),
+    [
+        ("vit_tiny_patch16_224.augreg_in21k", Channels((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), "timm"),
+        ("vit_small_patch8_224.dino", IMAGENET, "dino"),
+        ("vit_small_patch14_dinov2.lvd142m", IMAGENET, "dino"),
+        ("vit_small_patch14_reg4_dinov2.lvd142m", IMAGENET, "timm"),
+        # No bias in its patch embedding, three means that differ.
+        (
+            "vit_base_patch32_clip_224.openai",
+            Channels((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+            "timm",
+        ),
+    ],
+)
+def test_the_published_weights_of_a_timm_name_answer_to_grey_as_they_did_to_colour(
+    name, channels, rule, monkeypatch
+):
+    make = timm.create_model
+    small = {"img_size": 56, "patch_size": 14, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    shown = np.random.default_rng(0).integers(0, 256, (56, 56), dtype=np.uint8)
+    torch.manual_seed(0)
+    colour, expected = in_colour(name, channels, shown, **small)
+
+    def fetched(asked, pretrained=False, **settings):
+        return colour if pretrained else make(asked, **settings | small)
+
+    monkeypatch.setattr("timm.create_model", fetched)
+    monkeypatch.setattr("vetdino.platform.backbone._native_side", lambda _: 56)
+    backbone = load(f"timm:{name}")
+    assert (backbone.card.positions, backbone.card.label) == (rule, f"timm:{name}")
+    found = backbone.tokens(backbone.prepare_many([shown]))
+    torch.testing.assert_close(found.cls, expected[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.patches, expected[:, colour.num_prefix_tokens :], atol=1e-5, rtol=1e-5)
+
+
+def test_a_timm_name_with_its_tag_is_built_at_random():
+    backbone = load("vit_tiny_patch16_224.augreg_in21k")
+    assert (backbone.side, backbone.patch, backbone.card.positions) == (224, 16, "timm")
+    assert backbone.card.label == "random weights, seed 0"
+
+
+def test_a_random_twin_and_another_side_keep_the_rule_for_positions():
+    backbone = random_backbone(DINO, 0).eval()
+    backbone.card = replace(backbone.card, positions="dino")
+    assert random_like(backbone).card.positions == "dino"
+    other, images = resized(backbone, 56), images_of(1, side=56)
+    assert other.card.positions == "dino"
+    assert torch.allclose(other.tokens(images).cls, backbone.tokens(images).cls, atol=1e-5)
+    backbone.card = replace(backbone.card, positions="timm")
+    assert not torch.allclose(other.tokens(images).cls, backbone.tokens(images).cls, atol=1e-5)
 
 
 def test_our_own_weights_file_is_read_as_the_folder_is(tmp_path):
@@ -393,13 +597,16 @@ def test_an_architecture_has_the_registers_that_the_settings_say():
     assert tokens.patches.shape == (2, 16, 64)
 
 
-def test_a_card_without_registers_keeps_the_digest_that_it_had_before_there_was_the_setting():
-    card = random_backbone(DINO, 0).card
-    told = asdict(replace(card, label="", origin={}, metrics={}))
-    del told["config"]["registers"]
-    before = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
-    assert card.digest == before
-    assert replace(card, config=replace(card.config, registers=0)).digest != before
+def test_cards_keep_the_digest_that_they_had_before_there_were_registers_and_positions():
+    card = Card(label="a", config=DINO, weights_sha256=32 * "5e")
+    assert card.digest == "62205acb7765aaf0fac55b4b49e7bcb472af5525a662d3b4bfe88abda124ebae"
+    registered = replace(card, config=replace(DINO, registers=0))
+    assert registered.digest == "8acf8d7aeba3bae4b7b68ff733eae28912ec7483202ea132d3291203f914670f"
+    assert replace(card, positions="timm").digest == card.digest
+    assert replace(card, positions="dino").digest != card.digest
+    told = json.loads(to_json(card))
+    del told["positions"], told["config"]["registers"]
+    assert from_json(Card, json.dumps(told)) == card
 
 
 def test_weights_with_registers_as_dinov2_publishes_them_answer_as_they_did(tmp_path):

@@ -35,12 +35,13 @@ def work(out: Path, shards: Path, zero: int, fatal: int) -> None:
     import torch
     import torch.distributed as dist
 
+    from vetdino.platform.cluster import Place
     from vetdino.platform.config import to_json
     from vetdino.pretrain import loop
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    place = loop.Place(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
+    place = Place(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     config = tiny_of(shards, out, EXACT | {"optim.zero": zero}, steps=STEPS, checkpoint_every=3, keep=2)
     if place.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
@@ -51,7 +52,9 @@ def work(out: Path, shards: Path, zero: int, fatal: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     loop.train(config, place, report)
+    dist.barrier()
     dist.destroy_process_group()
+    os._exit(0)  # as in launched.py
 
 
 def launch(out: Path, shards: Path, zero: int, workers: int, fatal: int = 0) -> None:

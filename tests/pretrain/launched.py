@@ -16,6 +16,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from vetdino.platform.cluster import Place
 from vetdino.platform.config import from_json, to_json
 from vetdino.platform.errors import VetdinoError
 from vetdino.pretrain import loop
@@ -28,7 +29,7 @@ class BrokenOffError(Exception):
     """The training was broken off where the test asked for it."""
 
 
-def work(config: PretrainConfig, stop: int | None, poison: list[int], place: loop.Place) -> None:
+def work(config: PretrainConfig, stop: int | None, poison: list[int], place: Place) -> None:
     """Train; `failure.txt` holds what a person would be told where it could not go on.
 
     poison: steps whose loss becomes no number, whatever the batch.
@@ -70,7 +71,7 @@ def work(config: PretrainConfig, stop: int | None, poison: list[int], place: loo
 def main(told: Path) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    place = loop.Place(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
+    place = Place(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     for text, stop, poison in json.loads(told.read_text()):
         work(from_json(PretrainConfig, text), stop, poison, place)
     dist.barrier()
