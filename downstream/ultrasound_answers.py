@@ -275,7 +275,8 @@ def summaries_of(scores: Sequence[Score], config: ZeroshotConfig) -> list[Summar
 def share_of(mask_HW: np.ndarray, grid: tuple[int, int], covered: tuple[float, float]) -> np.ndarray:
     """Which part of each patch's place a mask covers: (R, C) float32, 0..1; what no patch covers is left out."""
     inside = mask_HW[: round(covered[0]), : round(covered[1])].astype(np.float32)
-    return cv2.resize(inside, (grid[1], grid[0]), interpolation=cv2.INTER_AREA)
+    # Rounded area weights can add up to a little more than the whole.
+    return cv2.resize(inside, (grid[1], grid[0]), interpolation=cv2.INTER_AREA).clip(0, 1)
 
 
 def covered_of(

@@ -105,6 +105,16 @@ def test_a_share_is_the_mean_of_the_mask_in_a_patches_place():
     assert share.tolist() == [[1, 0.5, 0], [0, 0, 0]]
 
 
+def test_no_patch_is_covered_by_more_than_all_of_it_and_its_attention_has_an_auc():
+    # OpenCV's weights sum to 1.0000002 here, so what lies outside would weigh less than nothing.
+    mask = np.zeros((515, 518), bool)
+    mask[:300] = True
+    share = share_of(mask, (55, 55), (515, 518))
+    assert share.max() == 1
+    attention = np.random.default_rng(0).random((55, 55))
+    assert 0 < attention_auc(attention, share) < 1
+
+
 def test_a_summary_holds_mean_spread_and_interval_and_a_zero_is_a_zero():
     scores = [
         Score("leg", str(n), "n5", "cosegment", dice, dice / (2 - dice))
