@@ -57,6 +57,10 @@ TILE = 320
 """Longest side of a tile, in pixels."""
 
 
+ACROSS = 7
+"""Most groups of bars that stand side by side."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tile:
     """One small picture of a grid: (H, W) grey or (H, W, 3) uint8, words above and below it."""
@@ -149,24 +153,28 @@ def grid(
 
 
 def bars(title: str, measure: str, bars: Sequence[Bar], note: str = "") -> bytes:
-    """Bars in groups, a colour a domain, the standard deviation as a line, floors and oracle as marks."""
+    """Bars in groups, some groups a line; a colour a domain, the standard deviation as a line, floors and oracle as
+    marks."""
     groups = list(dict.fromkeys(bar.group for bar in bars))
     colours = colours_of({bar.domain for bar in bars})
     widest = max(sum(bar.group == group for bar in bars) for group in groups)
-    canvas = _canvas(max(7.0, 1.2 + len(groups) * (0.35 + 0.24 * widest)), 4.6)
-    axes = canvas.subplots()
+    across = min(ACROSS, len(groups))
+    down = math.ceil(len(groups) / across)
+    canvas = _canvas(max(7.0, 1.2 + across * (0.35 + 0.24 * widest)), 1.0 + 3.6 * down)
     drawn: set[str] = set()
-    for number, group in enumerate(groups):
-        own = [bar for bar in bars if bar.group == group]
-        width = 0.84 / len(own)
-        for place, bar in enumerate(own):
-            x = number - 0.42 + (place + 0.5) * width
-            _bar(axes, x, width, bar, colours[bar.domain], drawn)
-    axes.set_xticks(range(len(groups)), [_folded(group) for group in groups], fontsize=8)
-    axes.tick_params(axis="x", length=0, pad=20)
-    axes.set_xlim(-0.6, len(groups) - 0.4)
-    axes.set_ylim(0, 1)
-    _ruled(axes, measure)
+    for line, axes in enumerate(canvas.subplots(down, squeeze=False)[:, 0]):
+        shown = groups[line * across : (line + 1) * across]
+        for number, group in enumerate(shown):
+            own = [bar for bar in bars if bar.group == group]
+            width = 0.84 / len(own)
+            for place, bar in enumerate(own):
+                x = number - 0.42 + (place + 0.5) * width
+                _bar(axes, x, width, bar, colours[bar.domain], drawn)
+        axes.set_xticks(range(len(shown)), [_folded(group) for group in shown], fontsize=8)
+        axes.tick_params(axis="x", length=0, pad=20)
+        axes.set_xlim(-0.6, across - 0.4)
+        axes.set_ylim(0, 1)
+        _ruled(axes, measure)
     canvas.legend(loc="outside right upper", fontsize=7, frameon=False)
     _entitled(canvas, title, note)
     return _png(canvas)

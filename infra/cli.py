@@ -53,6 +53,9 @@ VERBS = {
     "zeroshot": Verb(
         "verbs:zeroshot", "COMMAND", "b-mode frames without training: five experiments, masks", AFRESH
     ),
+    "fewshot": Verb(
+        "verbs:fewshot", "COMMAND", "organs of CT and MRI scans from one labelled example", AFRESH
+    ),
     "compare": Verb(
         "verbs:compare", "RUN…", "runs side by side on one page, differences with intervals", AFRESH
     ),

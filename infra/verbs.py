@@ -31,8 +31,9 @@ def phantom(arguments: Sequence[str]) -> Path:
     """OUT: generated pictures with their truth; `--kind` says what is pictured."""
     from ..platform.phantom import PhantomConfig, phantom
     from ..platform.sonogram import SonogramConfig, sonograms
+    from ..platform.torso import TorsoConfig, torsos
 
-    Kind = Literal["radiograph", "ultrasound"]
+    Kind = Literal["radiograph", "ultrasound", "volume"]
 
     @dataclass(frozen=True, kw_only=True)
     class Radiograph(PhantomConfig):
@@ -52,9 +53,19 @@ def phantom(arguments: Sequence[str]) -> Path:
         kind: Kind = "ultrasound"
         """What to generate; each kind has settings of its own: see vetdino phantom --kind KIND --help."""
 
+    @dataclass(frozen=True, kw_only=True)
+    class Volume(TorsoConfig):
+        """Generate abdominal CT and MRI scans whose organs are known: NIfTI images and labels, classes.json."""
+
+        out: OUT
+        """Folder to write into."""
+        kind: Kind = "volume"
+        """What to generate; each kind has settings of its own: see vetdino phantom --kind KIND --help."""
+
     kinds = {
         "radiograph": (Radiograph, PhantomConfig, phantom),
         "ultrasound": (Ultrasound, SonogramConfig, sonograms),
+        "volume": (Volume, TorsoConfig, torsos),
     }
     # A kind that is none is left to the settings' own parser, which knows how to refuse it.
     peek = ArgumentParser(add_help=False, allow_abbrev=False)
@@ -208,6 +219,13 @@ def zeroshot(arguments: Sequence[str]) -> Path | None:
     from .zeroshot import zeroshot
 
     return zeroshot(arguments)
+
+
+def fewshot(arguments: Sequence[str]) -> Path | None:
+    """COMMAND …: organs of CT and MRI scans from one labelled example."""
+    from .fewshot import fewshot
+
+    return fewshot(arguments)
 
 
 def compare(arguments: Sequence[str]) -> Path:

@@ -95,6 +95,15 @@ def test_bars_have_their_domains_colours_and_a_zero_is_written():
     assert not np.array_equal(pixels_of(zero), pixels_of(unknown))
 
 
+def test_many_groups_of_bars_take_more_lines_and_no_more_width():
+    seven, many = (
+        bars("Title", "Dice", [Bar(f"group {n}", "arm", 0.5, 0.1, {}) for n in range(count)])
+        for count in (7, 28)
+    )
+    assert pixels_of(many).shape[1] <= 1.05 * pixels_of(seven).shape[1]
+    assert pixels_of(many).shape[0] > 2.5 * pixels_of(seven).shape[0]
+
+
 def test_curves_stand_in_one_panel_each_and_many_panels_take_more_lines():
     one = curves("Title", {"a": {"leg": [(0, 0.1), (1, 0.9)]}}, "x", "y")
     many = curves("Title", {str(n): {"leg": [(0, 0.1), (1, 0.9)]} for n in range(7)}, "x", "y")

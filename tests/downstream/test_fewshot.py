@@ -1,0 +1,221 @@
+"""Ways to answer and what is measured of them, on small drawn scans."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from vetdino.downstream.fewshot import (
+    FewshotConfig,
+    Lesson,
+    Remembered,
+    TaskConfig,
+    answered,
+    by_copy,
+    by_prototypes,
+    by_truth,
+    evaluate,
+    label_map,
+    lesson_of,
+    mask_of,
+)
+from vetdino.downstream.fewshot_protocol import told_parts
+from vetdino.downstream.prototypes import PrototypeConfig, on_image, predict
+from vetdino.downstream.slices import PixelFeatures, SliceConfig
+from vetdino.downstream.volumes import Volume
+from vetdino.platform.errors import ConfigError, DataError
+
+ORGANS = {1: "liver", 2: "kidneys"}
+PIXELS = PixelFeatures(SliceConfig(grid=16))
+
+
+def scan(seed: int = 0, organs: Sequence[int] = (1, 2)) -> Volume:
+    """A grey body with a bright liver and brighter kidneys, each scan a bit moved."""
+    random = np.random.default_rng(seed)
+    z, y, x = np.mgrid[:8, :32, :32]
+    up, left = random.uniform(-1, 1, 2)
+    labels = np.zeros(z.shape, np.uint8)
+    if 1 in organs:
+        labels[(np.hypot(y - 12 - up, x - 11 - left) < 6) & (z > 0) & (z < 7)] = 1
+    if 2 in organs:
+        for side in (-6, 6):
+            labels[(np.hypot(y - 23 - up, x - 16 - side - left) < 3.5) & (z > 1) & (z < 6)] = 2
+    body = np.hypot(y - 16, x - 16) < 15
+    image = body * (60 + 60.0 * (labels == 1) + 120 * (labels == 2)) + random.normal(0, 4, z.shape)
+    return Volume(f"s{seed}", np.clip(image, 0, 255).astype(np.float32), labels, (5.0, 1.5, 1.5), "mri", None)
+
+
+class Held:
+    """Scans in memory that are read as a prepared folder is."""
+
+    folder = "held"
+    classes = ORGANS
+
+    def __init__(self, *scans: Volume) -> None:
+        self._scans = {one.name: one for one in scans}
+        self.names = tuple(self._scans)
+        self.cards = {name: {"labelled": one.labels_ZHW is not None} for name, one in self._scans.items()}
+
+    def load(self, name: str) -> Volume:
+        return self._scans[name]
+
+
+def measured(*scans: Volume, **settings) -> dict[tuple[str, str, str], float]:
+    config = FewshotConfig(**{"folds": 2, "resamples": 10, **settings})
+    found = evaluate(Held(*scans), {"pixels": PIXELS}, config)
+    return {(score.row, score.scan, score.organ): score.dice for score in found.scores}
+
+
+def test_an_answer_is_the_prototypes_prediction_slice_by_slice():
+    support, query = scan(0), scan(1)
+    lesson = lesson_of(1, "liver", [support])
+    config = PrototypeConfig()
+    found = by_prototypes(PIXELS, config)(lesson, 1, query, [3, 4])
+    z = lesson.places[0][1]
+    mask = torch.from_numpy(support.labels_ZHW[[z]] == 1)
+    logits, _ = predict(PIXELS(query, [4])[0], PIXELS(support, [z]), mask, config)
+    back, front = on_image(logits, 32, 32)
+    torch.testing.assert_close(found[1], front - back, atol=1e-4, rtol=1e-4)
+
+
+def test_a_scan_that_teaches_itself_is_found_and_the_oracle_bounds_it():
+    config = TaskConfig()
+    own = scan(0)
+    for organ, name in ORGANS.items():
+        lesson = lesson_of(organ, name, [own])
+        truth = own.labels_ZHW == organ
+        plan = told_parts(truth)
+        for answer, least in (
+            (by_prototypes(PIXELS, config.prototypes), 0.7),
+            (by_truth(PIXELS, "ours"), 0.85),
+        ):
+            [ahead] = answered(answer, lesson, own, plan)
+            mask = mask_of(ahead, plan, lesson, "n", truth.shape)
+            assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > least
+
+
+def test_copy_gives_the_supports_own_mask_whatever_is_asked():
+    lesson = lesson_of(2, "kidneys", [scan(0)])
+    found = by_copy(lesson, 0, scan(5), [1, 2])
+    assert found.shape == (2, 32, 32)
+    np.testing.assert_array_equal(found[0] > 0, lesson.masks(0)[0])
+
+
+def test_what_two_plans_share_is_asked_once():
+    asked = []
+
+    def answer(lesson, part, query, slices):
+        asked.extend((part, z) for z in slices)
+        return torch.full((len(slices), 32, 32), float(part))
+
+    lesson = lesson_of(1, "liver", [scan(0)])
+    one, two = answered(answer, lesson, scan(1), {1: 0, 2: 0, 3: 1}, {2: 0, 3: 2})
+    assert sorted(asked) == [(0, 1), (0, 2), (1, 3), (2, 3)]
+    assert one[3][0, 0] == 1
+    assert two[3][0, 0] == 2
+
+
+def test_features_are_made_once_for_each_slice_and_old_scans_are_forgotten():
+    made = []
+
+    def features(volume, slices):
+        made.extend((volume.name, z) for z in slices)
+        return torch.tensor([[[[float(z)]]] for z in slices])
+
+    remembered, first, second, third = Remembered(features, 2), scan(1), scan(2), scan(3)
+    assert remembered(first, [3, 1]).flatten().tolist() == [3, 1]
+    assert remembered(first, [1, 2, 3]).flatten().tolist() == [1, 2, 3]
+    assert sorted(made) == [("s1", 1), ("s1", 2), ("s1", 3)]
+    for volume in (second, third, first):
+        remembered(volume, [1])
+    assert made[-1] == ("s1", 1)
+
+
+def test_every_pixel_goes_to_the_organ_that_is_furthest_ahead():
+    lessons = {organ: lesson_of(organ, name, [scan(0)]) for organ, name in ORGANS.items()}
+    one, two = np.full((2, 32, 32), -1.0, np.float32)
+    one[:10], two[5:15] = 1.0, 2.0
+    parts = {1: {3: 1}, 2: {3: 1}}
+    found = label_map({1: {3: one}, 2: {3: two}}, parts, lessons, "all", (8, 32, 32))
+    assert (found[3, :5] == 1).all()
+    assert (found[3, 5:15] == 2).all()
+    assert not found[3, 15:].any()
+    assert not found[[0, 1, 2, 4, 5, 6, 7]].any()
+
+
+def test_components_keep_as_many_parts_as_the_support_shows():
+    lesson = lesson_of(2, "kidneys", [scan(0)])
+    ahead = np.full((32, 32), -1.0, np.float32)
+    for place, sure in ((2, 3.0), (10, 2.0), (20, 1.0)):
+        ahead[place : place + 4, 4:8] = sure
+    for components, parts in (("1", 1), ("n", 2), ("all", 3)):
+        mask = mask_of({3: ahead}, {3: 1}, lesson, components, (8, 32, 32))
+        assert mask.sum() == 16 * parts
+
+
+def test_every_row_has_every_scan_and_organ_and_their_order_does_not_matter():
+    scans = [scan(seed) for seed in range(4)]
+    found = measured(*scans, beside=("levayz",), components_beside=("1",))
+    rows = {row for row, _, _ in found}
+    assert rows == {
+        "pixels",
+        "pixels, components 1",
+        "pixels, levayz",
+        "pixels, levayz, components 1",
+        "copy",
+        "oracle",
+        "oracle, levayz",
+    }
+    assert len(found) == len(rows) * 4 * 2
+    assert found == measured(*scans, beside=("levayz",), components_beside=("1",))
+    assert np.mean([value for key, value in found.items() if key[0] == "oracle"]) > 0.8
+
+
+def test_more_shots_teach_together():
+    found = measured(*(scan(seed) for seed in range(6)), shots=2, floors=())
+    assert {row for row, _, _ in found} == {"pixels"}
+    config = FewshotConfig(folds=2, shots=2, floors=(), resamples=10)
+    scores = evaluate(Held(*(scan(seed) for seed in range(6))), {"pixels": PIXELS}, config).scores
+    assert {score.supports for score in scores} == {"s3 s4", "s0 s1"}
+
+
+def test_what_a_scan_or_a_support_does_not_show_is_left_out_and_said():
+    scans = [scan(0), scan(1, organs=[1]), scan(2), scan(3)]
+    config = FewshotConfig(folds=2, floors=(), resamples=10)
+    found = evaluate(Held(*scans), {"pixels": PIXELS}, config)
+    assert found.left_out == {"s1, kidneys": "the scan does not show it"}
+    assert ("s1", "kidneys") not in {(score.scan, score.organ) for score in found.scores}
+    unlabelled = Volume("s9", scans[0].image_ZHW, None, (1.0, 1.0, 1.0), "mri", None)
+    found = evaluate(Held(scan(0, organs=[1]), *scans[2:], unlabelled), {"pixels": PIXELS}, config)
+    assert found.left_out["s9"] == "no labels"
+    assert "class 2 (kidneys) is in none of the supports (s0)" in found.left_out["fold 1, kidneys"]
+
+
+def test_one_slice_is_a_scan_too():
+    scans = []
+    for seed in range(3):
+        whole = scan(seed)
+        middle = Volume(whole.name, whole.image_ZHW[3:4], whole.labels_ZHW[3:4], whole.spacing, "mri", None)
+        scans.append(middle)
+    found = measured(*scans, floors=())
+    assert len(found) == 6
+    assert min(found.values()) > 0.5
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(DataError, match="class 3"):
+        lesson_of(3, "spleen", [scan(0)])
+    with pytest.raises(ConfigError, match="no class 7"):
+        measured(scan(0), scan(1), organs=(7,))
+    with pytest.raises(ConfigError, match="reach"):
+        TaskConfig(reach=-1.0)
+    with pytest.raises(ConfigError, match="resamples"):
+        FewshotConfig(resamples=0)
+
+
+def test_things_introduce_themselves():
+    assert repr(lesson_of(1, "liver", [scan(0)])) == "Lesson(liver, 1 supports)"
+    assert isinstance(lesson_of(1, "liver", [scan(0)]), Lesson)

@@ -1,0 +1,154 @@
+"""`vetdino fewshot`: what it says, what it leaves, and how it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from vetdino.infra import cli
+from vetdino.infra.fewshot import COMMANDS
+from vetdino.platform.backbone import BackboneConfig, load, random_backbone, save_backbone
+
+QUICK = ("--slices.grid", "12", "--resamples", "20", "--folds", "3")
+PREPARE = ("--side", "48", "--mri-spacing", "0", "0", "0", "--modality", "mri")
+
+
+def write_scan(folder: Path, number: int) -> None:
+    """A grey body with two bright organs, one of them in two parts, and their labels; each scan a bit moved."""
+    random = np.random.default_rng(number)
+    z, y, x = np.mgrid[:9, :48, :48]
+    up, left = random.uniform(-2, 2, 2)
+    labels = np.zeros(z.shape, np.uint8)
+    labels[(np.hypot(y - 18 - up, x - 16 - left) < 7) & (z > 1) & (z < 8)] = 1
+    for side in (-9, 9):
+        labels[(np.hypot(y - 33 - up, x - 24 - side - left) < 4) & (z > 2) & (z < 7)] = 2
+    body = np.hypot(y - 24, x - 24) < 22
+    image = body * (60 + 60.0 * (labels == 1) + 120 * (labels == 2)) + random.normal(0, 4, z.shape)
+    affine = np.diag([-1.5, -1.5, 5.0, 1.0])
+    for kind, array in (("image", np.clip(image, 0, 255).astype(np.float32)), ("label", labels)):
+        path = folder / f"{kind}_{number}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), path)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    """A folder with raw scans `raw`, prepared ones `volumes` and a backbone `net`."""
+    root = tmp_path_factory.mktemp("fewshot")
+    (root / "raw").mkdir()
+    for number in range(1, 7):
+        write_scan(root / "raw", number)
+    config = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=4, width=48, heads=2, depth=2)
+    save_backbone(root / "net", random_backbone(config, seed=3))
+    named = ("--classes", "1=liver,2=kidneys")
+    assert cli.main(["fewshot", "prepare", str(root / "raw"), str(root / "volumes"), *named, *PREPARE]) == 0
+    return root
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one line of a command that ends with exit code 1."""
+    capsys.readouterr()
+    assert cli.main(("fewshot", *arguments)) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    return said.err.splitlines()[-1]
+
+
+def test_nothing_asked_is_answered_with_the_commands(capsys):
+    assert cli.main(["fewshot"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name, capsys):
+    assert cli.main(["fewshot", name, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: vetdino fewshot {name}")
+
+
+def test_an_unknown_command_is_told_the_nearest(capsys):
+    assert "the nearest is 'evaluate'" in refused(capsys, "evalute")
+
+
+def test_an_evaluation_leaves_files_and_one_run_in_mlflow(here, capsys):
+    from mlflow import MlflowClient
+
+    out = here / "runs" / "one"
+    places = (str(here / "volumes"), "--backbone", str(here / "net"), "--out", str(out))
+    more = ("--beside", "levayz", "--components-beside", "1", "all")
+    assert cli.main(["fewshot", "evaluate", *places, *QUICK, *more]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+    told = json.loads((out / "metrics.json").read_text())
+    digest = load(here / "net").card.digest
+    assert told["backbone"]["digest"] == digest
+    assert told["organs"] == {"1": "liver", "2": "kidneys"}
+    scans = list(csv.DictReader((out / "scans.csv").read_text().splitlines()))
+    assert len(scans) == 6 * 2 * (3 * 2 * 3 + 1 + 2)
+    summary = list(csv.DictReader((out / "summary.csv").read_text().splitlines()))
+    main = [float(one["dice"]) for one in scans if one["row"] == "encoder" and one["organ"] == "liver"]
+    [line] = [one for one in summary if one["row"] == "encoder" and one["organ"] == "liver"]
+    assert float(line["dice"]) == pytest.approx(np.mean(main))
+    assert float(line["behind"]) == 0
+    assert {path.name for path in (out / "figures").iterdir()} == {
+        "dice.png",
+        "volume_dice.png",
+        "examples.png",
+    }
+    client = MlflowClient(f"sqlite:///{here}/runs/mlflow.db")
+    experiment = client.get_experiment_by_name("vetdino/fewshot")
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.data.tags["backbone"] == digest
+    assert run.data.tags["manifest"] == told["data"]
+    assert run.data.params["prototypes.compat"] == "ours"
+    assert run.data.metrics["dice/encoder.liver"] == pytest.approx(told["metrics"]["dice/encoder.liver"])
+
+
+def test_a_scan_is_segmented_from_one_example_on_its_own_grid(here, tmp_path, capsys):
+    raw, out = here / "raw", tmp_path / "out"
+    arguments = [
+        str(raw / "image_2.nii.gz"),
+        "--support",
+        str(raw / "image_1.nii.gz"),
+        "--mask",
+        str(raw / "label_1.nii.gz"),
+        "--backbone",
+        "pixels",
+        "--out",
+        str(out),
+        "--slices.grid",
+        "24",
+        *(word.replace("--", "--prepare.") if word.startswith("--") else word for word in PREPARE),
+    ]
+    assert cli.main(["fewshot", "segment", *arguments]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+    [mask] = (out / "masks").iterdir()
+    found, truth = nibabel.load(mask), nibabel.load(raw / "label_2.nii.gz")
+    np.testing.assert_array_equal(found.affine, truth.affine)
+    found, truth = np.asarray(found.dataobj), np.asarray(truth.dataobj)
+    for organ in (1, 2):
+        both = ((found == organ) & (truth == organ)).sum()
+        assert 2 * both / ((found == organ).sum() + (truth == organ).sum()) > 0.7
+    told = json.loads((out / "metrics.json").read_text())
+    ml = (found == 1).sum() * 1.5 * 1.5 * 5 / 1000
+    assert told["millilitres"]["image_2"]["class 1"] == pytest.approx(ml, abs=0.06)
+    assert len(list((out / "overlays").iterdir())) == 1
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(here, tmp_path, capsys):
+    out = tmp_path / "out"
+    places = ("--backbone", str(here / "net"), "--out", str(out), *QUICK)
+    assert "no volumes.json" in refused(capsys, "evaluate", str(here / "raw"), *places)
+    assert "no class 9" in refused(capsys, "evaluate", str(here / "volumes"), *places, "--organs", "9")
+    many = (*places[:-1], "9")
+    assert "9 folds of 6" in refused(capsys, "evaluate", str(here / "volumes"), *many)
+    empty = tmp_path / "empty.nii.gz"
+    scan = nibabel.load(here / "raw" / "label_1.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.zeros(scan.shape, np.uint8), scan.affine), empty)
+    new, support = (str(here / "raw" / f"image_{number}.nii.gz") for number in (2, 1))
+    given = ("--support", support, "--mask", str(empty), "--backbone", "pixels", "--out", str(out))
+    assert "empty.nii.gz: empty" in refused(capsys, "segment", new, *given)
+    assert not out.exists()
