@@ -51,7 +51,7 @@ def confidences(mask_HW: np.ndarray, score_HW: np.ndarray) -> tuple[np.ndarray, 
     conf_j = sum of the organ's probability over component j / (pixels of the whole mask + 1e-6): size counts as
     much as certainty. Raises DataError as `keep_components` does.
     """
-    from scipy.ndimage import label, sum_labels
+    from scipy.ndimage import label
 
     mask_HW, score_HW = np.asarray(mask_HW).astype(bool), np.asarray(score_HW, np.float64)
     if mask_HW.ndim != 2 or mask_HW.shape != score_HW.shape:
@@ -59,7 +59,7 @@ def confidences(mask_HW: np.ndarray, score_HW: np.ndarray) -> tuple[np.ndarray, 
     if not np.isfinite(score_HW).all():
         raise DataError("scores that are not finite: look at the features' images for NaN or infinity")
     part_HW, count = label(mask_HW, TOUCHING)
-    sums_J = np.asarray(sum_labels(score_HW, part_HW, np.arange(1, count + 1)))
+    sums_J = np.bincount(part_HW.ravel(), score_HW.ravel(), minlength=count + 1)[1:]
     return part_HW, sums_J / (mask_HW.sum() + 1e-6)
 
 

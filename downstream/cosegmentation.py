@@ -43,8 +43,11 @@ class CosegmentConfig:
     """k-means learns from every so-manieth patch of each image; all are then assigned."""
     tries: int = 5
     """Random starts of each k-means; the tightest is kept."""
-    saliency: Literal["minmax", "raw", "sum1"] = "minmax"
-    """CLS attention of an image: stretched to 0..1, as it is, or divided by its sum over the patches."""
+    saliency: Literal["minmax", "rank", "raw", "sum1"] = "minmax"
+    """CLS attention of an image: stretched to 0..1, its rank among the image's patches from 0 to 1, as it is, or
+    divided by its sum over the patches."""
+    away: bool = False
+    """Salient is what the CLS token looks away from, as a backbone pretrained on b-mode does from bone and shadow."""
     heads: tuple[int, ...] = ()
     """Heads whose attention is averaged, counted from 0; empty: all. Amir et al. take 0 2 4 5 of DINO's ViT-S/8."""
     tau: float = 0.2
@@ -232,10 +235,19 @@ def saliency_of(attention_HRC: np.ndarray, config: CosegmentConfig) -> np.ndarra
         raise ConfigError(
             f"cosegment.heads is {config.heads}, but there are {len(attention_HRC)} heads, counted from 0"
         )
-    mean_RC = attention_HRC[list(config.heads) or slice(None)].mean(axis=0)
-    if config.saliency == "raw":
+    salient_RC = _scaled(attention_HRC[list(config.heads) or slice(None)].mean(axis=0), config.saliency)
+    return salient_RC.min() + salient_RC.max() - salient_RC if config.away else salient_RC
+
+
+def _scaled(mean_RC: np.ndarray, saliency: str) -> np.ndarray:
+    if saliency == "raw":
         return mean_RC
-    low, size = (mean_RC.min(), np.ptp(mean_RC)) if config.saliency == "minmax" else (0.0, mean_RC.sum())
+    if saliency == "rank":
+        places = np.unique(mean_RC, return_inverse=True)[1].reshape(
+            mean_RC.shape
+        )  # equal attention, equal rank
+        return places / max(places.max(), 1)
+    low, size = (mean_RC.min(), np.ptp(mean_RC)) if saliency == "minmax" else (0.0, mean_RC.sum())
     return (mean_RC - low) / size if size > 0 else np.zeros_like(mean_RC)
 
 

@@ -150,7 +150,7 @@ def evaluate(
         out, experiment="vetdino/evaluate", name=first.label, params=flat(config), tags=tags
     ) as run:
         _tell(run, report, Work(shards, out, config), first)
-        report = replace(report, link=_way_to_look(run))
+        report = replace(report, link=run.told)
     show(report)
     print(f"MLflow: {report.link}")
     return report
@@ -183,7 +183,7 @@ def compare_backbones(
                 folder, name=source.name, tags=tags, tracking_uri=tracking_address(out), **how
             ) as child:
                 _tell(child, report.only(source.name, "backbone"), replace(work, out=folder), source)
-        report = replace(report, link=_way_to_look(run))
+        report = replace(report, link=run.told)
     show(report, summary=True)
     print(f"MLflow: {report.link}")
     return report
@@ -286,9 +286,3 @@ def _tell(run: Run, report: Report, work: Work, source: Source | None = None) ->
         run.table(task, [asdict(figure) for figure in figures])
     for name, png in report.pictures.items():
         run.figure(name, png)
-
-
-def _way_to_look(run: Run) -> str:
-    """The page of the run, and where its experiment's runs are charted side by side."""
-    pages = f"{run.link} (all runs: {run.charts})"
-    return f"{run.view_command}, then {pages}" if run.view_command else pages

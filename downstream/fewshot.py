@@ -1,77 +1,58 @@
-"""Organ masks from one labelled scan or a few: ways to answer, and how well they do over a prepared folder.
+"""How well ways to find an organ from one labelled scan or a few do over a prepared folder.
 
-A way is a function of one question: these support slices show the organ, where is it in those slices of another
-scan? Prototypes over any features answer it, and so do the floors (the support's mask copied, pixels, random weights)
-and the oracle (the truth itself, as coarse as the features' grid), so that all of them are rows of one table.
-Protocol: `fewshot_protocol`; sources: arXiv 2403.03273, 2007.09886.
+Encoders, floors and the oracle are rows of one table: each is a `Way`, whose `Answer` says of a lesson where the organ
+is. Every row is asked the same scans by the published protocol (`fewshot_protocol`) and on whole volumes. Sources:
+arXiv 2403.03273, 2007.09886.
 """
 
-# Z slices of a scan, n slices that are asked, N support slices, H, W pixels, h, w cells of the features' grid.
+# Z slices of a scan, n slices of it, H, W pixels.
 
 from __future__ import annotations
 
-import math
 import time
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..platform.errors import ConfigError, DataError
 from ..platform.progress import track
-from .components import count_components, keep_components
-from .fewshot_protocol import (
-    PARTS,
-    Fold,
-    dice,
-    folds_of,
-    guessed_parts,
-    hd95,
-    support_slices,
-    told_parts,
+from .fewshot_answers import (
+    Answer,
+    Components,
+    FoldsConfig,
+    Lesson,
+    Remembered,
+    answered,
+    by_copy,
+    by_lesson,
+    by_truth,
+    classes_of,
+    label_map,
+    lesson_of,
+    listed,
+    mask_of,
 )
-from .prototypes import Compat, PrototypeConfig, copy_mask, grid_mask, on_image, scores, sets_of
-from .slices import SliceConfig, SliceFeatures
+from .fewshot_protocol import Fold, dice, folds_of, guessed_parts, hd95, told_parts
+from .prototypes import Compat
+from .slices import SliceFeatures
 from .volumes import Volume, Volumes
 
 Floor = Literal["copy", "pixels", "random", "oracle"]
-Components = Literal["1", "n", "all"]
 
 SHOWN = 4
 """Slices of each scan that are kept for pictures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TaskConfig:
-    """How an organ is looked for, with truth or without."""
+class FewshotConfig(FoldsConfig):
+    """How segmentation from a few labelled scans is measured over a prepared folder."""
 
-    slices: SliceConfig = field(default_factory=SliceConfig)
-    prototypes: PrototypeConfig = field(default_factory=PrototypeConfig)
-    components: Components = "n"
-    """Connected parts of a mask that are kept in each slice: the surest, as many as the support shows, or all."""
-    reach: float = 0.1
-    """Without truth, an organ is looked for this far beyond where it lies in the supports, in parts of its length."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.reach < math.inf:
-            raise ConfigError(f"reach is {self.reach}; give 0 or more")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FewshotConfig(TaskConfig):
-    """How one-shot segmentation is measured over a prepared folder."""
-
-    folds: int = 5
-    """Over the sorted scans; each scan is a query once."""
-    shots: int = 1
-    """Scans that teach."""
-    organs: tuple[int, ...] = ()
-    """Class numbers; none named: all."""
+    shots: tuple[int, ...] = (1,)
+    """Scans that teach; several numbers are rows of their own, on the same queries."""
     beside: tuple[Compat, ...] = ()
     """Other `prototypes.compat` modes on the same features, rows of their own."""
     components_beside: tuple[Components, ...] = ()
@@ -79,193 +60,97 @@ class FewshotConfig(TaskConfig):
     floors: tuple[Floor, ...] = ("copy", "pixels", "random", "oracle")
     """What stands beside the encoder: the support's mask, pixels, random weights of its shape, the truth through
     the grid."""
-    resamples: int = 1000
-    """Of the bootstrap over scans."""
-    seed: int = 0
-    """Of random weights and of the bootstrap."""
 
     def __post_init__(self) -> None:
-        # Not super(): a dataclass with slots is another class than the one that zero-argument super looks up.
-        TaskConfig.__post_init__(self)
-        if self.resamples < 1:
-            raise ConfigError(f"resamples is {self.resamples}; give at least 1")
+        FoldsConfig.__post_init__(self)
+        if not self.shots or len(set(self.shots)) < len(self.shots):
+            raise ConfigError(f"shots is {self.shots}; give numbers of scans, each once")
 
 
-# Questions and answers ---------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Lesson:
-    """One organ as supports show it. places: for every support its slice of each part."""
-
-    organ: int
-    name: str
-    supports: tuple[Volume, ...]
-    places: tuple[tuple[int, ...], ...]
-
-    def masks(self, part: int) -> np.ndarray:
-        """(N, H, W) bool: the organ in the support slices of one part."""
-        return np.stack(
-            [
-                volume.labels_ZHW[places[part]] == self.organ
-                for volume, places in zip(self.supports, self.places, strict=True)
-            ]
-        )
-
-    def volumes(self) -> list[np.ndarray]:
-        """The organ in each support, (Z, H, W) bool."""
-        return [volume.labels_ZHW == self.organ for volume in self.supports]
-
-    def __repr__(self) -> str:
-        return f"Lesson({self.name}, {len(self.supports)} supports)"
-
-
-Answer: TypeAlias = Callable[[Lesson, int, Volume, Sequence[int]], Tensor]
-"""(lesson, part, query, its slices) -> (n, H, W) float32: by how much the organ's score is above the background's.
-
-Above 0 is organ. Whatever adapts itself to a slice (test-time training) does so inside, and leaves no trace.
-"""
-
-
-def lesson_of(organ: int, name: str, supports: Sequence[Volume]) -> Lesson:
-    """The supports that show the organ, with their slices. Raises DataError where none does."""
-    shown = tuple(
-        volume for volume in supports if volume.labels_ZHW is not None and (volume.labels_ZHW == organ).any()
-    )
-    if not shown:
-        told = ", ".join(volume.name for volume in supports)
-        raise DataError(f"class {organ} ({name}) is in none of the supports ({told}); choose others")
-    return Lesson(organ, name, shown, tuple(support_slices(one.labels_ZHW == organ) for one in shown))
-
-
-class Remembered:
-    """Features that are made once: of the last few scans, slice by slice."""
-
-    def __init__(self, features: SliceFeatures, scans: int) -> None:
-        self.features = features
-        self.scans = scans
-        self._known: OrderedDict[Volume, dict[int, Tensor]] = OrderedDict()
-
-    def __call__(self, volume: Volume, slices: Sequence[int]) -> Tensor:
-        known = self._known.setdefault(volume, {})
-        self._known.move_to_end(volume)
-        while len(self._known) > self.scans:
-            self._known.popitem(last=False)
-        missing = sorted(set(slices) - known.keys())
-        if missing:
-            known.update(zip(missing, self.features(volume, missing), strict=True))
-        return torch.stack([known[z] for z in slices])
-
-
-def by_prototypes(features: SliceFeatures, config: PrototypeConfig) -> Answer:
-    """Adaptive local prototypes over features of any kind, in `config.compat`'s way."""
-
-    @cache  # grows with the lessons, a few hundred kilobytes each
-    def taught(lesson: Lesson, part: int) -> Any:
-        supports = torch.cat(
-            [
-                features(volume, [places[part]])
-                for volume, places in zip(lesson.supports, lesson.places, strict=True)
-            ]
-        )
-        masks = torch.from_numpy(lesson.masks(part))
-        grid = grid_mask(masks, *supports.shape[2:], config.compat)
-        return sets_of(supports, grid[None], [lesson.name], config)
-
-    def answer(lesson: Lesson, part: int, query: Volume, slices: Sequence[int]) -> Tensor:
-        back_nhw, front_nhw = scores(features(query, slices), taught(lesson, part), config)[:, 0]
-        return on_image(front_nhw - back_nhw, *query.image_ZHW.shape[1:])
-
-    return answer
-
-
-def by_copy(lesson: Lesson, part: int, query: Volume, slices: Sequence[int]) -> Tensor:
-    """The floor: the support's mask where it lies, whatever the query shows."""
-    mask_HW = copy_mask(torch.from_numpy(lesson.masks(part)), *query.image_ZHW.shape[1:])
-    return (mask_HW.float() * 2 - 1).expand(len(slices), -1, -1)
-
-
-def by_truth(features: SliceFeatures, compat: Compat) -> Answer:
-    """The oracle: the query's own labels, as coarse as the features' grid and back."""
-
-    def answer(lesson: Lesson, part: int, query: Volume, slices: Sequence[int]) -> Tensor:
-        h, w = features(lesson.supports[0], [lesson.places[0][part]]).shape[2:]
-        truth_nHW = torch.from_numpy(query.labels_ZHW[list(slices)] == lesson.organ)
-        return on_image(2 * grid_mask(truth_nHW, h, w, compat) - 1, *query.image_ZHW.shape[1:])
-
-    return answer
-
-
-# Masks -------------------------------------------------------------------------------------------
-
-
-def mask_of(
-    ahead: Mapping[int, np.ndarray],
-    parts: Mapping[int, int],
-    lesson: Lesson,
-    components: Components,
-    shape: tuple[int, int, int],
-) -> np.ndarray:
-    """(Z, H, W) bool: the organ where its score is ahead, cut to its components slice by slice.
-
-    ahead: slice -> (H, W), what an `Answer` says of it (lower than 0 where another organ is further ahead).
-    """
-    keep = {"1": 1}.get(components, components)
-    counts = [count_components(lesson.masks(part)) for part in range(PARTS)]
-    found_ZHW = np.zeros(shape, bool)
-    for z, ahead_HW in ahead.items():
-        sure_HW = 1 / (1 + np.exp(-ahead_HW.astype(np.float64)))
-        found_ZHW[z] = keep_components(ahead_HW > 0, sure_HW, keep, counts[parts[z]])
-    return found_ZHW
-
-
-def answered(
-    answer: Answer, lesson: Lesson, query: Volume, *plans: Mapping[int, int]
-) -> list[dict[int, np.ndarray]]:
-    """For every plan (slice -> part) its slices' answers; what two plans have in common is asked once."""
-    told: dict[tuple[int, int], np.ndarray] = {}
-    for part in range(PARTS):
-        slices = sorted({z for plan in plans for z, own in plan.items() if own == part})
-        if slices:
-            ahead_nHW = answer(lesson, part, query, slices).numpy()
-            told |= {(part, z): ahead_HW for z, ahead_HW in zip(slices, ahead_nHW, strict=True)}
-    return [{z: told[part, z] for z, part in plan.items()} for plan in plans]
-
-
-def label_map(
-    ahead: Mapping[int, Mapping[int, np.ndarray]],
-    parts: Mapping[int, Mapping[int, int]],
-    lessons: Mapping[int, Lesson],
-    components: Components,
-    shape: tuple[int, int, int],
-) -> np.ndarray:
-    """(Z, H, W) uint8: each pixel the organ that is furthest ahead of its background, 0 where none is.
-
-    ahead, parts: organ -> slice -> answer, part; all organs share the pixels, so components are cut afterwards.
-    """
-    best_ZHW, first_ZHW = np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
-    for organ, slices in ahead.items():
-        for z, ahead_HW in slices.items():
-            wins_HW = ahead_HW > best_ZHW[z]
-            best_ZHW[z][wins_HW], first_ZHW[z][wins_HW] = ahead_HW[wins_HW], organ
-    labels_ZHW = np.zeros(shape, np.uint8)
-    for organ, lesson in lessons.items():
-        own = {z: np.where(first_ZHW[z] == organ, best_ZHW[z], -1.0) for z in parts[organ]}
-        labels_ZHW[mask_of(own, parts[organ], lesson, components, shape)] = organ
-    return labels_ZHW
-
-
-# Measuring ---------------------------------------------------------------------------------------
+# Rows --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Way:
-    """Rows of the table that share their answers, one for each of `components`."""
+    """Rows of the table that share their answers, one for each of `components`.
+
+    shots: how many of a fold's supports teach. floor: it stands beside what is measured (a floor or the oracle).
+    """
 
     source: str
     compat: str
     answer: Answer
     components: tuple[Components, ...]
+    shots: int = 1
+    floor: bool = False
+
+
+def ways_of(
+    sources: Mapping[str, SliceFeatures],
+    config: FewshotConfig,
+    floors: Mapping[str, SliceFeatures] | None = None,
+) -> list[Way]:
+    """A way for every source, compat mode and number of shots, the first the main one; then those of the floors.
+
+    floors: features that stand beside, in the main compat mode and components alone. Copy and oracle follow where
+    `config.floors` asks for them.
+    """
+    scans = max(config.shots) + 1
+    remembered = {name: Remembered(features, scans) for name, features in sources.items()}
+    rows = [
+        way
+        for name, known in remembered.items()
+        for way in ways_by(name, lambda _, known=known: known, config)
+    ]
+    plain_config = replace(config, beside=(), components_beside=())
+    for name, features in (floors or {}).items():
+        known = Remembered(features, scans)
+        rows += [
+            replace(way, floor=True) for way in ways_by(name, lambda _, known=known: known, plain_config)
+        ]
+    if "copy" in config.floors:
+        rows += [Way("copy", "", by_copy, ("all",), shots, floor=True) for shots in config.shots]
+    if "oracle" in config.floors:
+        first = next(iter(remembered.values()))
+        rows += [
+            Way("oracle", compat, by_truth(first, compat), ("all",), config.shots[0], floor=True)
+            for compat in dict.fromkeys((config.prototypes.compat, *config.beside))
+        ]
+    return rows
+
+
+def ways_by(name: str, features_for: Callable[[Lesson], SliceFeatures], config: FewshotConfig) -> list[Way]:
+    """Prototypes over the features of a lesson, in every compat mode and number of shots, the main ones first."""
+    compats = dict.fromkeys((config.prototypes.compat, *config.beside))
+    kept = tuple(dict.fromkeys((config.components, *config.components_beside)))
+    return [
+        Way(name, compat, by_lesson(features_for, replace(config.prototypes, compat=compat)), kept, shots)
+        for compat in compats
+        for shots in config.shots
+    ]
+
+
+def row_name(way: Way, components: str, config: FewshotConfig) -> str:
+    """`encoder`, with what differs from the main row's settings behind it, and the shots where they vary."""
+    more = [way.compat] if way.compat not in ("", config.prototypes.compat) else []
+    if len(config.shots) > 1 and way.source != "oracle":
+        more.append(f"{way.shots} shot" + "s" * (way.shots > 1))
+    if way.source not in ("copy", "oracle") and components != config.components:
+        more.append(f"components {components}")
+    return ", ".join([way.source, *more])
+
+
+def rows_of(ways: Sequence[Way], config: FewshotConfig) -> dict[str, Way]:
+    """Name of a row -> its way. Raises ConfigError where two rows would bear one name."""
+    names = [(row_name(way, components, config), way) for way in ways for components in way.components]
+    rows = dict(names)
+    if len(rows) < len(names):
+        twice = next(name for name in rows if sum(name == other for other, _ in names) > 1)
+        raise ConfigError(f"two rows would be called '{twice}'; rename a backbone's folder")
+    return rows
+
+
+# What is found -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +161,7 @@ class Score:
     source: str
     compat: str
     components: str
+    shots: int
     fold: int
     scan: str
     supports: str
@@ -299,172 +185,234 @@ class Shown:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluated:
-    """All scores, what pictures need, seconds a scan by source, and what was left out and why."""
+    """All scores, what pictures need, seconds a scan by source, and what was left out and why.
+
+    ways: row -> the way that it belongs to, the main row first.
+    """
 
     organs: Mapping[int, str]
     scores: tuple[Score, ...]
     shown: tuple[Shown, ...]
     seconds: Mapping[str, float]
     left_out: Mapping[str, str]
+    ways: Mapping[str, Way]
 
     def __repr__(self) -> str:
         return f"Evaluated({len(self.scores)} scores, {len(self.shown)} scans)"
 
 
-def ways_of(sources: Mapping[str, SliceFeatures], config: FewshotConfig) -> list[Way]:
-    """A way for every source and compat mode, the first the main one; then copy and oracle, where asked for."""
-    compats = list(dict.fromkeys((config.prototypes.compat, *config.beside)))
-    kept = tuple(dict.fromkeys((config.components, *config.components_beside)))
-    remembered = {name: Remembered(features, config.shots + 1) for name, features in sources.items()}
-    ways = [
-        Way(name, compat, by_prototypes(features, replace(config.prototypes, compat=compat)), kept)
-        for name, features in remembered.items()
-        for compat in compats
-    ]
-    if "copy" in config.floors:
-        ways.append(Way("copy", "", by_copy, ("all",)))
-    if "oracle" in config.floors:
-        first = next(iter(remembered.values()))
-        ways += [Way("oracle", compat, by_truth(first, compat), ("all",)) for compat in compats]
-    return ways
-
-
-def row_name(way: Way, components: str, config: FewshotConfig) -> str:
-    """`encoder`, with what differs from the main row's settings behind it."""
-    more = [way.compat] if way.compat not in ("", config.prototypes.compat) else []
-    if way.source not in ("copy", "oracle") and components != config.components:
-        more.append(f"components {components}")
-    return ", ".join([way.source, *more])
+# Measuring ---------------------------------------------------------------------------------------
 
 
 def evaluate(
-    volumes: Volumes, sources: Mapping[str, SliceFeatures], config: FewshotConfig | None = None
+    volumes: Volumes,
+    sources: Mapping[str, SliceFeatures],
+    config: FewshotConfig | None = None,
+    floors: Mapping[str, SliceFeatures] | None = None,
+) -> Evaluated:
+    """Measures features on every labelled scan. sources: name -> features; the first gives the oracle its grid.
+
+    Raises as `measure`.
+    """
+    config = config or FewshotConfig()
+    return measure(volumes, ways_of(sources, config, floors), config)
+
+
+def measure(
+    volumes: Volumes, ways: Sequence[Way], config: FewshotConfig, teachers: Volumes | None = None
 ) -> Evaluated:
     """Measures every way on every labelled scan, by the published protocol and on whole volumes.
 
-    sources: name -> features; the first gives the oracle its grid. Nothing depends on the order of the sources.
-    Raises DataError where there is nothing to measure, ConfigError for folds or shots that do not fit.
+    teachers: where supports come from, fold by fold, if not from `volumes` themselves; classes are matched by name,
+    and `config.organs` are the teachers' numbers. Nothing depends on the order of the ways. Raises DataError where
+    there is nothing to measure, ConfigError for folds, shots or organs that do not fit.
     """
-    config = config or FewshotConfig()
-    organs = _organs(volumes, config)
-    names = [name for name in volumes.names if volumes.cards[name]["labelled"]]
-    left_out = {name: "no labels" for name in volumes.names if name not in names}
-    ways = ways_of(sources, config)
+    rows = rows_of(ways, config)
+    left_out: dict[str, str] = {}
+    asking = _Taught(volumes, teachers or volumes, config, left_out)
+    pairs = [(fold, name) for fold in asking.folds() for name in fold.queries]
     found: list[Score] = []
     shown: list[Shown] = []
     seconds: dict[str, float] = defaultdict(float)
-    pairs = [(fold, name) for fold in folds_of(names, config.folds, config.shots) for name in fold.queries]
-    supports = {}
     for fold, name in track(pairs, label="few-shot", unit="scans"):
-        if fold.number not in supports:
-            supports = {fold.number: _taught(volumes, fold, organs, left_out)}
-        query = volumes.load(name)
-        asked = _Asked.of(query, fold, supports[fold.number], config, left_out)
-        for way in ways:
+        query = asking.query(name)
+        asked = {
+            shots: _Asked(query, fold, asking.lessons(fold, shots), config, left_out)
+            for shots in {way.shots for way in ways}
+        }
+        for number, way in enumerate(ways):
             began = time.monotonic()
-            ahead = asked.ahead(way.answer)
+            scores, labels_ZHW = asked[way.shots].scores(way)
             seconds[way.source] += (time.monotonic() - began) / len(pairs)
-            for number, components in enumerate(way.components):
-                labels_ZHW = label_map(*asked.whole(ahead), components, query.image_ZHW.shape)
-                found += asked.scores(way, components, ahead, labels_ZHW)
-                if way is ways[0] and not number:
-                    shown.append(_shown(query, labels_ZHW, organs))
+            found += scores
+            if not number:
+                shown.append(_shown(query, labels_ZHW, asking.organs))
     if not found:
         raise DataError(f"{volumes.folder}: nothing can be measured; {next(iter(left_out.values()), '')}")
-    return Evaluated(organs, tuple(found), tuple(shown), dict(seconds), left_out)
+    return Evaluated(asking.organs, tuple(found), tuple(shown), dict(seconds), left_out, rows)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class _Taught:
+    """Queries of one folder with lessons from another, or the same. organs: the teachers' class number -> name."""
+
+    def __init__(
+        self, volumes: Volumes, teachers: Volumes, config: FewshotConfig, left_out: dict[str, str]
+    ) -> None:
+        self.volumes, self.teachers, self.config, self.left_out = volumes, teachers, config, left_out
+        self.organs = classes_of(teachers, config.organs)
+        self._numbers: np.ndarray | None = None
+        if teachers is not volumes:
+            self._numbers = self._matched()
+        self._fold = -1
+        self._supports: list[Volume] = []
+        self._lessons: dict[int, dict[int, Lesson]] = {}
+
+    def _matched(self) -> np.ndarray:
+        """(256,) uint8: the queries' class number -> the teachers' of the same name, else 0."""
+        theirs = {plain(name): number for number, name in self.volumes.classes.items()}
+        numbers = np.zeros(256, np.uint8)
+        for number, name in list(self.organs.items()):
+            if plain(name) in theirs:
+                numbers[theirs[plain(name)]] = number
+            else:
+                del self.organs[number]
+                self.left_out[f"{self.volumes.folder.name}, {name}"] = "no class of this name there"
+        if not self.organs:
+            raise DataError(
+                f"{self.teachers.folder} and {self.volumes.folder} share no class "
+                f"({listed(self.teachers)}; {listed(self.volumes)}); prepare them with `--classes` of equal names"
+            )
+        return numbers
+
+    def folds(self) -> list[Fold]:
+        """The queries' folds, each taught by the supports of the teachers' fold of that number."""
+        most = max(self.config.shots)
+        asked, teaching = (
+            folds_of(self._labelled(volumes), self.config.folds, most)
+            for volumes in (self.volumes, self.teachers)
+        )
+        return [replace(fold, supports=own.supports) for fold, own in zip(asked, teaching, strict=True)]
+
+    def _labelled(self, volumes: Volumes) -> list[str]:
+        names = [name for name in volumes.names if volumes.cards[name]["labelled"]]
+        self.left_out.update({name: "no labels" for name in volumes.names if name not in names})
+        return names
+
+    def query(self, name: str) -> Volume:
+        """A scan that is asked, its labels in the teachers' numbers."""
+        query = self.volumes.load(name)
+        if self._numbers is None:
+            return query
+        return replace(query, labels_ZHW=self._numbers[query.labels_ZHW])
+
+    def lessons(self, fold: Fold, shots: int) -> dict[int, Lesson]:
+        """Organ -> its lesson of a fold's first supports; what no support shows is left out and said."""
+        if fold.number != self._fold:
+            self._fold = fold.number
+            self._supports = [self.teachers.load(name) for name in fold.supports]
+            self._lessons.clear()
+        if shots not in self._lessons:
+            self._lessons[shots] = {}
+            supports = self._supports[:shots]
+            for organ, name in self.organs.items():
+                try:
+                    lesson = lesson_of(organ, name, supports, fold.number)
+                except DataError as reason:
+                    self.left_out[f"fold {fold.number}, {name}{_of(shots, self.config)}"] = str(reason)
+                    continue
+                self._lessons[shots][organ] = lesson
+                silent = [volume.name for volume in supports if volume not in lesson.supports]
+                for support in silent:
+                    self.left_out[f"fold {fold.number}, {name}, support {support}"] = (
+                        f"does not show it; the other supports teach ({len(lesson.supports)} of {shots})"
+                    )
+        return self._lessons[shots]
+
+
+@dataclass(frozen=True, eq=False)
 class _Asked:
-    """One query scan with the lessons of its fold. plans: organ -> slice -> part, by the truth and without it."""
+    """One query scan with the lessons of its fold."""
 
     query: Volume
     fold: Fold
     lessons: Mapping[int, Lesson]
-    plans: Mapping[int, tuple[dict[int, int], dict[int, int]]]
     config: FewshotConfig
     left_out: dict[str, str]
 
-    @classmethod
-    def of(
-        cls,
-        query: Volume,
-        fold: Fold,
-        lessons: Mapping[int, Lesson],
-        config: FewshotConfig,
-        left_out: dict[str, str],
-    ) -> _Asked:
-        slices = len(query.image_ZHW)
-        plans = {
-            organ: (
-                told_parts(query.labels_ZHW == organ),
-                guessed_parts(slices, lesson.volumes(), config.reach),
-            )
-            for organ, lesson in lessons.items()
-        }
-        return cls(query, fold, lessons, plans, config, left_out)
+    @cached_property
+    def truth(self) -> dict[int, np.ndarray]:
+        """Organ -> (Z, H, W) bool."""
+        return {organ: self.query.labels_ZHW == organ for organ in self.lessons}
 
-    def ahead(self, answer: Answer) -> dict[int, list[dict[int, np.ndarray]]]:
-        """Organ -> answers by truth's slices and by guessed ones."""
+    @cached_property
+    def told(self) -> dict[int, dict[int, int]]:
+        """Organ -> slice -> part, by the query's own truth."""
+        return {organ: told_parts(truth_ZHW) for organ, truth_ZHW in self.truth.items()}
+
+    @cached_property
+    def guessed(self) -> dict[int, dict[int, int]]:
+        """The same without it."""
+        slices = len(self.query.image_ZHW)
         return {
-            organ: answered(answer, lesson, self.query, *self.plans[organ])
+            organ: guessed_parts(slices, lesson.volumes(), self.config.reach)
             for organ, lesson in self.lessons.items()
         }
 
-    def whole(self, ahead: Mapping[int, Sequence[Mapping[int, np.ndarray]]]) -> tuple[Any, Any, Any]:
-        """The first arguments of `label_map`."""
-        parts = {organ: self.plans[organ][1] for organ in self.lessons}
-        return {organ: pair[1] for organ, pair in ahead.items()}, parts, self.lessons
+    def scores(self, way: Way) -> tuple[list[Score], np.ndarray]:
+        """A score for every organ that the query shows, and the label map of the way's first components."""
+        shape = self.query.image_ZHW.shape
+        ahead = {
+            organ: answered(way.answer, lesson, self.query, self.told[organ], self.guessed[organ])
+            for organ, lesson in self.lessons.items()
+        }
+        whole = {organ: pair[1] for organ, pair in ahead.items()}
+        maps = [
+            label_map(whole, self.guessed, self.lessons, components, shape) for components in way.components
+        ]
+        found = [
+            score
+            for components, labels_ZHW in zip(way.components, maps, strict=True)
+            for score in self._scores(way, components, ahead, labels_ZHW)
+        ]
+        return found, maps[0]
 
-    def scores(
+    def _scores(
         self, way: Way, components: Components, ahead: Mapping[int, Any], labels_ZHW: np.ndarray
     ) -> Iterator[Score]:
-        """A score for every organ that the query shows; what it does not show is left out and said."""
-        shape = self.query.image_ZHW.shape
+        """What the query does not show is left out and said."""
         for organ, lesson in self.lessons.items():
-            told, _ = self.plans[organ]
-            truth_ZHW = self.query.labels_ZHW == organ
-            if not told:
+            if not self.told[organ]:
                 self.left_out[f"{self.query.name}, {lesson.name}"] = "the scan does not show it"
                 continue
-            mask_ZHW = mask_of(ahead[organ][0], told, lesson, components, shape)
+            mask_ZHW = mask_of(ahead[organ][0], self.told[organ], lesson, components, labels_ZHW.shape)
             yield Score(
                 row=row_name(way, components, self.config),
                 source=way.source,
                 compat=way.compat,
                 components=components,
+                shots=way.shots,
                 fold=self.fold.number,
                 scan=self.query.name,
                 supports=" ".join(volume.name for volume in lesson.supports),
                 organ=lesson.name,
-                slices=len(told),
-                dice=dice(mask_ZHW, truth_ZHW),
-                volume_dice=dice(labels_ZHW == organ, truth_ZHW),
-                volume_hd95=hd95(labels_ZHW == organ, truth_ZHW, self.query.spacing),
+                slices=len(self.told[organ]),
+                dice=dice(mask_ZHW, self.truth[organ]),
+                volume_dice=dice(labels_ZHW == organ, self.truth[organ]),
+                volume_hd95=hd95(labels_ZHW == organ, self.truth[organ], self.query.spacing),
             )
 
 
-def _organs(volumes: Volumes, config: FewshotConfig) -> dict[int, str]:
-    """Class number -> name of those asked for. Raises ConfigError for one that there is not."""
-    unknown = [number for number in config.organs if number not in volumes.classes]
-    if unknown:
-        known = ", ".join(f"{number} {name}" for number, name in volumes.classes.items())
-        raise ConfigError(f"organs: no class {unknown[0]} in {volumes.folder}; there are {known}")
-    return {number: volumes.classes[number] for number in config.organs or volumes.classes}
+def plain(name: str) -> str:
+    """A class's name as it is compared with another folder's.
+
+    >>> plain("Right_Kidney ") == plain("right kidney")
+    True
+    """
+    return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
 
 
-def _taught(
-    volumes: Volumes, fold: Fold, organs: Mapping[int, str], left_out: dict[str, str]
-) -> dict[int, Lesson]:
-    """Organ -> its lesson; organs that no support of the fold shows are left out and said."""
-    supports = [volumes.load(name) for name in fold.supports]
-    lessons = {}
-    for organ, name in organs.items():
-        try:
-            lessons[organ] = lesson_of(organ, name, supports)
-        except DataError as reason:
-            left_out[f"fold {fold.number}, {name}"] = str(reason)
-    return lessons
+def _of(shots: int, config: FewshotConfig) -> str:
+    return f", {shots} shot" + "s" * (shots > 1) if len(config.shots) > 1 else ""
 
 
 def _shown(query: Volume, labels_ZHW: np.ndarray, organs: Mapping[int, str]) -> Shown:

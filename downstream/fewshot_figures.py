@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,41 +11,41 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from ..platform.figures import COLOURS
+from ..platform.figures import COLOURS, canvas_of, png_of, ruled
 from .ultrasound_figures import Tile, grid
 from .volume_sheet import colour_of, outlined
 
 if TYPE_CHECKING:
     from .fewshot import Evaluated
 
+QUIET = ("#555555", "#999999", "#b08a3c", "#7a6a8a")
+"""Colours of floors and oracle, one after the other."""
+
+DASHES = ("--", ":", "-.", (0, (6, 2)))
+"""Their lines."""
+
 
 def dice_bars(summary: Sequence[Mapping[str, Any]], measure: str, title: str) -> bytes:
-    """A group of bars for each organ, a bar for each row, its 95 % interval as a line. measure: a column."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    """A group of bars for each organ, a bar for each row, its 95 % interval as a line; floors as lines across a group.
 
+    measure: a column of the summary. Where nothing but floors was measured, they are bars.
+    """
     organs = list(dict.fromkeys(line["organ"] for line in summary))
-    rows = list(dict.fromkeys(line["row"] for line in summary))
-    canvas = Figure(
-        figsize=(max(7.0, 2.2 + len(organs) * (0.4 + 0.17 * len(rows))), 4.2), layout="constrained"
-    )
-    FigureCanvasAgg(canvas)
+    floors = list(dict.fromkeys(line["row"] for line in summary if line.get("floor")))
+    rows = list(dict.fromkeys(line["row"] for line in summary if not line.get("floor")))
+    lines = {(line["row"], line["organ"]): line for line in summary}
+    canvas = canvas_of(max(7.0, 2.6 + len(organs) * (0.5 + 0.17 * len(rows))), 4.2)
     axes = canvas.subplots()
     width = 0.84 / len(rows)
     for number, row in enumerate(rows):
-        own = {line["organ"]: line for line in summary if line["row"] == row}
         places = [place - 0.42 + (number + 0.5) * width for place in range(len(organs))]
-        heights = [100 * own[organ][measure] for organ in organs]
-        ends = [
-            [sign * 100 * (own[organ][f"{measure}{end}"] - own[organ][measure]) for organ in organs]
-            for sign, end in ((-1, "_low"), (1, "_high"))
-        ]
-        # An error bar of NaN length is not drawn.
+        heights = [100 * lines[row, organ][measure] for organ in organs]
         axes.bar(
             places,
             heights,
             width * 0.92,
-            yerr=ends,
+            # An error bar of NaN length is not drawn.
+            yerr=_ends([lines[row, organ] for organ in organs], measure),
             color=COLOURS[number % len(COLOURS)],
             alpha=1.0 if number < len(COLOURS) else 0.5,
             error_kw={"lw": 0.8, "capsize": 1.5, "ecolor": "#222222"},
@@ -54,20 +53,119 @@ def dice_bars(summary: Sequence[Mapping[str, Any]], measure: str, title: str) ->
         )
         for x, height in zip(places, heights, strict=True):
             if not math.isnan(height):
-                axes.text(
-                    x, 1, f"{height:.0f}", ha="center", va="bottom", fontsize=5, color="white", rotation=90
-                )
-    axes.set_xticks(range(len(organs)), organs, fontsize=8)
+                axes.text(x, 1, f"{height:.0f}", ha="center", va="bottom", fontsize=5.5, color="white")
+    for number, row in enumerate(floors):
+        axes.hlines(
+            [100 * lines[row, organ][measure] for organ in organs],
+            [place - 0.45 for place in range(len(organs))],
+            [place + 0.45 for place in range(len(organs))],
+            colors=QUIET[number % len(QUIET)],
+            linestyles=DASHES[number % len(DASHES)],
+            lw=1.2,
+            label=row,
+        )
+    axes.set_xticks(range(len(organs)), [_counted(lines, rows[0], organ) for organ in organs], fontsize=8)
     axes.set_ylim(0, 100)
-    axes.set_ylabel("Dice, percent, with 95 % interval over scans", fontsize=8)
-    axes.tick_params(axis="y", labelsize=7)
-    axes.grid(axis="y", linewidth=0.4)
-    axes.set_axisbelow(True)
-    canvas.legend(loc="outside right upper", fontsize=7, frameon=False)
-    canvas.suptitle(title, fontsize=10, x=0.01, ha="left")
-    png = io.BytesIO()
-    canvas.savefig(png, format="png", dpi=130, metadata={"Software": None})
-    return png.getvalue()
+    ruled(axes, "Dice, percent, with 95 % interval over scans")
+    handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    told = [*rows, *floors]
+    canvas.legend([handles[row] for row in told], told, loc="outside right upper", fontsize=7, frameon=False)
+    return png_of(canvas, title)
+
+
+def shot_curves(summary: Sequence[Mapping[str, Any]], measure: str, title: str) -> bytes:
+    """A panel for each organ and for their mean: Dice over the number of shots, a line for each source and compat.
+
+    95 % intervals as bars, floors in grey dashes.
+    """
+    organs = list(dict.fromkeys(line["organ"] for line in summary))
+    shots = sorted({line["shots"] for line in summary})
+    curves = list(dict.fromkeys((line["source"], line["compat"], line["floor"]) for line in summary))
+    down = math.ceil(len(organs) / 3)
+    canvas = canvas_of(2.9 * min(3, len(organs)) + 1.6, 2.7 * down + 0.6)
+    panels = canvas.subplots(down, min(3, len(organs)), squeeze=False, sharey=True).ravel()
+    for axes, organ in zip(panels, organs, strict=False):
+        shown = {"quiet": 0, "loud": 0}
+        for source, compat, floor in curves:
+            own = [
+                line
+                for line in summary
+                if (line["source"], line["compat"], line["organ"]) == (source, compat, organ)
+            ]
+            kind = "quiet" if floor else "loud"
+            number = shown[kind]
+            shown[kind] += 1
+            if len(own) == 1 and floor:  # the oracle knows no shots
+                own = [own[0] | {"shots": shot} for shot in shots]
+            aside = (
+                0 if floor else 0.03 * (number - 1) * (shots[-1] - shots[0])
+            )  # so that intervals stay apart
+            axes.errorbar(
+                [line["shots"] + aside for line in own],
+                [100 * line[measure] for line in own],
+                yerr=None if floor else _ends(own, measure),
+                color=QUIET[number % len(QUIET)] if floor else COLOURS[number % len(COLOURS)],
+                linestyle=DASHES[number % len(DASHES)] if floor else "-",
+                marker="" if floor else "o",
+                markersize=3,
+                lw=1.2,
+                capsize=1.5,
+                label=f"{source}, {compat}" if compat else source,
+            )
+        axes.set_title(organ, fontsize=8)
+        axes.set_xticks(shots, [str(shot) for shot in shots], fontsize=7)
+        axes.set_ylim(0, 100)
+        ruled(axes, "")
+    for axes in panels[len(organs) :]:
+        axes.axis("off")
+    canvas.supxlabel("labelled scans", fontsize=8)
+    canvas.supylabel("Dice, percent, with 95 % interval over scans", fontsize=8)
+    told = panels[0].get_legend_handles_labels()
+    canvas.legend(*told, loc="outside right upper", fontsize=7, frameon=False)
+    return png_of(canvas, title)
+
+
+def matrices(panels: Mapping[str, np.ndarray], names: Sequence[str], title: str) -> bytes:
+    """Square tables of Dice as colours with their numbers. panels: words -> (A, B), 0..1, NaN where nothing is known.
+
+    A row is the folder that teaches, a column the one that is asked.
+    """
+    canvas = canvas_of(max(5.0, len(panels) * (1.3 + 0.75 * len(names))), 1.7 + 0.6 * len(names))
+    for axes, (words, values_AB) in zip(
+        canvas.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        axes.imshow(100 * values_AB, vmin=0, vmax=100, cmap="cividis", aspect="auto")
+        for row, column in np.ndindex(values_AB.shape):
+            value = 100 * values_AB[row, column]
+            axes.text(
+                column,
+                row,
+                "-" if math.isnan(value) else f"{value:.1f}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if not value > 60 else "black",
+            )
+        axes.set_xticks(range(len(names)), names, fontsize=7, rotation=20)
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+        axes.set_xlabel("asked", fontsize=8)
+        axes.set_ylabel("teaches", fontsize=8)
+        axes.set_title(words, fontsize=8)
+    return png_of(canvas, title)
+
+
+def _ends(lines: Sequence[Mapping[str, Any]], measure: str) -> list[list[float]]:
+    """Lengths of the error bars downwards and upwards, percent."""
+    return [
+        [sign * 100 * (line[f"{measure}{end}"] - line[measure]) for line in lines]
+        for sign, end in ((-1, "_low"), (1, "_high"))
+    ]
+
+
+def _counted(lines: Mapping[tuple[str, str], Mapping[str, Any]], row: str, organ: str) -> str:
+    """An organ's name, with its scans where they are few."""
+    line = lines[row, organ]
+    return f"{organ}\n({line['scans']} scans)" if line.get("note") else organ
 
 
 def overlays(found: Evaluated, label: str) -> bytes:

@@ -133,19 +133,35 @@ def hd95(found_ZHW: np.ndarray, truth_ZHW: np.ndarray, spacing: Sequence[float])
     A surface is all voxels of a mask with a face towards what is outside it, the scan's edge included; distances run
     between voxel centres. spacing: mm (z, y, x). NaN where a mask is empty.
     """
-    from scipy.ndimage import binary_erosion
     from scipy.spatial import cKDTree
 
-    if not found_ZHW.any() or not truth_ZHW.any():
+    points = [surface_of(mask_ZHW) * np.asarray(spacing, np.float64) for mask_ZHW in (found_ZHW, truth_ZHW)]
+    if not len(points[0]) or not len(points[1]):
         return float("nan")
-    points = []
-    for mask_ZHW in (found_ZHW, truth_ZHW):
-        surface = np.argwhere(mask_ZHW & ~binary_erosion(mask_ZHW))
-        points.append(surface * np.asarray(spacing, np.float64))
-    # A tree of surface voxels gives what a distance transform does, and asks no voxel in between.
-    here, there = map(cKDTree, points)
+    # A tree of surface voxels gives what a distance transform does, and asks no voxel in between; a plain one is the
+    # quicker for points of a grid (measured).
+    here, there = (cKDTree(own, balanced_tree=False, compact_nodes=False) for own in points)
     ways = [there.query(points[0])[0], here.query(points[1])[0]]
     return float(max(np.percentile(way, 95) for way in ways))
+
+
+def surface_of(mask_ZHW: np.ndarray) -> np.ndarray:
+    """(points, 3) int: voxels of a mask with a face towards what is outside it, the scan's edge included.
+
+    >>> len(surface_of(np.ones((3, 3, 3), bool))), len(surface_of(np.zeros((3, 3, 3), bool)))
+    (26, 0)
+    """
+    if not mask_ZHW.any():
+        return np.empty((0, 3), int)
+    # Of a whole scan an organ fills little; only its bounding box is looked at.
+    sides = [np.flatnonzero(mask_ZHW.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    first = np.array([side[0] for side in sides])
+    box = np.pad(mask_ZHW[tuple(slice(side[0], side[-1] + 1) for side in sides)], 1)
+    inside = box[1:-1, 1:-1, 1:-1].copy()
+    for axis in range(3):
+        for step in (-1, 1):
+            inside &= np.roll(box, step, axis)[1:-1, 1:-1, 1:-1]
+    return np.argwhere(box[1:-1, 1:-1, 1:-1] & ~inside) + first
 
 
 def intervals(

@@ -1,25 +1,22 @@
-"""What a few-shot evaluation leaves: scans.csv, summary.csv, metrics.json, figures, one MLflow run, a table to read."""
-
-# N scans, O organs.
+"""What a few-shot experiment leaves: tables, metrics.json, figures, one MLflow run; and what it prints."""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from ..platform.config import atomic_write, digest, flat, to_json
-from ..platform.runs import open_run
-from .fewshot import Evaluated, FewshotConfig
+from ..platform.runs import Run, open_run
+from .fewshot import Evaluated
 from .fewshot_figures import dice_bars, overlays
-from .fewshot_protocol import intervals
-from .ultrasound_record import METRICS, finite, replaced
+from .fewshot_summary import MEAN, MEASURES, NOTES, summary_of
+from .folder import METRICS, finite, replaced
 from .volumes import Volumes
 
 if TYPE_CHECKING:
@@ -28,147 +25,198 @@ if TYPE_CHECKING:
 EXPERIMENT = "vetdino/fewshot"
 """Where MLflow keeps these runs."""
 
-MEAN = "mean"
-"""In place of an organ: the mean of the organs' means."""
-
-NOTES = (
-    "dice: published protocol, mean over scans of 2TP/(2TP+FP+FN) over an organ's slices, each told by the query's "
-    "own truth from which third of the organ it is. volume_dice: whole scans, no truth used. volume_hd95: mm, of "
-    "scans where both masks are not empty; missed: the others. Intervals: 95 %, bootstrap over scans, none under 5 "
-    "scans; scans of one fold share their support, so that the true ones are wider. behind: dice of the first row "
-    "less this one, paired."
-)
+Lines = Sequence[Mapping[str, Any]]
 
 log = logging.getLogger(__name__)
 
 
-def summary_of(found: Evaluated, config: FewshotConfig) -> list[dict[str, Any]]:
-    """A line for each row and organ, and for the organs' mean; see NOTES."""
-    names = [*found.organs.values(), MEAN]
-    first = _values(found, found.scores[0].row, "dice")
-    lines = []
-    for row in dict.fromkeys(score.row for score in found.scores):
-        dice_NO = _values(found, row, "dice")
-        measured = {
-            "dice": intervals(dice_NO, config.resamples, config.seed),
-            "volume_dice": intervals(_values(found, row, "volume_dice"), config.resamples, config.seed),
-            "volume_hd95": intervals(_values(found, row, "volume_hd95"), config.resamples, config.seed),
-            "behind": intervals(first - dice_NO, config.resamples, config.seed),
-        }
-        known_O = (~np.isnan(dice_NO)).sum(axis=0)
-        missed_O = known_O - (~np.isnan(_values(found, row, "volume_hd95"))).sum(axis=0)
-        for place, organ in enumerate(names):
-            every = organ == MEAN
-            line = {"row": row, "organ": organ}
-            line["scans"] = len(dice_NO) if every else int(known_O[place])
-            line["missed"] = int(missed_O.sum() if every else missed_O[place])
-            for name, (mean_O, (low_O, high_O)) in measured.items():
-                line |= {
-                    name: float(mean_O[place]),
-                    f"{name}_low": float(low_O[place]),
-                    f"{name}_high": float(high_O[place]),
-                }
-            lines.append(line)
-    return lines
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """What was done, with what and on what. backbones: source -> backbone, None where it is no network.
 
+    names: further tags of the run, such as the folder of trained encoders.
+    """
 
-def _values(found: Evaluated, row: str, name: str) -> np.ndarray:
-    """(N, O) of one row, NaN where a scan does not show an organ."""
-    scans = list(dict.fromkeys(score.scan for score in found.scores))
-    organs = list(found.organs.values())
-    values_NO = np.full((len(scans), len(organs)), np.nan)
-    for score in found.scores:
-        if score.row == row:
-            values_NO[scans.index(score.scan), organs.index(score.organ)] = getattr(score, name)
-    return values_NO
+    experiment: str
+    config: Any
+    volumes: tuple[Volumes, ...]
+    backbones: Mapping[str, Backbone | None]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What was measured, in a word or two."""
+        if len(self.backbones) > 1:
+            return ", ".join(self.backbones)
+        [backbone] = self.backbones.values()
+        return backbone.card.label if backbone is not None else "pixels"
+
+    @property
+    def data(self) -> str:
+        """Digests of the prepared folders, in their order."""
+        return " ".join(volumes.digest for volumes in self.volumes)
+
+    def __repr__(self) -> str:
+        return f"Work({self.experiment}, {self.label})"
 
 
 def record(
-    found: Evaluated, volumes: Volumes, backbone: Backbone | None, config: FewshotConfig, out: Path | str
+    found: Evaluated,
+    work: Work,
+    out: Path | str,
+    *,
+    against: Mapping[str, str] | None = None,
+    drawn: Callable[[Lines, str], Mapping[str, bytes]] | None = None,
+    tables: Mapping[str, Lines] | None = None,
 ) -> list[dict[str, Any]]:
-    """Leaves what was found in `out` and in MLflow, one run, prints the table and gives back its lines.
+    """Leaves what one prepared folder's scores say in `out` and in MLflow, prints the table, gives back its lines.
 
-    Raises DataError where `out` holds something that is not ours.
+    against: row -> the row that it is held against, the first where none is given. drawn: lines and a label ->
+    pictures, in place of the bars. tables: further ones; one without lines is not left. Raises DataError where `out`
+    holds something that is not ours.
     """
-    summary = summary_of(found, config)
-    metrics = {
-        f"{name}/{line['row']}.{line['organ']}": line[name]
-        for line in summary
-        for name in ("dice", "volume_dice", "volume_hd95")
-    }
-    metrics |= {f"seconds/{source} a scan": value for source, value in found.seconds.items()}
-    card = backbone.card if backbone is not None else None
-    label = card.label if card else "pixels"
-    tags = {
-        "backbone": card.digest if card else "",
-        "backbone_label": label,
-        "manifest": volumes.digest,
-        "config": digest(config),
-        "seed": config.seed,
-        "experiment": "evaluate",
-    }
-    pictures = {"dice": dice_bars(summary, "dice", f"{label}: Dice by the published protocol")}
-    pictures["volume_dice"] = dice_bars(
-        summary, "volume_dice", f"{label}: Dice of whole volumes, no truth used"
-    )
-    pictures["examples"] = overlays(found, label)
-    with replaced(out) as folder:
-        whole = {
-            "experiment": "evaluate",
-            "backbone": {"digest": tags["backbone"], "label": label},
-            "data": volumes.digest,
+    summary = summary_of(found, work.config, against)
+    told = leave(
+        work,
+        out,
+        metrics=metrics_of(summary) | seconds_of(found),
+        tables={"scans": [asdict(score) for score in found.scores], "summary": summary, **(tables or {})},
+        pictures={**(drawn or bars_of)(summary, work.label), "examples": overlays(found, work.label)},
+        facts={
             "organs": {str(number): name for number, name in found.organs.items()},
-            "metrics": finite(metrics),
             "notes": NOTES,
-            "left_out": found.left_out,
-        }
+            "left_out": dict(found.left_out),
+        },
+    )
+    show(summary, found.left_out)
+    print(told)
+    return summary
+
+
+def leave(
+    work: Work,
+    out: Path | str,
+    *,
+    metrics: Mapping[str, Mapping[str, float]],
+    tables: Mapping[str, Lines],
+    pictures: Mapping[str, bytes],
+    facts: Mapping[str, Any],
+) -> str:
+    """A folder with metrics.json, config.json, a CSV a table, figures/, and one MLflow run; how to look at that.
+
+    metrics: source -> name -> value; those of a source that is a backbone are told of its logged model too. Raises
+    DataError where `out` holds something that is not ours.
+    """
+    cards = {name: one.card for name, one in work.backbones.items() if one is not None}
+    first = next(iter(cards.values()), None)
+    tags = {
+        "backbone": first.digest if first else "",
+        "backbone_label": work.label,
+        "manifest": work.data,
+        "config": digest(work.config),
+        "seed": work.config.seed,
+        "experiment": work.experiment,
+        **work.names,
+    }
+    whole = {
+        "experiment": work.experiment,
+        "backbone": {"digest": tags["backbone"], "label": work.label},
+        "backbones": {name: {"digest": card.digest, "label": card.label} for name, card in cards.items()},
+        "data": work.data,
+        "asked": dict(work.names),
+        "metrics": finite({name: value for own in metrics.values() for name, value in own.items()}),
+        **facts,
+    }
+    where = " + ".join(volumes.folder.name for volumes in work.volumes)
+    with replaced(out) as folder:
         atomic_write(folder / METRICS, json.dumps(whole, indent=1) + "\n")
-        atomic_write(folder / "config.json", to_json(config))
-        name = f"evaluate, {label}, {volumes.folder.name}"
-        with open_run(folder, experiment=EXPERIMENT, name=name, params=flat(config), tags=tags) as run:
-            run.dataset(volumes.folder.name, volumes.digest, "evaluation", {"scans": len(volumes)})
-            step = int(card.origin.get("step", 0)) if card else 0
-            model = run.evaluates(label, card.digest, step) if card else ""
-            run.metrics(step, metrics, model)
-            run.table("scans", [asdict(score) for score in found.scores])
-            run.table("summary", summary)
+        atomic_write(folder / "config.json", to_json(work.config))
+        name = f"{work.experiment}, {work.label}, {where}"
+        with open_run(folder, experiment=EXPERIMENT, name=name, params=flat(work.config), tags=tags) as run:
+            for volumes in work.volumes:
+                run.dataset(volumes.folder.name, volumes.digest, "evaluation", {"scans": len(volumes)})
+            _tell(run, metrics, cards)
+            for title, rows in tables.items():
+                run.table(title, rows)
             for title, png in pictures.items():
                 run.figure(title, png)
             for file in (METRICS, "config.json"):
                 run.artifact(folder / file)
-        where = f"{run.view_command}, then {run.link}" if run.view_command else run.link
-        link = f"MLflow: {where}" if run.run_id else "no MLflow run was recorded"
-    show(summary, found.left_out)
-    print(link)
-    return summary
+    return f"MLflow: {run.told}"
 
 
-def show(summary: Sequence[Mapping[str, Any]], left_out: Mapping[str, str]) -> None:
-    """Prints a line for each row: Dice by organ and mean, whole volumes, HD95; warns of what was left out."""
+def _tell(run: Run, metrics: Mapping[str, Mapping[str, float]], cards: Mapping[str, Any]) -> None:
+    """Values of backbones by the step of their pretraining, all others by that of the first."""
+    steps = {name: int(card.origin.get("step", 0)) for name, card in cards.items()}
+    first = next(iter(steps.values()), 0)
+    for source, values in metrics.items():
+        model, step = "", steps.get(source, first)
+        if source in cards:
+            model = run.evaluates(cards[source].label, cards[source].digest, step)
+        run.metrics(step, values, model)
+
+
+def metrics_of(summary: Lines) -> dict[str, dict[str, float]]:
+    """Source -> `dice/ROW.ORGAN` and its like -> value."""
+    metrics: dict[str, dict[str, float]] = defaultdict(dict)
+    for line in summary:
+        for name in MEASURES:
+            metrics[line["source"]][f"{name}/{line['row']}.{line['organ']}"] = line[name]
+    return dict(metrics)
+
+
+def seconds_of(found: Evaluated) -> dict[str, dict[str, float]]:
+    """Under a name that is no source: what a scan took, by source."""
+    return {"": {f"seconds/{source} a scan": value for source, value in found.seconds.items()}}
+
+
+def bars_of(summary: Lines, label: str) -> dict[str, bytes]:
+    """Both kinds of Dice as bars."""
+    return {
+        "dice": dice_bars(summary, "dice", f"{label}: Dice by the published protocol"),
+        "volume_dice": dice_bars(summary, "volume_dice", f"{label}: Dice of whole volumes, no truth used"),
+    }
+
+
+# On a terminal -----------------------------------------------------------------------------------
+
+
+def show(summary: Lines, left_out: Mapping[str, str], title: str = "") -> None:
+    """Prints a line for each row: Dice by organ and mean, whole volumes, HD95, how far it is from its reference.
+
+    Warns of what was left out and of organs that few scans show.
+    """
     from rich.console import Console
     from rich.table import Table
 
     organs = list(dict.fromkeys(line["organ"] for line in summary))
-    table = Table(title="Dice in percent [95 % interval over scans]", title_justify="left")
+    held = list(dict.fromkeys(line["against"] for line in summary))
+    table = Table(title=title or "Dice in percent [95 % interval over scans]", title_justify="left")
     table.add_column("", no_wrap=True)
-    for head in (*organs, "mean, whole volumes", "HD95, mm", "missed"):
-        table.add_column(head, justify="right", no_wrap=True)
+    reference = f"less {held[0]}" if len(held) == 1 else "less its reference"
+    for head in (*organs, "whole volumes", "HD95, mm", "missed", reference, "p"):
+        table.add_column(head, justify="right")
     for row in dict.fromkeys(line["row"] for line in summary):
         own = {line["organ"]: line for line in summary if line["row"] == row}
+        every = own[MEAN]
+        far = "-" if math.isnan(every["volume_hd95"]) else f"{every['volume_hd95']:.1f}"
         cells = [_percent(own[organ], "dice", spread=organ == MEAN) for organ in organs]
-        hd95 = own[MEAN]["volume_hd95"]
-        far = "-" if math.isnan(hd95) else f"{hd95:.1f}"
-        table.add_row(
-            row, *cells, _percent(own[MEAN], "volume_dice", spread=True), far, str(own[MEAN]["missed"])
-        )
+        cells += [_percent(every, "volume_dice", spread=True), far, str(every["missed"])]
+        apart = every["against"] != row
+        cells.append(_percent(every, "delta", spread=True, sign="+") if apart else "")
+        cells.append(f"{every['p']:.2g}" if apart and not math.isnan(every["p"]) else "")
+        table.add_row(row, *cells)
     console = Console()
     (console if console.is_terminal else Console(width=180)).print(table)
+    for organ, note in {line["organ"]: line["note"] for line in summary if line["note"]}.items():
+        log.warning("%s: %s", organ, note)
     for place, reason in left_out.items():
         log.warning("left out: %s: %s", place, reason)
 
 
-def _percent(line: Mapping[str, Any], name: str, *, spread: bool) -> str:
+def _percent(line: Mapping[str, Any], name: str, *, spread: bool, sign: str = "") -> str:
     value, low, high = (100 * line[f"{name}{end}"] for end in ("", "_low", "_high"))
     if math.isnan(value):
         return "-"
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]" if spread and not math.isnan(low) else f"{value:.1f}"
+    ends = f" [{low:{sign}.1f}, {high:{sign}.1f}]" if spread and not math.isnan(low) else ""
+    return f"{value:{sign}.1f}{ends}"

@@ -14,12 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..platform.config import atomic_write, to_json
-from ..platform.errors import DataError
+from ..platform.errors import ConfigError, DataError
 from ..platform.progress import track
-from .fewshot import Answer, Lesson, Remembered, TaskConfig, answered, by_prototypes, label_map, lesson_of
+from .adaptation import AdaptConfig, Adapted
+from .fewshot_answers import (
+    Answer,
+    Lesson,
+    Remembered,
+    TaskConfig,
+    answered,
+    by_prototypes,
+    label_map,
+    lesson_of,
+)
 from .fewshot_protocol import guessed_parts
 from .fewshot_sources import features_of
-from .ultrasound_record import METRICS, check_ours, replaced
+from .folder import METRICS, check_ours, replaced
+from .learnable import Learnable, LearnConfig
 from .volume_files import kind_of
 from .volume_grid import grid_of_card
 from .volume_names import safe, stem
@@ -40,6 +51,10 @@ class SegmentConfig(TaskConfig):
 
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
     """How the files become slices; the same for the labelled scan and the new ones."""
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    """Training on each slice before it is answered; its `steps` are 0 unless asked for."""
+    learn: LearnConfig = field(default_factory=LearnConfig)
+    """What of the backbone may change in it."""
 
 
 def segment(
@@ -57,10 +72,10 @@ def segment(
     """
     config = config or SegmentConfig()
     check_ours(out)
+    answer = answer_of(backbone, config)
     names = class_names(config.prepare.classes, Path(support))
     teacher = _read(Path(support), Path(mask), names, config.prepare)
     lessons = _lessons(teacher, names)
-    answer = by_prototypes(Remembered(features_of(backbone, config), 2), config.prototypes)
     left_out: dict[str, str] = {}
     found: dict[str, dict[str, float]] = {}
     with replaced(out) as folder:
@@ -90,6 +105,19 @@ def segment(
         atomic_write(folder / METRICS, json.dumps(told, indent=1) + "\n")
         atomic_write(folder / "config.json", to_json(config))
     return found
+
+
+def answer_of(backbone: Backbone | None, config: SegmentConfig) -> Answer:
+    """Prototypes over the backbone's features, trained on each slice where that is asked for.
+
+    Raises ConfigError where there is no backbone to train.
+    """
+    if not config.adapt.steps:
+        return by_prototypes(Remembered(features_of(backbone, config), 2), config.prototypes)
+    if backbone is None:
+        raise ConfigError("adapt.steps trains a network, pixels have none; give a backbone, or 0 steps")
+    learnable = Learnable(backbone, config.learn, config.slices, config.adapt.seed)
+    return Adapted(lambda _: learnable, config.adapt, config.prototypes)
 
 
 def found_in(query: Volume, lessons: Mapping[int, Lesson], answer: Answer, config: TaskConfig) -> np.ndarray:

@@ -59,6 +59,8 @@ class ZeroshotConfig:
     """What describes a patch."""
     block: int | None = None
     """Block that it is taken from, the first is 1; None: the last."""
+    attention_block: int | None = None
+    """Block whose CLS token votes, the first is 1; None: the last."""
     stride: int | None = None
     """Pixels from patch to patch, a divisor of the patch's side; None: the side itself, no overlap."""
     position: Literal["dino", "timm"] | None = None
@@ -79,7 +81,7 @@ class ZeroshotConfig:
 class Look:
     """What a backbone says of one picture.
 
-    descriptors: (R, C, D). attention: (A, R, C), the last block's CLS row. covered: the part of the frame that
+    descriptors: (R, C, D). attention: (A, R, C), the CLS row of `attention_block`. covered: the part of the frame that
     the patches cover, (rows, columns) in pixels of the frame. pixels: (H, W) uint8, what was looked at. cut:
     TokenCut's mask (R, C), None where it was not asked.
     """
@@ -108,6 +110,7 @@ class Eye:
         self.config = config
         self.cuts = cuts
         self.block = block_of(config.block, backbone)
+        self.attention_block = block_of(config.attention_block, backbone)
         self._seen: dict[str, Look] = {}
 
     def look(self, frame: Frame) -> Look:
@@ -125,7 +128,7 @@ class Eye:
             picture_1hw[None],
             blocks=(self.block,),
             kinds=tuple(dict.fromkeys((config.facet, "key"))),
-            attention=(-1,),
+            attention=(self.attention_block,),
             stride=config.stride,
             position=config.position,
         )

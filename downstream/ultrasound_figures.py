@@ -7,17 +7,15 @@ A domain has one colour in all of them; what was found is filled with it, the tr
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from textwrap import fill
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from ..platform.figures import COLOURS
+from ..platform.figures import COLOURS, canvas_of, png_of, ruled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -124,7 +122,7 @@ def grid(
     words = 0.17 * (
         any(t.above for _, _, ts in rows for t in ts) + any(t.below for _, _, ts in rows for t in ts)
     )
-    canvas = _canvas(max(5.0, columns * side + 0.4), len(rows) * (side * tall + words + 0.08) + 0.75)
+    canvas = canvas_of(max(5.0, columns * side + 0.4), len(rows) * (side * tall + words + 0.08) + 0.75)
     places = canvas.subplots(len(rows), columns, squeeze=False)
     for (name, colour, tiles), line in zip(rows, places, strict=True):
         for place in line:
@@ -148,8 +146,7 @@ def grid(
             color=colour,
             fontweight="bold",
         )
-    _entitled(canvas, title, note)
-    return _png(canvas)
+    return png_of(canvas, title, note)
 
 
 def bars(title: str, measure: str, bars: Sequence[Bar], note: str = "") -> bytes:
@@ -160,7 +157,7 @@ def bars(title: str, measure: str, bars: Sequence[Bar], note: str = "") -> bytes
     widest = max(sum(bar.group == group for bar in bars) for group in groups)
     across = min(ACROSS, len(groups))
     down = math.ceil(len(groups) / across)
-    canvas = _canvas(max(7.0, 1.2 + across * (0.35 + 0.24 * widest)), 1.0 + 3.6 * down)
+    canvas = canvas_of(max(7.0, 1.2 + across * (0.35 + 0.24 * widest)), 1.0 + 3.6 * down)
     drawn: set[str] = set()
     for line, axes in enumerate(canvas.subplots(down, squeeze=False)[:, 0]):
         shown = groups[line * across : (line + 1) * across]
@@ -174,10 +171,9 @@ def bars(title: str, measure: str, bars: Sequence[Bar], note: str = "") -> bytes
         axes.tick_params(axis="x", length=0, pad=20)
         axes.set_xlim(-0.6, across - 0.4)
         axes.set_ylim(0, 1)
-        _ruled(axes, measure)
+        ruled(axes, measure)
     canvas.legend(loc="outside right upper", fontsize=7, frameon=False)
-    _entitled(canvas, title, note)
-    return _png(canvas)
+    return png_of(canvas, title, note)
 
 
 def curves(
@@ -190,7 +186,7 @@ def curves(
     colours = colours_of(names)
     across = min(4, len(panels))
     down = math.ceil(len(panels) / across)
-    canvas = _canvas(max(6.0, 2.7 * across + 1.6), 2.5 * down + 0.9)
+    canvas = canvas_of(max(6.0, 2.7 * across + 1.6), 2.5 * down + 0.9)
     places = canvas.subplots(down, across, squeeze=False).ravel()
     for place in places[len(panels) :]:
         place.axis("off")
@@ -203,17 +199,16 @@ def curves(
         place.set_xlabel(xlabel, fontsize=7)
         place.tick_params(axis="x", labelsize=7)
         place.set_ylim(-0.03, 1)  # a curve along 0 is seen
-        _ruled(place, ylabel)
+        ruled(place, ylabel)
     _named(canvas, names, colours)
-    _entitled(canvas, title)
-    return _png(canvas)
+    return png_of(canvas, title)
 
 
 def projections(
     title: str, points_P3: np.ndarray, labels: Sequence[str], colours: Mapping[str, str]
 ) -> bytes:
     """Three components of patches as three plane views, in the colours of their labels."""
-    canvas = _canvas(11.0, 4.2)
+    canvas = canvas_of(11.0, 4.2)
     told = np.asarray(labels)
     for place, (x, y) in zip(canvas.subplots(1, 3), ((0, 1), (0, 2), (1, 2)), strict=True):
         for name in sorted(colours, key=lambda one: colours[one] != OTHER):  # what is no bone lies below
@@ -229,10 +224,9 @@ def projections(
             )
         place.set_xlabel(f"component {x + 1}", fontsize=8)
         place.tick_params(axis="x", labelsize=7)
-        _ruled(place, f"component {y + 1}")
+        ruled(place, f"component {y + 1}")
     _named(canvas, list(colours), colours)
-    _entitled(canvas, title)
-    return _png(canvas)
+    return png_of(canvas, title)
 
 
 def _bar(axes: Axes, x: float, width: float, bar: Bar, colour: str, drawn: set[str]) -> None:
@@ -271,29 +265,6 @@ def _bar(axes: Axes, x: float, width: float, bar: Bar, colour: str, drawn: set[s
         )
 
 
-def _canvas(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    canvas = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(canvas)
-    return canvas
-
-
-def _entitled(canvas: Figure, title: str, note: str = "") -> None:
-    width = canvas.get_size_inches()[0]
-    canvas.suptitle(fill(title, int(13 * width)), fontsize=10, x=0.01, ha="left")
-    if note:
-        canvas.supxlabel(fill(note, int(18 * width)), fontsize=7, color="#444444", x=0.01, ha="left")
-
-
-def _ruled(axes: Axes, ylabel: str) -> None:
-    axes.set_ylabel(ylabel, fontsize=8)
-    axes.tick_params(axis="y", labelsize=7)
-    axes.grid(axis="y", linewidth=0.4)
-    axes.set_axisbelow(True)
-
-
 def _named(canvas: Figure, names: Sequence[str], colours: Mapping[str, str]) -> None:
     """A legend of colours, outside at the right."""
     from matplotlib.lines import Line2D
@@ -302,12 +273,6 @@ def _named(canvas: Figure, names: Sequence[str], colours: Mapping[str, str]) -> 
         Line2D([], [], color=colours[name], marker="o", ls="", markersize=5, label=name) for name in names
     ]
     canvas.legend(handles=lines, loc="outside right upper", fontsize=7, frameon=False)
-
-
-def _png(canvas: Figure) -> bytes:
-    png = io.BytesIO()
-    canvas.savefig(png, format="png", dpi=130, metadata={"Software": None})
-    return png.getvalue()
 
 
 def _small(pixels: np.ndarray) -> np.ndarray:

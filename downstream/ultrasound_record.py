@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import json
 import logging
-import math
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..platform.config import atomic_write, digest, flat, to_json
-from ..platform.errors import DataError
 from ..platform.runs import open_run
+from .folder import METRICS, finite, replaced
 from .frames import FACTS, Domain, digest_of
 
 if TYPE_CHECKING:
@@ -27,13 +23,6 @@ if TYPE_CHECKING:
 
 EXPERIMENT = "vetdino/zeroshot"
 """Where MLflow keeps these runs."""
-
-METRICS = "metrics.json"
-
-LEFT_BY_US = frozenset(
-    {METRICS, "config.json", "params.json", "run.json", "metrics.jsonl", "figures", "masks", "overlays"}
-)
-"""What a folder of ours may hold beside tables (.csv) and pages (.html)."""
 
 INTERVALS = (
     "95 % over images, by bootstrap; frames of one sweep are not independent, so that the true ones are wider; "
@@ -100,10 +89,8 @@ def record(
                 run.figure(title, png)
             for file in (METRICS, "config.json", *found.pages):
                 run.artifact(folder / file)
-        where = f"{run.view_command}, then {run.link}" if run.view_command else run.link
-        link = f"MLflow: {where}" if run.run_id else "no MLflow run was recorded"
     show(found, domains)
-    print(link)
+    print(f"MLflow: {run.told}")
 
 
 def show(found: Found, domains: Sequence[Domain]) -> None:
@@ -124,45 +111,6 @@ def show(found: Found, domains: Sequence[Domain]) -> None:
     if found.warnings:
         console.print(
             f"{len(found.warnings)} warnings about sets, each with its set's name, are in {METRICS}"
-        )
-
-
-@contextmanager
-def replaced(out: Path | str) -> Iterator[Path]:
-    """A folder to write to, beside `out`; it takes the place of `out` when the block ends well, else it goes.
-
-    Raises DataError before anything is written where `out` holds what such a block never left there.
-    """
-    out = Path(out).resolve()
-    check_ours(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    ending = secrets.token_hex(4)
-    new, old = (out.with_name(f".{out.name}.{ending}.{word}") for word in ("new", "old"))
-    new.mkdir()
-    try:
-        yield new
-        if out.exists():
-            out.rename(old)
-        new.rename(out)
-    except BaseException:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        raise
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def check_ours(out: Path | str) -> None:
-    """Raises DataError where a folder holds what no experiment left there: it would be replaced."""
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file; give a folder to write to")
-    held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    foreign = [name for name in held if name not in LEFT_BY_US and not name.endswith((".csv", ".html"))]
-    if foreign or (held and METRICS not in held):
-        raise DataError(
-            f"{out} holds {foreign[0] if foreign else held[0]}, which no experiment left there; give another folder"
         )
 
 
@@ -191,11 +139,6 @@ def _write(
     atomic_write(folder / "config.json", to_json(config))
     for file, text in found.pages.items():
         atomic_write(folder / file, text)
-
-
-def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """The values as JSON can carry them: what is no number is null, a 0 stays 0."""
-    return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _told(domain: Domain) -> dict[str, Any]:

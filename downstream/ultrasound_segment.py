@@ -15,10 +15,10 @@ import numpy as np
 from ..platform.backbone import load
 from ..platform.config import atomic_write, to_json
 from ..platform.progress import track
+from .folder import METRICS, check_ours, replaced
 from .frames import frames_of
 from .ultrasound_answers import Eye, ZeroshotConfig, found_in
 from .ultrasound_figures import COLOURS, overlay
-from .ultrasound_record import METRICS, check_ours, replaced
 
 log = logging.getLogger(__name__)
 

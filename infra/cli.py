@@ -6,7 +6,6 @@ A verb is imported when it is asked for, so `vetdino --help` never waits for tor
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import sys
@@ -14,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
+from ..platform.config import nearest
 from ..platform.errors import VetdinoError
 
 
@@ -89,8 +89,7 @@ def _answer(arguments: list[str]) -> int:
         return 0
     name, *rest = arguments
     if name not in VERBS:
-        near = difflib.get_close_matches(name, VERBS, n=1, cutoff=0.0)[0]
-        return _complain(f"unknown verb '{name}'; the nearest is '{near}' (see vetdino --help)", 2)
+        return _complain(f"unknown verb '{name}'; {nearest(name, VERBS)} (see vetdino --help)", 2)
     return _run(VERBS[name], rest)
 
 

@@ -6,7 +6,6 @@ it. Differences are paired: both sides answer the same studies and are resampled
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from ..platform.answers import Kept
-from ..platform.config import atomic_write
+from ..platform.config import atomic_write, nearest
 from ..platform.errors import ConfigError
 from ..platform.metrics import Estimate, Figure, auroc, average_precision, estimate
 from . import page
@@ -251,8 +250,7 @@ def _chosen(trainings: Sequence[Record], asked: Sequence[str]) -> list[str]:
     common = [name for name in trainings[0].curves if all(name in training.curves for training in trainings)]
     for word in asked:
         if word not in {*common, *(name.partition("/")[0] for name in common)}:
-            near = difflib.get_close_matches(word, common, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"no metric '{word}' in all of these trainings; the nearest is '{near}'")
+            raise ConfigError(f"no metric '{word}' in all of these trainings; {nearest(word, common)}")
     wanted = set(asked) or set(GROUPS)
     chosen = [name for name in common if name in wanted or name.partition("/")[0] in wanted] or common
     order = {group: number for number, group in enumerate(GROUPS)}

@@ -9,11 +9,11 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from tyro.conf import Positional, arg
 
-from ..platform.config import cli_config, to_json
+from ..platform.config import cli_config, part_of, to_json
 from ..platform.errors import ConfigError
 
 T = TypeVar("T")
@@ -73,7 +73,7 @@ def phantom(arguments: Sequence[str]) -> Path:
     kind = peek.parse_known_args(arguments)[0].kind
     asks, settings, write = kinds.get(kind, kinds["radiograph"])
     asked = cli_config(asks, arguments, "vetdino phantom")
-    write(asked.out, _part(settings, asked))
+    write(asked.out, part_of(settings, asked))
     return asked.out
 
 
@@ -91,7 +91,7 @@ def ingest(arguments: Sequence[str]) -> Path:
         """Folder for the shards, manifest.json and quarantine.csv."""
 
     asked = cli_config(Ingest, arguments, "vetdino ingest")
-    ingest(asked.source, asked.out, _part(IngestConfig, asked))
+    ingest(asked.source, asked.out, part_of(IngestConfig, asked))
     return asked.out
 
 
@@ -116,9 +116,10 @@ def pretrain(arguments: Sequence[str]) -> Path | None:
     if arguments[0].startswith("-"):
         raise ConfigError(f"the recipe comes first: vetdino pretrain {next(iter(RECIPES))} {arguments[0]} …")
     name, *rest = arguments
-    default = Pretrain(**_fields(PretrainConfig, recipe(name)))
+    start = recipe(name)
+    default = Pretrain(**{field.name: getattr(start, field.name) for field in fields(start)})
     asked = cli_config(default, rest, f"vetdino pretrain {name}")
-    config = _part(PretrainConfig, asked)
+    config = part_of(PretrainConfig, asked)
     if asked.print_config:
         print(to_json(config), end="")
         return None
@@ -190,7 +191,7 @@ def evaluate(arguments: Sequence[str]) -> Path:
         """Folder for tables and figures."""
 
     asked = cli_config(Evaluate, arguments, "vetdino evaluate")
-    evaluate(asked.backbone, asked.shards, asked.out, _part(EvaluateConfig, asked))
+    evaluate(asked.backbone, asked.shards, asked.out, part_of(EvaluateConfig, asked))
     return asked.out
 
 
@@ -210,7 +211,7 @@ def compare_backbones(arguments: Sequence[str]) -> Path:
         """Folder for tables and figures."""
 
     asked = cli_config(CompareBackbones, arguments, "vetdino compare-backbones")
-    compare_backbones(asked.backbones, asked.shards, asked.out, _part(EvaluateConfig, asked))
+    compare_backbones(asked.backbones, asked.shards, asked.out, part_of(EvaluateConfig, asked))
     return asked.out
 
 
@@ -242,7 +243,7 @@ def compare(arguments: Sequence[str]) -> Path:
         """The page; it holds all it shows and fetches nothing."""
 
     asked = cli_config(Compare, arguments, "vetdino compare")
-    return compare(asked.runs, asked.out, _part(CompareConfig, asked))
+    return compare(asked.runs, asked.out, part_of(CompareConfig, asked))
 
 
 def report(arguments: Sequence[str]) -> Path:
@@ -259,7 +260,7 @@ def report(arguments: Sequence[str]) -> Path:
         """Folder for card.md, card.html and pictures."""
 
     asked = cli_config(Report, arguments, "vetdino report")
-    return report(asked.backbone, asked.out, _part(ReportConfig, asked))
+    return report(asked.backbone, asked.out, part_of(ReportConfig, asked))
 
 
 def demo(arguments: Sequence[str]) -> Path | None:
@@ -274,12 +275,3 @@ def app(arguments: Sequence[str]) -> None:
     from ..serving.app import AppConfig, serve
 
     serve(cli_config(AppConfig, arguments, "vetdino app"))
-
-
-def _part(cls: type[T], asked: Any) -> T:
-    """The room's own config out of what was asked: the places the verb added are left behind."""
-    return cls(**_fields(cls, asked))
-
-
-def _fields(cls: type, config: Any) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in fields(cls)}

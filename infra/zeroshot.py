@@ -5,13 +5,13 @@ No `from __future__ import annotations` here: tyro reads the local classes' own.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from ..platform.config import cli_config
+from ..platform.config import cli_config, nearest, part_of
 from ..platform.errors import ConfigError
 
 COMMANDS = {
@@ -32,11 +32,8 @@ def zeroshot(arguments: Sequence[str]) -> Path | None:
         return None
     name, *rest = arguments
     if name not in COMMANDS:
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, COMMANDS, n=1, cutoff=0.0)[0]
         raise ConfigError(
-            f"zeroshot knows no '{name}'; the nearest is '{near}' (see vetdino zeroshot --help)"
+            f"zeroshot knows no '{name}'; {nearest(name, COMMANDS)} (see vetdino zeroshot --help)"
         )
     return _segment(rest) if name == "segment" else _experiment(name, rest)
 
@@ -70,9 +67,10 @@ def _experiment(name: str, arguments: Sequence[str]) -> Path:
 
     Experiment.__doc__ = config_class.__doc__
     asked = cli_config(Experiment, arguments, f"vetdino zeroshot {name}")
-    config = config_class(**{field.name: getattr(asked, field.name) for field in fields(config_class)})
+    config = part_of(config_class, asked)
+    from ..downstream.folder import check_ours
     from ..downstream.frames import domains_of
-    from ..downstream.ultrasound_record import check_ours, record
+    from ..downstream.ultrasound_record import record
     from ..platform.backbone import load
 
     check_ours(asked.out)  # before the hours, not after them
@@ -111,6 +109,6 @@ def _segment(arguments: Sequence[str]) -> Path:
     asked = cli_config(Segment, arguments, "vetdino zeroshot segment")
     if not asked.images:
         raise ConfigError("no image given: vetdino zeroshot segment IMAGES… --backbone B --out DIR")
-    config = SegmentConfig(**{field.name: getattr(asked, field.name) for field in fields(SegmentConfig)})
+    config = part_of(SegmentConfig, asked)
     segment(asked.images, asked.backbone, asked.out, config)
     return asked.out

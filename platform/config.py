@@ -14,7 +14,7 @@ import os
 import secrets
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -46,7 +46,7 @@ def from_json(cls: type[T], text: str, source: str = "") -> T:
     except ValueError as error:
         raise ConfigError(f"{where}not JSON ({error}); write it anew with `--print-config`") from None
     for key in _unknown_keys(cls, data):
-        raise ConfigError(f"{where}unknown setting '{key}'; {_nearest(key, list(_keys(cls)))}")
+        raise ConfigError(f"{where}unknown setting '{key}'; {nearest(key, list(_keys(cls)))}")
     try:
         return TypeAdapter(cls).validate_json(text, strict=True)
     except ValidationError as error:
@@ -103,9 +103,34 @@ def cli_config(default: T | type[T], args: Sequence[str], prog: str) -> T:
     if unknown:
         word = unknown[0].partition("=")[0]
         known = ["--" + key.replace("_", "-") for key in _keys(cls)]
-        print(f"{prog}: unknown argument {word}; {_nearest(word, known)}", file=sys.stderr)
+        print(f"{prog}: unknown argument {word}; {nearest(word, known)}", file=sys.stderr)
         raise SystemExit(2)
     return config
+
+
+def part_of(cls: type[T], asked: Any) -> T:
+    """The `cls` inside a config that has its settings and more, such as a command's with the places added.
+
+    >>> @dataclasses.dataclass
+    ... class Work:
+    ...     rate: float = 1.0
+    >>> @dataclasses.dataclass
+    ... class Command(Work):
+    ...     out: str = "here"
+    >>> part_of(Work, Command(rate=2.0))
+    Work(rate=2.0)
+    """
+    return cls(**{field.name: getattr(asked, field.name) for field in dataclasses.fields(cls)})
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a message about a word that is not known.
+
+    >>> nearest("evalute", ["evaluate", "prepare"])
+    "the nearest is 'evaluate'"
+    """
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)
+    return f"the nearest is '{near[0]}'" if near else "there is none"
 
 
 def atomic_write(path: Path | str, content: bytes | str) -> None:
@@ -183,11 +208,6 @@ def _unknown_keys(cls: type, data: Any, path: str = "") -> Iterator[str]:
         for part in _parts(hints[key]):
             for item in values:
                 yield from _unknown_keys(part, item, f"{path}{key}.")
-
-
-def _nearest(word: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
-    return f"the nearest is '{near[0]}'" if near else "there are no settings here"
 
 
 def _one_line(box: str) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .config import nearest
 from .errors import ConfigError, DataError
 from .positions import Rule, placed
 
@@ -85,7 +85,7 @@ def facets_of(
     backbone.eval()
     with torch.no_grad():
         for number, image_1HW in enumerate(images_B1HW):
-            patches_1RCD = _embedded(backbone, image_1HW[None], stride)
+            patches_1RCD = embedded(backbone, image_1HW[None], stride)
             x_1LD = backbone.vit.norm_pre(placed(backbone.vit, patches_1RCD, rule))
             # Written in place: a list that is joined in the end would hold everything twice.
             for key, value in _walk(backbone, x_1LD, asked):
@@ -162,7 +162,7 @@ def _attended(
         yield number, torch.einsum("he,lhe->hl", first_HE, key_LHE).softmax(-1)[:, prefix:]
 
 
-def _embedded(backbone: Backbone, images_B1HW: Tensor, stride: int) -> Tensor:
+def embedded(backbone: Backbone, images_B1HW: Tensor, stride: int) -> Tensor:
     """Embedded patches (B, R, C, D), one every `stride` pixels."""
     embed = backbone.vit.patch_embed
     images_B1HW = images_B1HW.to(embed.proj.weight.device, torch.float32)
@@ -206,6 +206,5 @@ def _numbered(blocks: Sequence[int], depth: int) -> tuple[int, ...]:
 def _known(kinds: Sequence[str]) -> tuple[str, ...]:
     for kind in kinds:
         if kind not in KINDS:
-            near = get_close_matches(kind, KINDS, 1, 0.0)[0]
-            raise ConfigError(f"there is no facet {kind!r}; the nearest of {', '.join(KINDS)} is {near!r}")
+            raise ConfigError(f"no facet '{kind}' among {', '.join(KINDS)}; {nearest(kind, KINDS)}")
     return tuple(kind for kind in KINDS if kind in kinds)

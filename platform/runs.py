@@ -66,6 +66,14 @@ class Run:
         self._pending: deque[Any] = deque()
         self._tables: list[dict[str, str]] = []
 
+    @property
+    def told(self) -> str:
+        """What a person is told to look at: the command where a server is needed, and the pages."""
+        if not self.run_id:
+            return f"no run was recorded; see {self.link}"
+        pages = f"{self.link} (all runs: {self.charts})"
+        return f"{self.view_command}, then {pages}" if self.view_command else pages
+
     def metrics(self, step: int, values: Mapping[str, float], model: str = "") -> None:
         """Adds one line to metrics.jsonl and the same values to MLflow, in the background.
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from vetdino.downstream.components import confidences, count_components, keep_components
 from vetdino.platform.errors import ConfigError, DataError
@@ -44,6 +45,15 @@ def test_the_kept_parts_are_those_of_plain_flooding(mask, seed, n):
     np.testing.assert_array_equal(keep_components(mask, score, "n", n), wanted)
     _, confidence = confidences(mask, score)
     np.testing.assert_allclose(sorted(confidence), sorted(map(sure, parts_of(mask))))
+
+
+@given(MASKS, st.integers(0, 99))
+@settings(max_examples=60, deadline=None)
+def test_confidences_are_scipys_sums_bit_for_bit(mask, seed):
+    score = np.random.default_rng(seed).random(mask.shape)
+    part, confidence = confidences(mask, score)
+    sums = ndimage.sum_labels(score, part, np.arange(1, part.max() + 1))
+    np.testing.assert_array_equal(confidence, np.asarray(sums) / (mask.sum() + 1e-6))
 
 
 @given(MASKS)

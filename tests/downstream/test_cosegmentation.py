@@ -218,6 +218,31 @@ def test_saliency_is_the_mean_of_the_heads_scaled_within_its_image():
     np.testing.assert_allclose(saliency_of(attention, CosegmentConfig(saliency="raw")), [[3.1, 0.3]])
 
 
+def test_ranks_run_from_0_to_1_and_equal_attention_has_equal_rank():
+    attention = np.array([[[3.0, 1.0, 1.0], [90.0, 2.0, 2.0]]])
+    rank = saliency_of(attention, CosegmentConfig(saliency="rank"))
+    np.testing.assert_allclose(rank, [[2 / 3, 0, 0], [1, 1 / 3, 1 / 3]])
+    assert not saliency_of(np.ones((2, 3, 3)), CosegmentConfig(saliency="rank")).any()
+
+
+def test_what_is_looked_away_from_is_found_where_that_is_asked_for():
+    descriptors, attention, truths = scene(4)
+    shunned = [0.05 - one for one in attention]
+    seen = cosegment(descriptors, shunned, replace(TWO, tau=0.5))
+    away = cosegment(descriptors, shunned, replace(TWO, tau=0.5, away=True))
+    for found, other, truth in zip(away.masks, seen.masks, truths, strict=True):
+        assert overlap(found, truth)[0] > 0.9
+        assert overlap(other, truth)[0] < 0.1
+    for scale in ("minmax", "rank", "raw"):
+        config = CosegmentConfig(saliency=scale)
+        one, mirrored = (
+            saliency_of(attention[0], config),
+            saliency_of(attention[0], replace(config, away=True)),
+        )
+        np.testing.assert_allclose(np.ptp(one + mirrored), 0, atol=1e-12)
+        assert (mirrored.min(), mirrored.max()) == pytest.approx((one.min(), one.max()))
+
+
 def test_a_brighter_image_does_not_change_the_saliency_of_its_neighbour():
     descriptors, attention, _ = scene(3)
     brighter = [attention[0] * 40, *attention[1:]]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from vetdino.downstream.fewshot import (
-    FewshotConfig,
+from vetdino.downstream.fewshot import FewshotConfig, evaluate, measure, ways_by, ways_of
+from vetdino.downstream.fewshot_answers import (
+    Encoders,
     Lesson,
     Remembered,
     TaskConfig,
@@ -17,7 +20,6 @@ from vetdino.downstream.fewshot import (
     by_copy,
     by_prototypes,
     by_truth,
-    evaluate,
     label_map,
     lesson_of,
     mask_of,
@@ -51,10 +53,10 @@ def scan(seed: int = 0, organs: Sequence[int] = (1, 2)) -> Volume:
 class Held:
     """Scans in memory that are read as a prepared folder is."""
 
-    folder = "held"
-    classes = ORGANS
+    folder = Path("held")
 
-    def __init__(self, *scans: Volume) -> None:
+    def __init__(self, *scans: Volume, classes: dict[int, str] = ORGANS) -> None:
+        self.classes = classes
         self._scans = {one.name: one for one in scans}
         self.names = tuple(self._scans)
         self.cards = {name: {"labelled": one.labels_ZHW is not None} for name, one in self._scans.items()}
@@ -175,11 +177,103 @@ def test_every_row_has_every_scan_and_organ_and_their_order_does_not_matter():
 
 
 def test_more_shots_teach_together():
-    found = measured(*(scan(seed) for seed in range(6)), shots=2, floors=())
+    found = measured(*(scan(seed) for seed in range(6)), shots=(2,), floors=())
     assert {row for row, _, _ in found} == {"pixels"}
-    config = FewshotConfig(folds=2, shots=2, floors=(), resamples=10)
+    config = FewshotConfig(folds=2, shots=(2,), floors=(), resamples=10)
     scores = evaluate(Held(*(scan(seed) for seed in range(6))), {"pixels": PIXELS}, config).scores
     assert {score.supports for score in scores} == {"s3 s4", "s0 s1"}
+
+
+def test_numbers_of_shots_are_rows_over_the_same_queries():
+    scans = Held(*(scan(seed) for seed in range(6)))
+    config = FewshotConfig(folds=2, shots=(1, 2), floors=("copy", "oracle"), resamples=10)
+    found = evaluate(scans, {"pixels": PIXELS}, config)
+    assert list(found.ways) == [
+        "pixels, 1 shot",
+        "pixels, 2 shots",
+        "copy, 1 shot",
+        "copy, 2 shots",
+        "oracle",
+    ]
+    asked = {
+        row: {(score.scan, score.organ) for score in found.scores if score.row == row} for row in found.ways
+    }
+    assert len({frozenset(pairs) for pairs in asked.values()}) == 1
+    for shots in (1, 2):
+        alone = evaluate(scans, {"pixels": PIXELS}, replace(config, shots=(shots,), floors=()))
+        own = [score for score in found.scores if score.source == "pixels" and score.shots == shots]
+        if shots == 2:  # with one shot the folds are the same, with the same first support
+            assert [score.supports for score in own] == [score.supports for score in alone.scores]
+        assert [score.dice for score in own] == [score.dice for score in alone.scores]
+
+
+def test_a_support_that_does_not_show_an_organ_is_said_where_others_teach():
+    scans = [scan(seed) for seed in range(6)]
+    scans[3] = scan(3, organs=[1])
+    config = FewshotConfig(folds=2, shots=(1, 2), floors=(), resamples=10)
+    found = evaluate(Held(*scans), {"pixels": PIXELS}, config)
+    assert "in none of the supports (s3)" in found.left_out["fold 0, kidneys, 1 shot"]
+    assert found.left_out["fold 0, kidneys, support s3"].endswith("the other supports teach (1 of 2)")
+    taught = {(score.fold, score.shots) for score in found.scores if score.organ == "kidneys"}
+    assert taught == {(0, 2), (1, 1), (1, 2)}
+
+
+def test_floors_stand_beside_in_the_main_way_alone():
+    config = FewshotConfig(beside=("levayz",), components_beside=("all",))
+    ways = ways_of({"mine": PIXELS}, config, {"pixels": PIXELS})
+    rows = [(way.source, way.compat, len(way.components), way.floor) for way in ways]
+    assert rows == [
+        ("mine", "ours", 2, False),
+        ("mine", "levayz", 2, False),
+        ("pixels", "ours", 1, True),
+        ("copy", "", 1, True),
+        ("oracle", "ours", 1, True),
+        ("oracle", "levayz", 1, True),
+    ]
+
+
+def test_every_fold_and_organ_is_answered_by_its_own_encoder():
+    class Own:
+        def __init__(self, fold, organ):
+            self.place, self.asked = (fold, organ), set()
+
+        def __call__(self, volume, slices):
+            self.asked.add(volume.name)
+            return PIXELS(volume, slices)
+
+    scans = Held(*(scan(seed) for seed in range(4)))
+    config = FewshotConfig(folds=2, floors=(), resamples=10)
+    trained = {(fold, organ): Own(fold, organ) for fold in range(2) for organ in ORGANS}
+    found = measure(scans, ways_by("trained", Encoders(trained, 2), config), config)
+    assert {key: own.asked for key, own in trained.items()} == {
+        (fold, organ): names
+        for fold, names in enumerate(({"s0", "s1", "s2"}, {"s2", "s3", "s0"}))
+        for organ in ORGANS
+    }
+    frozen = evaluate(scans, {"pixels": PIXELS}, config)
+    assert [score.dice for score in found.scores] == [score.dice for score in frozen.scores]
+
+
+def test_scans_of_another_folder_teach_classes_of_the_same_name():
+    scans = [scan(seed) for seed in range(4)]
+    swapped = [
+        replace(one, name=f"t{one.name}", labels_ZHW=np.array([0, 2, 1], np.uint8)[one.labels_ZHW])
+        for one in scans
+    ]
+    other = Held(*swapped, classes={1: "Kidneys", 2: "LIVER", 9: "spleen"})
+    config = FewshotConfig(folds=2, floors=("copy",), resamples=10)
+    ways = ways_of({"pixels": PIXELS}, config)
+    own = measure(Held(*scans), ways, config)
+    crossed = measure(other, ways_of({"pixels": PIXELS}, config), config, Held(*scans))
+    assert [score.dice for score in crossed.scores] == [score.dice for score in own.scores]
+    assert {score.supports for score in crossed.scores} == {"s2", "s0"}
+    assert {score.scan for score in crossed.scores} == {"ts0", "ts1", "ts2", "ts3"}
+    lacking = Held(*scans, classes={1: "liver", 2: "something"})
+    found = measure(lacking, ways_of({"pixels": PIXELS}, config), config, Held(*scans))
+    assert found.left_out == {"held, kidneys": "no class of this name there"}
+    assert set(found.organs.values()) == {"liver"}
+    with pytest.raises(DataError, match="share no class"):
+        measure(Held(*scans, classes={1: "a", 2: "b"}), ways, config, Held(*scans))
 
 
 def test_what_a_scan_or_a_support_does_not_show_is_left_out_and_said():
@@ -214,6 +308,11 @@ def test_wrong_settings_are_refused():
         TaskConfig(reach=-1.0)
     with pytest.raises(ConfigError, match="resamples"):
         FewshotConfig(resamples=0)
+    for shots in ((), (1, 1)):
+        with pytest.raises(ConfigError, match="shots"):
+            FewshotConfig(shots=shots)
+    with pytest.raises(ConfigError, match="two rows would be called 'copy'"):
+        evaluate(Held(scan(0), scan(1)), {"copy": PIXELS}, FewshotConfig(folds=2))
 
 
 def test_things_introduce_themselves():

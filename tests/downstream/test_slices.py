@@ -44,7 +44,7 @@ def test_brightness_and_contrast_of_a_scan_do_not_matter(tiny):
 
 def test_tokens_are_those_of_the_networks_last_norm(tiny):
     volume = scan()
-    found = TokenFeatures(tiny, SliceConfig(grid=5))(volume, [1])
+    found = TokenFeatures(tiny, SliceConfig(grid=5, coordinates=0))(volume, [1])
     image = resized(standardised(volume)[[1]], 40, tiny.patch)
     expected = tiny.tokens(image).patches[0].T.unflatten(1, (5, 5))
     torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=1e-5)
@@ -58,8 +58,8 @@ def test_the_grid_is_as_fine_as_asked_for(tiny, grid):
 
 
 def test_a_grid_of_18_can_be_enlarged_to_32_as_the_released_code_does(tiny):
-    coarse = TokenFeatures(tiny, SliceConfig(side=18 * tiny.patch))(scan(), [0])
-    fine = TokenFeatures(tiny, SliceConfig(side=18 * tiny.patch, enlarged=32))(scan(), [0])
+    coarse = TokenFeatures(tiny, SliceConfig(side=18 * tiny.patch, coordinates=0))(scan(), [0])
+    fine = TokenFeatures(tiny, SliceConfig(side=18 * tiny.patch, enlarged=32, coordinates=0))(scan(), [0])
     assert coarse.shape[2:] == (18, 18)
     assert fine.shape[2:] == (32, 32)
 
@@ -71,20 +71,20 @@ def test_a_slices_features_do_not_depend_on_its_company_or_order(tiny):
 
 
 def test_layers_stand_one_after_the_other(tiny):
-    both = TokenFeatures(tiny, SliceConfig(grid=4, layers=(0, -1)))(scan(), [0])
-    last = TokenFeatures(tiny, SliceConfig(grid=4))(scan(), [0])
+    both = TokenFeatures(tiny, SliceConfig(grid=4, layers=(0, -1), coordinates=0))(scan(), [0])
+    last = TokenFeatures(tiny, SliceConfig(grid=4, coordinates=0))(scan(), [0])
     assert both.shape[1] == 2 * tiny.width
     assert torch.equal(both[:, tiny.width :], last)
     assert not torch.equal(both[:, : tiny.width], last)
 
 
 def test_debiased_features_hold_nothing_of_a_blank_slices_strongest_directions(tiny):
-    features = TokenFeatures(tiny, SliceConfig(grid=6, debias=3))
+    features = TokenFeatures(tiny, SliceConfig(grid=6, debias=3, coordinates=0))
     found = features(scan(), [0])
-    blank = TokenFeatures(tiny, SliceConfig(grid=6))._tokens(torch.zeros(1, 1, 48, 48))[0].flatten(1).T
+    blank = TokenFeatures(tiny, SliceConfig(grid=6)).seen(torch.zeros(1, 1, 48, 48)).detach()[0].flatten(1).T
     directions = np.linalg.svd(blank.numpy())[2][:3]
     assert np.abs(directions @ found[0].flatten(1).numpy()).max() < 1e-4
-    plain = TokenFeatures(tiny, SliceConfig(grid=6))(scan(), [0])
+    plain = TokenFeatures(tiny, SliceConfig(grid=6, coordinates=0))(scan(), [0])
     assert np.abs(directions @ plain[0].flatten(1).numpy()).max() > 0.1
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from vetdino.downstream.cosegmentation import CosegmentConfig
+from vetdino.downstream.folder import finite
 from vetdino.downstream.frames import domains_of, drawn_from
 from vetdino.downstream.ultrasound import (
     CrossDomainConfig,
@@ -32,7 +33,6 @@ from vetdino.downstream.ultrasound_answers import (
     summaries_of,
 )
 from vetdino.downstream.ultrasound_features import AssessConfig, ScatterConfig, assess, attention_auc, scatter
-from vetdino.downstream.ultrasound_record import check_ours, finite, replaced
 from vetdino.downstream.ultrasound_segment import SegmentConfig, segment
 from vetdino.platform.backbone import random_backbone, save_backbone
 from vetdino.platform.errors import ConfigError, DataError
@@ -285,40 +285,6 @@ def test_new_frames_get_masks_of_their_own_size(tmp_path, drawn, tiny, method):
     assert told["found_share"] == shares
     segment([folder / "images" / "00.png"], tmp_path / "net", tmp_path / "out", SegmentConfig(**QUICK))
     assert [path.name for path in (tmp_path / "out" / "masks").iterdir()] == ["00.png"]
-
-
-def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
-    out = tmp_path / "out"
-    with replaced(out) as folder:
-        (folder / "metrics.json").write_text("first")
-        (folder / "old.csv").write_text("old")
-
-    def stopped() -> None:
-        with replaced(out) as folder:
-            (folder / "metrics.json").write_text("second")
-            raise RuntimeError("half way")
-
-    with pytest.raises(RuntimeError, match="half way"):
-        stopped()
-    assert (out / "metrics.json").read_text() == "first"
-    with replaced(out) as folder:
-        (folder / "metrics.json").write_text("third")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    assert [path.name for path in out.iterdir()] == ["metrics.json"]
-
-
-def test_a_folder_that_holds_something_else_is_never_replaced(tmp_path):
-    check_ours(tmp_path / "not there")
-    check_ours(tmp_path)
-    (tmp_path / "thesis.docx").write_text("years of work")
-    with pytest.raises(DataError, match=r"thesis\.docx"):
-        check_ours(tmp_path)
-    (tmp_path / "thesis.docx").unlink()
-    (tmp_path / "table.csv").write_text("somebody's")
-    with pytest.raises(DataError, match=r"table\.csv"):
-        check_ours(tmp_path)
-    with pytest.raises(DataError, match="is a file"):
-        check_ours(tmp_path / "table.csv")
 
 
 def test_a_pretrained_and_a_random_network_are_told_apart_by_their_figures(domains, tiny):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import nibabel
@@ -87,12 +88,12 @@ def test_an_evaluation_leaves_files_and_one_run_in_mlflow(here, capsys):
     assert told["backbone"]["digest"] == digest
     assert told["organs"] == {"1": "liver", "2": "kidneys"}
     scans = list(csv.DictReader((out / "scans.csv").read_text().splitlines()))
-    assert len(scans) == 6 * 2 * (3 * 2 * 3 + 1 + 2)
+    assert len(scans) == 6 * 2 * (2 * 3 + 1 + 1 + 1 + 2)
     summary = list(csv.DictReader((out / "summary.csv").read_text().splitlines()))
     main = [float(one["dice"]) for one in scans if one["row"] == "encoder" and one["organ"] == "liver"]
     [line] = [one for one in summary if one["row"] == "encoder" and one["organ"] == "liver"]
     assert float(line["dice"]) == pytest.approx(np.mean(main))
-    assert float(line["behind"]) == 0
+    assert float(line["delta"]) == 0
     assert {path.name for path in (out / "figures").iterdir()} == {
         "dice.png",
         "volume_dice.png",
@@ -105,6 +106,127 @@ def test_an_evaluation_leaves_files_and_one_run_in_mlflow(here, capsys):
     assert run.data.tags["manifest"] == told["data"]
     assert run.data.params["prototypes.compat"] == "ours"
     assert run.data.metrics["dice/encoder.liver"] == pytest.approx(told["metrics"]["dice/encoder.liver"])
+
+
+def left(out: Path) -> tuple[dict, list[dict[str, str]]]:
+    """metrics.json and the lines of summary.csv."""
+    told = json.loads((out / "metrics.json").read_text())
+    return told, list(csv.DictReader((out / "summary.csv").read_text().splitlines()))
+
+
+def test_encoders_stand_side_by_side_and_are_held_against_the_first(here, capsys):
+    out = here / "runs" / "beside"
+    places = (str(here / "volumes"), "--backbones", str(here / "net"), "pixels", "--out", str(out))
+    assert cli.main(["fewshot", "compare", *places, *QUICK]) == 0
+    told, lines = left(out)
+    assert list(dict.fromkeys(line["row"] for line in lines)) == ["net", "pixels", "random", "copy", "oracle"]
+    assert {line["row"] for line in lines if line["floor"] == "True"} == {"random", "copy", "oracle"}
+    assert told["backbones"] == {
+        "net": {"digest": load(here / "net").card.digest, "label": "random weights, seed 3"}
+    }
+    [line] = [one for one in lines if (one["row"], one["organ"]) == ("pixels", "mean")]
+    assert line["against"] == "net"
+    assert 0 < float(line["p"]) <= 1
+    means = {one["row"]: float(one["dice"]) for one in lines if one["organ"] == "mean"}
+    assert float(line["delta"]) == pytest.approx(means["pixels"] - means["net"])
+    assert float(line["delta_low"]) <= float(line["delta"]) <= float(line["delta_high"])
+    assert means["pixels"] > means["copy"]
+    assert "less net" in capsys.readouterr().out
+
+
+def test_more_shots_are_held_against_one_on_the_same_queries(here, capsys):
+    out = here / "runs" / "shots"
+    places = (str(here / "volumes"), "--backbone", "pixels", "--shots", "1", "2", "--out", str(out))
+    assert cli.main(["fewshot", "kshot", *places, *QUICK]) == 0
+    _, lines = left(out)
+    against = {line["row"]: line["against"] for line in lines}
+    for compat in ("", ", alpnet", ", levayz"):
+        assert against[f"pixels{compat}, 2 shots"] == f"pixels{compat}, 1 shot"
+    assert against["copy, 2 shots"] == "copy, 1 shot"
+    assert {path.name for path in (out / "figures").iterdir()} == {
+        "shots.png",
+        "volume_shots.png",
+        "examples.png",
+    }
+
+
+def test_one_folder_teaches_another_what_both_name_alike(here, capsys):
+    manifest = json.loads((here / "volumes" / "volumes.json").read_text())
+    other = here / "others"
+    shutil.copytree(here / "volumes", other, dirs_exist_ok=True)
+    manifest["classes"] = {"1": "Liver", "2": "stones"}
+    (other / "volumes.json").write_text(json.dumps(manifest))
+    out = here / "runs" / "cross"
+    places = (str(here / "volumes"), str(other), "--backbone", "pixels", "--out", str(out))
+    assert cli.main(["fewshot", "xdomain", *places, *QUICK]) == 0
+    told, lines = left(out)
+    assert told["organs"] == {"1": "liver"}
+    assert told["left_out"]["others, kidneys"] == told["left_out"]["volumes, stones"]
+    cells = {line["row"]: line for line in lines if line["organ"] == "liver" and line["source"] == "pixels"}
+    assert set(cells) == {f"{one} -> {two}" for one in ("volumes", "others") for two in ("volumes", "others")}
+    assert cells["volumes -> others"]["against"] == "others -> others"
+    assert len({line["dice"] for line in cells.values()}) == 1  # the same scans under another name
+    assert (out / "figures" / "matrix.png").is_file()
+    assert (out / "figures" / "examples, volumes to others.png").is_file()
+    alone = ("--backbone", "pixels", "--out", str(here / "never"), *QUICK)
+    assert "two or more" in refused(capsys, "xdomain", str(other), *alone)
+
+
+def test_trained_encoders_answer_for_their_folds_and_slices_can_be_learnt_first(here, capsys):
+    trained, out = here / "trained", here / "runs" / "trained"
+    given = (str(here / "volumes"), "--backbone", str(here / "net"))
+    few = (
+        "--setting",
+        "I",
+        "--steps",
+        "2",
+        "--folds",
+        "3",
+        "--slices.grid",
+        "12",
+        "--episodes.min-size",
+        "30",
+    )
+    assert cli.main(["fewshot", "train", *given, "--out", str(trained), *few]) == 0
+    more = ("--trained", str(trained), "--floors", "copy", "--organs", "1", "--adapt.steps", "1")
+    assert cli.main(["fewshot", "evaluate", *given, *more, "--out", str(out), *QUICK]) == 0
+    told, lines = left(out)
+    rows = list(dict.fromkeys(line["row"] for line in lines))
+    assert rows == ["trained", "encoder", "trained, adapted", "encoder, adapted", "copy"]
+    assert told["asked"] == {"trained": "trained"}
+    assert {line["scans"] for line in lines} == {"6"}
+    learnt = list(csv.DictReader((out / "adaptation.csv").read_text().splitlines()))
+    assert {line["source"] for line in learnt} == {"trained, adapted", "encoder, adapted"}
+    places = [(line["source"], line["scan"], line["organ"], line["slice"], line["part"]) for line in learnt]
+    assert len(set(places)) == len(places)
+    assert {line["scan"] for line in learnt} == {str(number) for number in range(1, 7)}
+    assert {line["steps"] for line in learnt} <= {"0", "1"}
+    assert all((float(line["drift"]) > 0) == (line["steps"] == "1") for line in learnt)
+    assert all(float(line["seconds"]) > 0 for line in learnt)
+    [table] = [path for path in (here / "runs").rglob("adaptation.json")]
+    assert len(json.loads(table.read_text())["data"]) == len(learnt)
+    other = (
+        str(here / "volumes"),
+        "--backbones",
+        "pixels",
+        "--trained",
+        str(trained),
+        "--out",
+        str(here / "never"),
+    )
+    assert "need the backbone" in refused(capsys, "compare", *other, *QUICK)
+    folds = (*given, "--trained", str(trained), "--out", str(here / "never"), "--folds", "2")
+    assert "trained for 3 folds" in refused(capsys, "evaluate", *folds)
+
+
+def test_a_folder_that_is_not_ours_is_refused_before_the_work(here, tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    places = ("--backbone", str(here / "missing"), "--out", str(tmp_path))
+    for name in ("evaluate", "kshot", "xdomain"):
+        assert "thesis.txt" in refused(capsys, name, str(here / "volumes"), *places)
+    beside = ("--backbones", str(here / "missing"), "pixels", "--out", str(tmp_path))
+    assert "thesis.txt" in refused(capsys, "compare", str(here / "volumes"), *beside)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 def test_a_scan_is_segmented_from_one_example_on_its_own_grid(here, tmp_path, capsys):

@@ -277,7 +277,7 @@ def test_what_the_patches_do_not_cover_is_not_seen():
         (
             {"kinds": ["keys"]},
             ConfigError,
-            "no facet 'keys'; the nearest of query, key, value, token is 'key'",
+            "no facet 'keys' among query, key, value, token; the nearest is 'key'",
         ),
         ({"blocks": [3]}, ConfigError, "no block 3: this backbone has 3, counted 0 to 2 or -3 to -1"),
         ({"attention": [-4]}, ConfigError, "no block -4"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vetdino.platform.figures import COLOURS, interval_plot
+from vetdino.platform.figures import COLOURS, canvas_of, interval_plot, png_of, ruled
 from vetdino.platform.metrics import Figure
 
 
@@ -42,3 +42,26 @@ def test_what_was_not_measured_or_has_no_interval_is_left_out(value):
 def test_the_same_figures_give_the_same_bytes():
     told = [figure("mass", "ours", 0.7)]
     assert interval_plot(told) == interval_plot(told)
+
+
+def titled(title="", note=""):
+    canvas = canvas_of(3.0, 2.0)
+    ruled(canvas.subplots(), "percent")
+    return canvas, png_of(canvas, title, note)
+
+
+def test_titles_and_notes_are_broken_at_the_width_of_the_figure_and_only_where_there_are_any():
+    bare, plain = titled()
+    assert bare.get_suptitle() == bare.get_supxlabel() == ""
+    canvas, png = titled("a title of many words " * 4, "a note of many words " * 4)
+    assert max(map(len, canvas.get_suptitle().splitlines())) <= 39
+    assert max(map(len, canvas.get_supxlabel().splitlines())) <= 54
+    assert pixels(png).shape == pixels(plain).shape == (260, 390, 3)
+    assert png != plain
+
+
+def test_a_ruled_axis_has_its_name_and_lines_behind_what_is_drawn():
+    [axes] = titled()[0].axes
+    assert axes.get_ylabel() == "percent"
+    assert axes.get_axisbelow()
+    assert any(line.get_visible() for line in axes.get_ygridlines())

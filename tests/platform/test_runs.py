@@ -179,6 +179,7 @@ def test_the_link_opens_the_page_that_has_charts(tmp_path, database):
         assert run.link.endswith(f"/runs/{run.run_id}?workflowType=machine_learning")
         assert run.view_command == f"mlflow server --backend-store-uri {database}"
         assert run.charts.endswith("/runs?workflowType=machine_learning&compareRunsMode=CHART")
+        assert run.told == f"{run.view_command}, then {run.link} (all runs: {run.charts})"
 
 
 def test_without_mlflow_the_files_are_written_and_one_warning_is_given(tmp_path, caplog):
@@ -192,6 +193,7 @@ def test_without_mlflow_the_files_are_written_and_one_warning_is_given(tmp_path,
         run.best("view/loss", lowest=True)
     assert len([record for record in caplog.records if record.name == runs.log.name]) == 1
     assert run.link == str(tmp_path / "r" / "metrics.jsonl")
+    assert run.told == f"no run was recorded; see {run.link}"
     assert history(tmp_path / "r")[0]["view/loss"] == 1.0
     assert (tmp_path / "r" / "findings.csv").exists()
     assert (tmp_path / "r" / "figures" / "seen.png").exists()
