@@ -254,6 +254,10 @@ def test_backbones_are_compared_on_equal_terms_with_a_child_run_each(place, back
     assert f"{first} - it" in said
     client = _client(tracking_address(out))
     parent = client.get_run(json.loads((out / "run.json").read_text())["run_id"])
+    assert parent.data.metrics[f"knn/auroc.macro.{first} - other"] == pytest.approx(
+        found.find("knn", "AUROC", "macro", f"{first} - other").value
+    )
+    assert all(" - " in name for name in parent.data.metrics)
     for name in found.labels:
         told = json.loads((out / "sources" / name / "run.json").read_text())
         child = client.get_run(told["run_id"])
