@@ -236,7 +236,7 @@ def show(left: Left) -> None:
             cells.append(f"{mean['parts']:.2f}")
         table.add_row(row, *cells)
     console = Console()
-    (console if console.is_terminal else Console(width=180)).print(table)
+    (console if console.is_terminal else Console(width=1000)).print(table)
     for place, reason in left.left_out.items():
         log.warning("left out: %s: %s", place, reason)
 

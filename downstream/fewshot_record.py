@@ -207,7 +207,7 @@ def show(summary: Lines, left_out: Mapping[str, str], title: str = "") -> None:
         cells.append(f"{every['p']:.2g}" if apart and not math.isnan(every["p"]) else "")
         table.add_row(row, *cells)
     console = Console()
-    (console if console.is_terminal else Console(width=180)).print(table)
+    (console if console.is_terminal else Console(width=1000)).print(table)
     for organ, note in {line["organ"]: line["note"] for line in summary if line["note"]}.items():
         log.warning("%s: %s", organ, note)
     for place, reason in left_out.items():

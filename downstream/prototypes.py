@@ -152,17 +152,6 @@ def on_image(logits_Xhw: Tensor, height: int, width: int) -> Tensor:
     return F.interpolate(logits_Xhw[None], (height, width), mode="bilinear")[0]
 
 
-def through_grid(mask_HW: Tensor, h: int, w: int, compat: Compat = "ours") -> Tensor:
-    """(H, W) bool, the oracle: a true mask that went to the grid by the compat's rule and came back.
-
-    No answer in cells can be much better: shares of the grid are enlarged bilinearly as scores are, and what is more
-    organ than background is organ.
-    """
-    share_hw = grid_mask(mask_HW, h, w, compat)
-    shares_2HW = on_image(torch.stack([1 - share_hw, share_hw]), *mask_HW.shape[-2:])
-    return shares_2HW.argmax(dim=0).bool()
-
-
 def copy_mask(masks_NHW: Tensor, height: int, width: int) -> Tensor:
     """(height, width) bool, the floor: what the supports show where they show it, whatever the query is.
 

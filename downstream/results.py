@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Facts = Mapping[str, str | int | float]
 
-WIDTH = 160
+WIDTH = 1000
 """Characters of a line where no terminal tells its own."""
 
 SIDE_BY_SIDE = 4
@@ -170,9 +170,8 @@ def _table(
     sources = list(dict.fromkeys(figure.source for figure in figures))
     cells = {(place_of(figure), figure.source): figure for figure in figures}
     table = Table(title=title, title_justify="left")
-    for head in heads:
-        table.add_column(head)
-    table.add_column("present", justify="right")
+    for head in (*heads, "present"):
+        table.add_column(head, justify="right" if head == "present" else "left", no_wrap=True)
     for source in sources:
         table.add_column(source, justify="right", no_wrap=True)
     for row in rows:

@@ -1,15 +1,17 @@
-"""What a backbone's patches look like before anything is segmented: principal components, attention, a cloud.
+"""What a backbone's patches look like before anything is segmented: components, attention, best buddies, a cloud.
 
-`assess` takes one image a domain and every facet of every block; `scatter` the patches of all domains in three
-dimensions. Both fit one PCA to all images together, so that a colour means the same everywhere.
+`assess` takes one image a domain, every facet of every block, and patches of two images that find each other;
+`scatter` the patches of all domains in three dimensions. Both fit one PCA to all images together, so that a colour
+means the same everywhere.
 """
 
-# R, C rows and columns of patches; D width; P patches of all frames; A heads; H, W height and width of a frame.
+# R, C rows and columns of patches; D width; P patches of all frames, or pairs of two; H, W height and width of a frame.
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +19,25 @@ import numpy as np
 from ..platform.backbone import Backbone, random_like
 from ..platform.errors import ConfigError
 from ..platform.facets import KINDS, facets_of
+from ..platform.neighbours import unit
 from ..platform.progress import track
+from .cosegmentation import saliency_of
+from .descriptors import best_buddies, log_binned
 from .frames import Domain, Frame, drawn_from, enough, picture_of
 from .scatter_page import Cloud, scatter_page
-from .ultrasound_answers import Eyes, ZeroshotConfig, covered_of, share_of
-from .ultrasound_figures import OTHER, Tile, colours_of, curves, grid, heat, overlay, projections
+from .ultrasound_answers import Eye, Eyes, Look, ZeroshotConfig, covered_of, share_of
+from .ultrasound_figures import (
+    OTHER,
+    Couple,
+    Tile,
+    colours_of,
+    curves,
+    grid,
+    heat,
+    joined,
+    overlay,
+    projections,
+)
 from .ultrasound_record import Found
 
 if TYPE_CHECKING:
@@ -34,6 +50,10 @@ BONE = 0.5
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AssessConfig(ZeroshotConfig):
     """Principal components of every facet of every block, and where the CLS token looks; one image a domain."""
+
+    buddies: int = 0
+    """Pairs of patches, each the other's nearest and both salient, drawn between one image of each domain and one of
+    the next (the domain's second image where there is only one domain); 0 draws none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,6 +77,8 @@ class _Sight:
 
 def assess(domains: Sequence[Domain], backbone: Backbone, config: AssessConfig) -> Found:
     """One image a domain through all blocks: components as colours, attention, how well it finds the truth."""
+    if config.buddies < 0:
+        raise ConfigError(f"buddies {config.buddies}: give the pairs to draw, or 0 for none")
     domains, left_out = enough(domains, 1, truth=False)
     frames = [drawn_from(domain, config.seed)[0] for domain in domains]
     left_out |= {f"{frame.domain} auc": "it has no masks/" for frame in frames if frame.mask is None}
@@ -84,6 +106,13 @@ def assess(domains: Sequence[Domain], backbone: Backbone, config: AssessConfig) 
         "auc": "pixels of the frame by mean attention over heads",
     }
     tables = {"images": auc or [{"domain": f.domain, "image": f.name} for f in frames], "variance": variance}
+    if config.buddies:
+        told = _buddies_found(domains, networks, config)
+        metrics |= told.metrics
+        tables |= told.tables
+        pictures |= told.pictures
+        facts |= told.facts
+        left_out |= told.left_out
     return Found(metrics, tables, pictures, facts=facts, left_out=left_out)
 
 
@@ -187,6 +216,142 @@ def _as_colours(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
     low_3, high_3 = np.percentile(np.concatenate([part.reshape(-1, 3) for part in parts]), [1, 99], axis=0)
     reach_3 = np.where(high_3 > low_3, high_3 - low_3, 1.0)
     return [np.round(np.clip((part - low_3) / reach_3, 0, 1) * 255).astype(np.uint8) for part in parts]
+
+
+def agreement(inside_a_P: np.ndarray, inside_b_P: np.ndarray) -> tuple[float, float]:
+    """The share of pairs whose ends are both inside the truth or both outside; and what it would be by chance.
+
+    Chance joins the same ends at random (the expected agreement of Cohen's kappa), so that a network whose salient
+    patches all lie outside is not praised for it.
+
+    >>> agreement(np.array([True, False, False, False]), np.array([True, False, True, False]))
+    (0.75, 0.5)
+    """
+    a, b = float(np.mean(inside_a_P)), float(np.mean(inside_b_P))
+    return float(np.mean(inside_a_P == inside_b_P)), a * b + (1 - a) * (1 - b)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Buddies:
+    """All best buddies of two frames as one network sees them, by falling cosine (P,).
+
+    places: (P, 4), row and column in one frame, row and column in the other, pixels from 0, the middle of a patch's
+    place. agree, chance: as in `agreement`, None where a frame has no truth or there is no pair.
+    """
+
+    places: np.ndarray
+    cosine: np.ndarray
+    agree: float | None
+    chance: float | None
+
+
+def _buddies(eye: Eye, a: Frame, b: Frame) -> _Buddies:
+    looks = [eye.look(a), eye.look(b)]
+    config = eye.config.cosegment
+    described = [
+        log_binned(look.descriptors) if eye.config.log_binning else look.descriptors for look in looks
+    ]
+    a_ND, b_MD = (unit(one_RCD.reshape(-1, one_RCD.shape[2])) for one_RCD in described)
+    salient = [saliency_of(look.attention, config).ravel() >= config.tau for look in looks]
+    pairs_P2 = best_buddies(a_ND, b_MD, *salient)
+    cosine_P = np.einsum("pd,pd->p", a_ND[pairs_P2[:, 0]], b_MD[pairs_P2[:, 1]], dtype=np.float64)
+    order_P = np.argsort(-cosine_P, kind="stable")
+    ends = list(zip(looks, pairs_P2[order_P].T, strict=True))
+    agree = chance = None
+    if len(order_P) and a.mask is not None and b.mask is not None:
+        inside = [
+            look.share(frame.mask).ravel()[end_P] >= BONE
+            for (look, end_P), frame in zip(ends, (a, b), strict=True)
+        ]
+        agree, chance = agreement(*inside)
+    places_P4 = np.concatenate([_middles(look, end_P) for look, end_P in ends], axis=1)
+    return _Buddies(places_P4, cosine_P[order_P], agree, chance)
+
+
+def _middles(look: Look, patch_P: np.ndarray) -> np.ndarray:
+    """(P, 2): row and column of the middle of each patch's place, in pixels of the frame, counted from 0."""
+    grid = look.descriptors.shape[:2]
+    place_P2 = np.stack(np.unravel_index(patch_P, grid), axis=1)
+    return (place_P2 + 0.5) * (np.array(look.covered) / grid) - 0.5
+
+
+def _buddies_found(
+    domains: Sequence[Domain], networks: Mapping[str, Backbone], config: AssessConfig
+) -> Found:
+    """Best buddies of neighbouring domains, or of one domain's first two images: figures, table, picture."""
+    firsts = [drawn_from(domain, config.seed)[:2] for domain in domains]
+    frames = [own[0] for own in firsts] if len(firsts) > 1 else firsts[0]
+    if len(frames) < 2:
+        return Found({}, {}, {}, left_out={"buddies": "1 image has none; give a second, or another domain"})
+    metrics, left_out, seen = {}, {}, {}
+    for row, network in networks.items():
+        eye = Eye(network, config)
+        for a, b in pairwise(frames):
+            one = seen[row, a.key] = _buddies(eye, a, b)
+            name = f"{a.domain}.with_{b.domain}.{row}"
+            metrics[f"assess/buddies.{name}"] = float(len(one.cosine))
+            if one.agree is not None:
+                metrics[f"assess/buddies_agree.{name}"] = one.agree
+                metrics[f"assess/buddies_chance.{name}"] = one.chance
+            else:
+                left_out[f"buddies_agree.{name}"] = (
+                    "not both domains have masks/"
+                    if len(one.cosine)
+                    else f"no best buddies at cosegment.tau {config.cosegment.tau:g}"
+                )
+    told = [(a, b, seen["backbone", a.key], seen["random", a.key]) for a, b in pairwise(frames)]
+    label, block = networks["backbone"].card.label, eye.block + 1
+    title = f"Best buddies by {config.facet} of block {block}, the {config.buddies} strongest of each pair, {label}"
+    note = (
+        f"A pair: patches that are each other's nearest by cosine, both salient (attention of block "
+        f"{eye.attention_block + 1} at least {config.cosegment.tau:g}). Truth in yellow; agree: both inside it "
+        f"(half of the patch) or both outside; by chance: the same ends joined at random."
+    )
+    colours = colours_of([domain.name for domain in domains])
+    picture = joined(title, [_couple(*one, config.buddies, colours) for one in told], note)
+    table = [line for a, b, own, _ in told for line in _buddy_rows(a, b, own)]
+    return Found(
+        metrics, {"buddies": table}, {"buddies": picture}, facts={"buddies": note}, left_out=left_out
+    )
+
+
+def _buddy_rows(a: Frame, b: Frame, own: _Buddies) -> list[dict[str, Any]]:
+    """A row for each pair, the strongest first; rows and columns in pixels of the frames."""
+    return [
+        {
+            "pair": f"{a.domain} + {b.domain}",
+            "number": number,
+            "image_a": a.name,
+            "row_a": round(float(row_a), 1),
+            "column_a": round(float(column_a), 1),
+            "image_b": b.name,
+            "row_b": round(float(row_b), 1),
+            "column_b": round(float(column_b), 1),
+            "cosine": round(float(cosine), 5),
+        }
+        for number, ((row_a, column_a, row_b, column_b), cosine) in enumerate(
+            zip(own.places, own.cosine, strict=True), start=1
+        )
+    ]
+
+
+def _couple(
+    a: Frame, b: Frame, own: _Buddies, floor: _Buddies, most: int, colours: Mapping[str, str]
+) -> Couple:
+    left, right = (overlay(frame.pixels, None, colours[frame.domain], frame.mask) for frame in (a, b))
+    return Couple(
+        left,
+        right,
+        ((a.key, colours[a.domain]), (b.key, colours[b.domain])),
+        own.places[:most],
+        f"{_in_words(own)}; random weights: {_in_words(floor)}",
+    )
+
+
+def _in_words(own: _Buddies) -> str:
+    """How many, and how often they agree, as a figure says it."""
+    words = f"{len(own.cosine)} best buddies"
+    return words if own.agree is None else words + f", {own.agree:.0%} agree ({own.chance:.0%} by chance)"
 
 
 def _component_grid(

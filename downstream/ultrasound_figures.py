@@ -80,6 +80,21 @@ class Bar:
     pale: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Couple:
+    """Two frames side by side and the places of them that belong together, the first of them number 1.
+
+    left, right: (H, W, 3) uint8; named: words and colour above each. places: (P, 4), row and column of the left
+    frame, row and column of the right one, in pixels. below: words under both.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    named: tuple[tuple[str, str], tuple[str, str]]
+    places: np.ndarray
+    below: str = ""
+
+
 def colours_of(domains: Sequence[str]) -> dict[str, str]:
     """One colour a domain, by the order of their names: the same in every figure of the same domains.
 
@@ -227,6 +242,52 @@ def projections(
         ruled(place, f"component {y + 1}")
     _named(canvas, list(colours), colours)
     return png_of(canvas, title)
+
+
+def joined(title: str, couples: Sequence[Couple], note: str = "") -> bytes:
+    """A line for each couple: its frames at one height, numbered dots at the places, a line from place to place."""
+    gap = 0.12
+    wide = max(sum(side.shape[1] / side.shape[0] for side in (one.left, one.right)) + gap for one in couples)
+    canvas = canvas_of(9.0, 0.9 + len(couples) * (8.6 / wide + 0.5))
+    for axes, one in zip(canvas.subplots(len(couples), squeeze=False)[:, 0], couples, strict=True):
+        axes.axis("off")
+        start, ends = 0.0, []
+        for side, (name, colour), place_P2 in zip(
+            (one.left, one.right), one.named, np.split(one.places, 2, axis=1), strict=True
+        ):
+            height, width = side.shape[:2]
+            axes.imshow(side, extent=(start, start + width / height, 1, 0))
+            axes.text(start, -0.02, name, fontsize=8, color=colour, fontweight="bold", va="bottom")
+            ends.append((start + (place_P2[:, 1] + 0.5) / height, (place_P2[:, 0] + 0.5) / height))
+            start += width / height + gap
+        _numbered(axes, *ends)
+        axes.text(0, 1.03, one.below, fontsize=7, va="top")
+        axes.set_xlim(0, wide)
+        axes.set_ylim(1.1, -0.1)
+    return png_of(canvas, title, note)
+
+
+def _numbered(axes: Axes, left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray]) -> None:
+    """Dots at (x, y) of either side with their number in them, joined; the first lies above the others."""
+    for number, ((x, y), (to_x, to_y)) in enumerate(
+        zip(np.column_stack(left), np.column_stack(right), strict=True)
+    ):
+        colour, above = COLOURS[number % len(COLOURS)], 3 - number / 1000
+        axes.plot([x, to_x], [y, to_y], color=colour, lw=1.0, alpha=0.75, zorder=2)
+        axes.plot(
+            [x, to_x], [y, to_y], "o", color=colour, markersize=9, mec="white", mew=0.6, ls="", zorder=above
+        )
+        for at, down in ((x, y), (to_x, to_y)):
+            axes.text(
+                at,
+                down,
+                str(number + 1),
+                fontsize=5.5,
+                color="white",
+                ha="center",
+                va="center_baseline",
+                zorder=above,
+            )
 
 
 def _bar(axes: Axes, x: float, width: float, bar: Bar, colour: str, drawn: set[str]) -> None:

@@ -98,7 +98,7 @@ def show(found: Found, domains: Sequence[Domain]) -> None:
     from rich.console import Console
 
     console = Console()
-    console = console if console.is_terminal else Console(width=160)
+    console = console if console.is_terminal else Console(width=1000)
     if "summary" in found.tables:
         console.print(_summary(found.tables["summary"]))
     for place, reason in found.left_out.items():

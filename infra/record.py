@@ -18,8 +18,9 @@ from ..platform.errors import ConfigError, DataError
 from ..platform.metrics import Figure
 from ..platform.runs import history
 
-PLACES = ("out", "resume", "seed")
-"""Settings in which two trainings of one recipe differ though they are the same experiment."""
+PLACES = ("out", "resume", "seed", "threads", "loaders", "log_every", "checkpoint_every", "keep", "restarts")
+"""Settings in which two trainings of one recipe differ though they are the same experiment: of the place, the seed, and
+how the work was done."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -80,7 +80,7 @@ class Run:
         Names are `group/name`; the group becomes a section of charts. A step may be told twice (after a
         resume): `history` keeps the last. model: id of the logged model that they were measured of.
         """
-        if self._silent:
+        if self._silent or not values:
             return
         numbers = {metric_name(name): float(value) for name, value in values.items()}
         kept = {name: value if math.isfinite(value) else None for name, value in numbers.items()}

@@ -25,12 +25,13 @@ from vetdino.downstream.fewshot_answers import (
     mask_of,
 )
 from vetdino.downstream.fewshot_protocol import told_parts
-from vetdino.downstream.prototypes import PrototypeConfig, on_image, predict
+from vetdino.downstream.prototypes import Compat, PrototypeConfig, on_image, predict
 from vetdino.downstream.slices import PixelFeatures, SliceConfig
 from vetdino.downstream.volumes import Volume
 from vetdino.platform.errors import ConfigError, DataError
 
 ORGANS = {1: "liver", 2: "kidneys"}
+COMPATS = ("ours", "alpnet", "levayz")
 PIXELS = PixelFeatures(SliceConfig(grid=16))
 
 
@@ -97,6 +98,41 @@ def test_a_scan_that_teaches_itself_is_found_and_the_oracle_bounds_it():
             [ahead] = answered(answer, lesson, own, plan)
             mask = mask_of(ahead, plan, lesson, "n", truth.shape)
             assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > least
+
+
+def oracle_of(mask_HW: torch.Tensor, h: int, w: int, compat: Compat) -> torch.Tensor:
+    """(H, W) bool: what the oracle makes of a one-slice scan's truth on a grid of h x w cells."""
+    labels = mask_HW.numpy()[None].astype(np.uint8)
+    query = Volume("s", labels.astype(np.float32), labels, (5.0, 1.0, 1.0), "mri", None)
+    lesson = Lesson(1, "liver", (query,), ((0, 0, 0),))
+    oracle = by_truth(lambda volume, slices: torch.zeros(len(slices), 1, h, w), compat)
+    [ahead] = answered(oracle, lesson, query, {0: 0})
+    return torch.from_numpy(ahead[0] > 0)
+
+
+def test_the_oracle_loses_nothing_on_a_grid_as_fine_as_the_image():
+    mask = torch.rand(16, 24) > 0.5
+    for compat in COMPATS:
+        assert torch.equal(oracle_of(mask, 16, 24, compat), mask)
+
+
+def test_the_oracle_keeps_more_of_an_organ_by_its_area_than_by_a_corner():
+    rows, columns = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+    mask = (rows - 44).square() / 2 + (columns - 51).square() < 300
+    kept = {}
+    for compat in COMPATS:
+        found = oracle_of(mask, 12, 12, compat)
+        kept[compat] = 2 * float((found & mask).sum()) / float(found.sum() + mask.sum())
+    assert kept["ours"] > 0.95
+    assert kept["alpnet"] > kept["levayz"]
+    assert kept["levayz"] < 0.85
+
+
+def test_the_oracle_gives_all_for_all_and_nothing_for_nothing():
+    for value in (True, False):
+        mask = torch.full((20, 20), value)
+        for compat in COMPATS:
+            assert torch.equal(oracle_of(mask, 6, 7, compat), mask)
 
 
 def test_copy_gives_the_supports_own_mask_whatever_is_asked():

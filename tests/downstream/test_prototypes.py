@@ -18,7 +18,6 @@ from vetdino.downstream.prototypes import (
     scores,
     segmentation_loss,
     sets_of,
-    through_grid,
 )
 from vetdino.platform.errors import ConfigError, DataError
 
@@ -583,32 +582,7 @@ def test_several_slices_are_scored_at_once_as_one_by_one():
     assert repr(sets) == "Sets(1 organs, 45 cells)"
 
 
-# Floors and the oracle ---------------------------------------------------------------------------
-
-
-def test_the_oracle_loses_nothing_on_a_grid_as_fine_as_the_image():
-    mask = torch.rand(16, 24) > 0.5
-    for compat in COMPATS:
-        assert torch.equal(through_grid(mask, 16, 24, compat), mask)
-
-
-def test_the_oracle_keeps_more_of_an_organ_by_its_area_than_by_a_corner():
-    rows, columns = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
-    mask = (rows - 44).square() / 2 + (columns - 51).square() < 300
-    kept = {}
-    for compat in COMPATS:
-        found = through_grid(mask, 12, 12, compat)
-        kept[compat] = 2 * float((found & mask).sum()) / float(found.sum() + mask.sum())
-    assert kept["ours"] > 0.95
-    assert kept["alpnet"] > kept["levayz"]
-    assert kept["levayz"] < 0.85
-
-
-def test_the_oracle_gives_all_for_all_and_nothing_for_nothing():
-    for value in (True, False):
-        mask = torch.full((20, 20), value)
-        for compat in COMPATS:
-            assert torch.equal(through_grid(mask, 6, 7, compat), mask)
+# The floor ----------------------------------------------------------------------------------------
 
 
 def test_the_copied_mask_is_that_of_the_support_and_of_half_of_several():

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vetdino.downstream.cosegmentation import CosegmentConfig
+from vetdino.downstream.cosegmentation import CosegmentConfig, saliency_of
+from vetdino.downstream.descriptors import log_binned
 from vetdino.downstream.folder import finite
-from vetdino.downstream.frames import domains_of, drawn_from
+from vetdino.downstream.frames import Domain, Frame, domains_of, drawn_from
 from vetdino.downstream.ultrasound import (
     CrossDomainConfig,
     NoiseConfig,
@@ -32,7 +33,14 @@ from vetdino.downstream.ultrasound_answers import (
     share_of,
     summaries_of,
 )
-from vetdino.downstream.ultrasound_features import AssessConfig, ScatterConfig, assess, attention_auc, scatter
+from vetdino.downstream.ultrasound_features import (
+    AssessConfig,
+    ScatterConfig,
+    agreement,
+    assess,
+    attention_auc,
+    scatter,
+)
 from vetdino.downstream.ultrasound_segment import SegmentConfig, segment
 from vetdino.platform.backbone import random_backbone, save_backbone
 from vetdino.platform.errors import ConfigError, DataError
@@ -245,6 +253,105 @@ def test_assess_tells_every_facet_of_every_block(domains, tiny):
     assert {"components_key", "components_token", "attention", "attention_auc", "variance"} <= set(
         found.pictures
     )
+
+
+def looked_at(backbone, config, frame):
+    """A frame's descriptors (N, D), which of its patches are salient (N,), and the truth's share of each (N,)."""
+    look = Eye(backbone, config).look(frame)
+    described = log_binned(look.descriptors) if config.log_binning else look.descriptors
+    salient = saliency_of(look.attention, config.cosegment) >= config.cosegment.tau
+    return described.reshape(salient.size, -1), salient.ravel(), look.share(frame.mask).ravel()
+
+
+def slow_buddies(a, b):
+    """Pairs that choose each other, as loops over all patches of both frames: (patch, patch) -> cosine."""
+    (a_ND, salient_a, _), (b_MD, salient_b, _) = a, b
+    cosine = [[float(x @ y / np.linalg.norm(x) / np.linalg.norm(y)) for y in b_MD] for x in a_ND]
+    return {
+        (i, j): cosine[i][j]
+        for i in range(len(a_ND))
+        for j in range(len(b_MD))
+        if salient_a[i]
+        and salient_b[j]
+        and cosine[i][j] == max(cosine[i])
+        and cosine[i][j] == max(row[j] for row in cosine)
+    }
+
+
+@pytest.mark.parametrize("log_binning", [False, True])
+def test_assess_finds_the_best_buddies_that_slow_loops_find(domains, tiny, log_binning):
+    config = AssessConfig(buddies=3, facet="token", block=1, log_binning=log_binning, **QUICK)
+    found = assess(domains, tiny, config)
+    a, b = (drawn_from(domain, config.seed)[0] for domain in domains)
+    seen = [looked_at(tiny, config, frame) for frame in (a, b)]
+    slow = slow_buddies(*seen)
+    rows = found.tables["buddies"]
+    assert len(rows) == len(slow) == found.metrics["assess/buddies.arm.with_leg.backbone"] > 3
+    told = {}
+    for row in rows:  # 6 x 8 patches of 8 pixels in a; b, 56 x 64, was shrunk to 48 x 55 and has 6 x 6
+        row_b, column_b = (row["row_b"] + 0.5) * 48 / 56 - 0.5, (row["column_b"] + 0.5) * 55 / 64 - 0.5
+        places = np.array([row["row_a"], row["column_a"], row_b, column_b])
+        assert places % 8 == pytest.approx(3.5, abs=0.06)
+        down_a, right_a, down_b, right_b = (places // 8).astype(int)
+        told[8 * down_a + right_a, 6 * down_b + right_b] = row["cosine"]
+    assert told == pytest.approx(slow, abs=1e-4)
+    cosines = [row["cosine"] for row in rows]
+    assert cosines == sorted(cosines, reverse=True)
+    assert {(row["pair"], row["image_a"], row["image_b"]) for row in rows} == {("arm + leg", a.name, b.name)}
+    inside = [[share[pair[side]] >= 0.5 for pair in slow] for side, (_, _, share) in enumerate(seen)]
+    agree = np.mean([one == other for one, other in zip(*inside, strict=True)])
+    assert found.metrics["assess/buddies_agree.arm.with_leg.backbone"] == agree
+    mixed = np.mean([one == other for one in inside[0] for other in inside[1]])
+    assert found.metrics["assess/buddies_chance.arm.with_leg.backbone"] == pytest.approx(mixed)
+    assert "assess/buddies.arm.with_leg.random" in found.metrics
+    assert found.pictures["buddies"].startswith(b"\x89PNG")
+
+
+def test_every_salient_patch_of_a_copied_frame_is_its_own_buddy(domains, tiny):
+    frame = domains[0].frames[0]
+    twice = Domain("arm", (frame, replace(frame, name="copy")))
+    config = AssessConfig(buddies=5, **QUICK)
+    found = assess([twice], tiny, config)
+    _, salient, _ = looked_at(tiny, config, frame)
+    rows = found.tables["buddies"]
+    assert len(rows) == salient.sum() > 0
+    assert all((row["row_a"], row["column_a"]) == (row["row_b"], row["column_b"]) for row in rows)
+    assert {row["cosine"] for row in rows} == {1.0}
+    assert found.metrics["assess/buddies_agree.arm.with_arm.backbone"] == 1
+
+
+def test_no_buddies_are_drawn_unless_asked_for_and_fewer_than_none_are_refused(domains, tiny):
+    found = assess(domains, tiny, AssessConfig(**QUICK))
+    assert not any(
+        "buddies" in name for part in (found.metrics, found.tables, found.pictures) for name in part
+    )
+    with pytest.raises(ConfigError, match="buddies -1"):
+        assess(domains, tiny, AssessConfig(buddies=-1, **QUICK))
+
+
+def test_what_keeps_buddies_or_their_agreement_from_being_told_is_said(domains, tiny):
+    bare = Domain("leg", tuple(Frame(one.name, "leg", one.pixels) for one in domains[1].frames))
+    alone = assess(
+        [replace(domains[0], frames=domains[0].frames[:1])], tiny, AssessConfig(buddies=2, **QUICK)
+    )
+    assert "a second" in alone.left_out["buddies"]
+    assert "buddies" not in alone.pictures
+    found = assess([domains[0], bare], tiny, AssessConfig(buddies=2, **QUICK))
+    assert found.metrics["assess/buddies.arm.with_leg.backbone"] > 0
+    assert "assess/buddies_agree.arm.with_leg.backbone" not in found.metrics
+    assert "masks/" in found.left_out["buddies_agree.arm.with_leg.backbone"]
+    high = replace(QUICK["cosegment"], tau=2.0)
+    none = assess(domains, tiny, AssessConfig(buddies=2, **{**QUICK, "cosegment": high}))
+    assert none.metrics["assess/buddies.arm.with_leg.backbone"] == 0
+    assert "tau 2" in none.left_out["buddies_agree.arm.with_leg.backbone"]
+    assert "buddies" in none.pictures
+
+
+def test_ends_that_all_lie_outside_agree_no_more_than_by_chance():
+    outside, mixed = np.zeros(4, bool), np.array([True, True, False, False])
+    assert agreement(outside, outside) == (1, 1)
+    assert agreement(mixed, mixed) == (1, 0.5)
+    assert agreement(mixed, ~mixed) == (0, 0.5)
 
 
 def test_scatter_labels_every_patch_and_its_page_fetches_nothing(domains, tiny):

@@ -12,15 +12,18 @@ from vetdino.downstream.scatter_page import Cloud, scatter_page
 from vetdino.downstream.ultrasound_figures import (
     OTHER,
     Bar,
+    Couple,
     Tile,
     bars,
     colours_of,
     curves,
     grid,
     heat,
+    joined,
     overlay,
     projections,
 )
+from vetdino.platform.figures import COLOURS
 
 
 def pixels_of(png: bytes) -> np.ndarray:
@@ -109,6 +112,23 @@ def test_curves_stand_in_one_panel_each_and_many_panels_take_more_lines():
     many = curves("Title", {str(n): {"leg": [(0, 0.1), (1, 0.9)]} for n in range(7)}, "x", "y")
     assert pixels_of(many).shape[0] > pixels_of(one).shape[0]
     assert holds(one, colours_of(["leg"])["leg"], near=6)
+
+
+def test_places_that_belong_together_are_joined_in_the_colour_of_their_number():
+    left, right = np.full((60, 80, 3), 90, np.uint8), np.full((40, 80, 3), 90, np.uint8)
+    places = np.array([[10.0, 20.0, 30.0, 70.0], [50.0, 60.0, 5.0, 10.0]])
+    named = (("arm/1", "#0b62a8"), ("leg/2", "#c05a00"))
+    both = joined("Title", [Couple(left, right, named, places, "two")])
+    none = joined("Title", [Couple(left, right, named, places[:0])])
+    red, green = (np.abs(pixels_of(both).astype(int) - rgb(one)).max(axis=2) <= 6 for one in COLOURS[:2])
+    grey = np.flatnonzero((pixels_of(none) == 90).all(axis=2).any(axis=0))  # columns of the two frames
+    for own in (red, green):
+        across = np.flatnonzero(own.any(axis=0))
+        assert across.min() < grey.mean() < across.max()
+    assert not holds(none, COLOURS[2])
+    assert (
+        pixels_of(joined("T", [Couple(left, right, named, places)] * 2)).shape[0] > pixels_of(both).shape[0]
+    )
 
 
 def test_projections_show_every_label():

@@ -1,5 +1,6 @@
 """What a run's folder tells is read back, and a folder that tells nothing is named."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,9 @@ def test_runs_of_one_family_differ_in_seed_and_place_alone(folders):
         [folders.training("a", 0), folders.training("b", 1), folders.training("c", 0, lr=0.2)]
     )
     assert one.family == twin.family != other.family
+    busy = replace(one, params={**one.params, "threads": 1, "loaders": 4})
+    assert busy.family == replace(one, params={**one.params, "threads": 2, "loaders": 1}).family
+    assert busy.family != replace(one, params={**one.params, "batch": 1}).family
 
 
 def test_folders_of_one_name_are_told_apart_by_what_is_above_them(folders):

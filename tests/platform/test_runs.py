@@ -182,6 +182,14 @@ def test_the_link_opens_the_page_that_has_charts(tmp_path, database):
         assert run.told == f"{run.view_command}, then {run.link} (all runs: {run.charts})"
 
 
+def test_nothing_measured_is_nothing_recorded(tmp_path, caplog):
+    with opened(tmp_path / "r", f"sqlite:///{tmp_path}/m.db") as run:
+        run.metrics(3, {})
+        run.metrics(4, {"view/loss": 1.0})
+    assert [line["step"] for line in history(tmp_path / "r")] == [4]
+    assert not [record for record in caplog.records if record.name == runs.log.name]
+
+
 def test_without_mlflow_the_files_are_written_and_one_warning_is_given(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING), opened(tmp_path / "r", f"sqlite:///{tmp_path}/file/no.db") as run:
