@@ -290,15 +290,13 @@ def _buddies_found(
             one = seen[row, a.key] = _buddies(eye, a, b)
             name = f"{a.domain}.with_{b.domain}.{row}"
             metrics[f"assess/buddies.{name}"] = float(len(one.cosine))
-            if one.agree is not None:
+            if a.mask is None or b.mask is None:
+                left_out[f"buddies_agree.{a.domain}.with_{b.domain}"] = "not both domains have masks/"
+            elif one.agree is None:
+                left_out[f"buddies_agree.{name}"] = f"no best buddies at tau {config.cosegment.tau:g}"
+            else:
                 metrics[f"assess/buddies_agree.{name}"] = one.agree
                 metrics[f"assess/buddies_chance.{name}"] = one.chance
-            else:
-                left_out[f"buddies_agree.{name}"] = (
-                    "not both domains have masks/"
-                    if len(one.cosine)
-                    else f"no best buddies at cosegment.tau {config.cosegment.tau:g}"
-                )
     told = [(a, b, seen["backbone", a.key], seen["random", a.key]) for a, b in pairwise(frames)]
     label, block = networks["backbone"].card.label, eye.block + 1
     title = f"Best buddies by {config.facet} of block {block}, the {config.buddies} strongest of each pair, {label}"

@@ -15,7 +15,7 @@ from ..platform.config import cli_config, nearest, part_of
 from ..platform.errors import ConfigError
 
 COMMANDS = {
-    "assess": "one image a domain through all blocks: components, attention",
+    "assess": "one image a domain through all blocks: components, attention, best buddies",
     "scatter": "patches of all domains in three dimensions",
     "same-domain": "co-segmentation of growing sets of each domain",
     "cross-domain": "co-segmentation of two domains together",

@@ -339,7 +339,7 @@ def test_what_keeps_buddies_or_their_agreement_from_being_told_is_said(domains, 
     found = assess([domains[0], bare], tiny, AssessConfig(buddies=2, **QUICK))
     assert found.metrics["assess/buddies.arm.with_leg.backbone"] > 0
     assert "assess/buddies_agree.arm.with_leg.backbone" not in found.metrics
-    assert "masks/" in found.left_out["buddies_agree.arm.with_leg.backbone"]
+    assert "masks/" in found.left_out["buddies_agree.arm.with_leg"]
     high = replace(QUICK["cosegment"], tau=2.0)
     none = assess(domains, tiny, AssessConfig(buddies=2, **{**QUICK, "cosegment": high}))
     assert none.metrics["assess/buddies.arm.with_leg.backbone"] == 0

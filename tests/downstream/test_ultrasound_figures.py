@@ -116,7 +116,7 @@ def test_curves_stand_in_one_panel_each_and_many_panels_take_more_lines():
 
 def test_places_that_belong_together_are_joined_in_the_colour_of_their_number():
     left, right = np.full((60, 80, 3), 90, np.uint8), np.full((40, 80, 3), 90, np.uint8)
-    places = np.array([[10.0, 20.0, 30.0, 70.0], [50.0, 60.0, 5.0, 10.0]])
+    places = np.array([[10.0, 20.0, 30.0, 70.0], [50.0, 60.0, 5.0, 50.0]])
     named = (("arm/1", "#0b62a8"), ("leg/2", "#c05a00"))
     both = joined("Title", [Couple(left, right, named, places, "two")])
     none = joined("Title", [Couple(left, right, named, places[:0])])
