@@ -129,8 +129,7 @@ def show(report: Report, summary: bool = False) -> None:
             console.print(f"left out of {task}: {row} ({reason})")
     if few:
         console.print(_by_source("few labels, macro AUROC", few, report))
-    if summary:
-        macro = [task for task in report.answers if task not in few]
+    if summary and (macro := [task for task in report.answers if task not in few]):
         console.print(
             _by_source("all, macro AUROC and what the first is better by", macro, report, gains=True)
         )
