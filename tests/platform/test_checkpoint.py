@@ -98,7 +98,9 @@ def test_drafts_are_neither_counted_nor_removed_when_old_ones_go(tmp_path):
 
 
 def test_a_writer_that_was_given_nothing_has_nothing_to_wait_for():
-    Writer().wait()
+    writer = Writer()
+    writer.wait()
+    assert writer._thread is None
 
 
 def test_what_is_written_is_the_moment_of_the_start(tmp_path):

@@ -376,8 +376,10 @@ def test_a_near_study_opens_and_back_returns(page):
     name = card.get_attribute("data-study")
     card.locator(".open").click()
     page.wait_for_function(SHOWN, arg=f"Study {int(name.split('-')[1]) + 1}")
+    assert name in page.url
     page.go_back()
     page.wait_for_function(SHOWN, arg="Study 1")
+    assert name not in page.url
 
 
 def test_a_near_study_is_compared_patch_by_patch(page):
@@ -401,8 +403,10 @@ def test_a_study_of_one_view_stands_beside_itself(page):
 def test_arrows_walk_through_the_studies(page):
     page.keyboard.press("ArrowLeft")
     page.wait_for_function(SHOWN, arg="Study 5")
+    assert page.locator(".studies").input_value() == "test-4"
     page.keyboard.press("ArrowRight")
     page.wait_for_function(SHOWN, arg="Study 1")
+    assert page.locator(".studies").input_value() == "test-0"
 
 
 def test_what_goes_wrong_is_told_in_words(page):
