@@ -20,6 +20,9 @@ from .errors import CheckpointError
 SEAL = "seal.json"
 """Name -> sha256 of every other file in the folder; written last."""
 
+GONE = ".gone_"
+"""Before the name of a checkpoint that is being removed; readers pass it over."""
+
 
 def folder_of(root: Path, step: int) -> Path:
     """Where the checkpoint of a step lies.
@@ -36,9 +39,10 @@ def draft_of(root: Path, step: int) -> Path:
 
 
 def begin(root: Path, step: int) -> Path:
-    """An empty draft folder; one left behind by a killed run is removed."""
+    """An empty draft folder; one left behind by a killed run is removed, and so is what it was removing."""
     draft = draft_of(root, step)
-    shutil.rmtree(draft, ignore_errors=True)
+    for left in (draft, *root.glob(f"{GONE}*")):
+        shutil.rmtree(left, ignore_errors=True)
     draft.mkdir(parents=True)
     return draft
 
@@ -54,7 +58,7 @@ def publish(root: Path, step: int) -> Path:
         _settle(path)
     _settle(draft)
     if final.exists():
-        shutil.rmtree(final)
+        remove(final)
     os.replace(draft, final)
     _settle(root)
     return final
@@ -89,7 +93,14 @@ def prune(root: Path, keep: int, best: int | None = None) -> None:
     """Remove all checkpoints but the newest `keep` and that of step `best`."""
     for folder in sorted(root.glob("step_*"), reverse=True)[keep:]:
         if step_of(folder) != best:
-            shutil.rmtree(folder)
+            remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint; its name goes first, so that whoever is killed meanwhile leaves no half of one."""
+    gone = folder.with_name(f"{GONE}{folder.name}")
+    os.replace(folder, gone)
+    shutil.rmtree(gone)
 
 
 def step_of(folder: Path) -> int:
@@ -166,9 +177,10 @@ class Writer:
             if then is not None:
                 then()
         except (OSError, SafetensorError) as error:
+            where, why = (getattr(error, name, None) for name in ("filename", "strerror"))
             self._failure = CheckpointError(
-                f"{path}: could not be written ({getattr(error, 'strerror', None) or error}); make room there, "
-                "then --resume goes on from the checkpoint before"
+                f"{where or path}: could not be written ({why or error}); make room there, then --resume goes on "
+                "from the checkpoint before"
             )
         except Exception as error:
             self._failure = error

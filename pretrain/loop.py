@@ -296,7 +296,7 @@ class _Training:
         if self.place.rank == 0:
             for path in checkpoints_of(self.config).glob("step_*"):
                 if checkpoint.step_of(path) > first:
-                    shutil.rmtree(path)
+                    checkpoint.remove(path)
         self.warned.append(f"back to step {first}, the learning rate times {0.5**rewinds:g} from here on")
         self._save(first)  # the halved rate is kept from here on
         return first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import threading
 from pathlib import Path
 
@@ -87,6 +88,26 @@ def test_the_best_is_kept_beside_the_newest(tmp_path):
     assert sorted(map(checkpoint.step_of, tmp_path.glob("step_*"))) == [2, 10]
     checkpoint.prune(tmp_path, 1, best=10)
     assert sorted(map(checkpoint.step_of, tmp_path.glob("step_*"))) == [10]
+
+
+def test_a_kill_while_one_is_removed_leaves_no_half_of_it_and_the_next_draft_clears_up(tmp_path, monkeypatch):
+    for step in (1, 2):
+        written(tmp_path, step)
+    whole = shutil.rmtree
+
+    def killed(folder, **options):
+        (next(path for path in sorted(Path(folder).iterdir()) if path.is_file())).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.prune(tmp_path, 1)
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", whole)
+    for folder in tmp_path.glob("step_*"):
+        checkpoint.verify(folder)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [".gone_step_00000001", "step_00000002"]
+    checkpoint.begin(tmp_path, 3)
+    assert [path.name for path in sorted(tmp_path.iterdir())] == [".draft_00000003", "step_00000002"]
 
 
 def test_drafts_are_neither_counted_nor_removed_when_old_ones_go(tmp_path):
