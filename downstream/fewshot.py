@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from .fewshot_answers import (
     FoldsConfig,
     Lesson,
     Remembered,
+    ScanConfig,
     answered,
     by_copy,
     by_lesson,
@@ -60,6 +61,7 @@ class FewshotConfig(FoldsConfig):
     floors: tuple[Floor, ...] = ("copy", "pixels", "random", "oracle")
     """What stands beside the encoder: the support's mask, pixels, random weights of its shape, the truth through
     the grid."""
+    scan: ScanConfig = field(default_factory=ScanConfig)
 
     def __post_init__(self) -> None:
         FoldsConfig.__post_init__(self)
@@ -74,7 +76,8 @@ class FewshotConfig(FoldsConfig):
 class Way:
     """Rows of the table that share their answers, one for each of `components`.
 
-    shots: how many of a fold's supports teach. floor: it stands beside what is measured (a floor or the oracle).
+    shots: how many of a fold's supports teach. smooth: how far slices lean on their neighbours (`ScanConfig`). floor:
+    it stands beside what is measured (a floor or the oracle).
     """
 
     source: str
@@ -82,6 +85,7 @@ class Way:
     answer: Answer
     components: tuple[Components, ...]
     shots: int = 1
+    smooth: float = 0.0
     floor: bool = False
 
 
@@ -124,7 +128,14 @@ def ways_by(name: str, features_for: Callable[[Lesson], SliceFeatures], config: 
     compats = dict.fromkeys((config.prototypes.compat, *config.beside))
     kept = tuple(dict.fromkeys((config.components, *config.components_beside)))
     return [
-        Way(name, compat, by_lesson(features_for, replace(config.prototypes, compat=compat)), kept, shots)
+        Way(
+            name,
+            compat,
+            by_lesson(features_for, replace(config.prototypes, compat=compat)),
+            kept,
+            shots,
+            config.scan.leaning(compat),
+        )
         for compat in compats
         for shots in config.shots
     ]
@@ -354,7 +365,7 @@ class _Asked:
         """The same without it."""
         slices = len(self.query.image_ZHW)
         return {
-            organ: guessed_parts(slices, lesson.volumes(), self.config.reach)
+            organ: guessed_parts(slices, lesson.volumes(), self.config.scan.reach)
             for organ, lesson in self.lessons.items()
         }
 
@@ -362,7 +373,9 @@ class _Asked:
         """A score for every organ that the query shows, and the label map of the way's first components."""
         shape = self.query.image_ZHW.shape
         ahead = {
-            organ: answered(way.answer, lesson, self.query, self.told[organ], self.guessed[organ])
+            organ: answered(
+                way.answer, lesson, self.query, self.told[organ], self.guessed[organ], smooth=way.smooth
+            )
             for organ, lesson in self.lessons.items()
         }
         whole = {organ: pair[1] for organ, pair in ahead.items()}

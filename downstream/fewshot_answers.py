@@ -38,12 +38,26 @@ class TaskConfig:
     prototypes: PrototypeConfig = field(default_factory=PrototypeConfig)
     components: Components = "n"
     """Connected parts of a mask that are kept in each slice: the surest, as many as the support shows, or all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScanConfig:
+    """What a scan's slices have to do with one another."""
+
     reach: float = 0.1
     """Without truth, an organ is looked for this far beyond where it lies in the supports, in parts of its length."""
+    smooth: float = 1.0
+    """In mode `ours`, how far a slice's scores lean on those above and below: deviation of a Gaussian, in slices; 0:
+    each slice answers by itself, as in the released codes."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.reach < math.inf:
-            raise ConfigError(f"reach is {self.reach}; give 0 or more")
+        for name in ("reach", "smooth"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more")
+
+    def leaning(self, compat: Compat) -> float:
+        """`smooth` of a mode."""
+        return self.smooth if compat == "ours" else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,8 +74,6 @@ class FoldsConfig(TaskConfig):
     """Of all that is drawn: random weights, the bootstrap."""
 
     def __post_init__(self) -> None:
-        # Not super(): a dataclass with slots is another class than the one that zero-argument super looks up.
-        TaskConfig.__post_init__(self)
         if self.resamples < 1:
             raise ConfigError(f"resamples is {self.resamples}; give at least 1")
 
@@ -173,7 +185,7 @@ def by_lesson(features_for: Callable[[Lesson], SliceFeatures], config: Prototype
 
     def answer(lesson: Lesson, part: int, query: Volume, slices: Sequence[int]) -> Tensor:
         features = features_for(lesson)
-        back_nhw, front_nhw = scores(features(query, slices), taught(lesson, part), config)[:, 0]
+        back_nhw, front_nhw = scores(features(query, slices), taught(lesson, part))[:, 0]
         return on_image(front_nhw - back_nhw, *query.image_ZHW.shape[1:])
 
     return answer
@@ -243,16 +255,40 @@ def mask_of(
 
 
 def answered(
-    answer: Answer, lesson: Lesson, query: Volume, *plans: Mapping[int, int]
+    answer: Answer, lesson: Lesson, query: Volume, *plans: Mapping[int, int], smooth: float = 0.0
 ) -> list[dict[int, np.ndarray]]:
-    """For every plan (slice -> part) its slices' answers; what two plans have in common is asked once."""
+    """For every plan (slice -> part) its slices' answers; what two plans have in common is asked once.
+
+    smooth: deviation of a Gaussian, in slices, that a plan's answers are averaged with along the scan.
+    """
     told: dict[tuple[int, int], np.ndarray] = {}
     for part in range(PARTS):
         slices = sorted({z for plan in plans for z, own in plan.items() if own == part})
         if slices:
             ahead_nHW = answer(lesson, part, query, slices).numpy()
             told |= {(part, z): ahead_HW for z, ahead_HW in zip(slices, ahead_nHW, strict=True)}
-    return [{z: told[part, z] for z, part in plan.items()} for plan in plans]
+    own = [{z: told[part, z] for z, part in plan.items()} for plan in plans]
+    return [smoothed(ahead, smooth) for ahead in own] if smooth else own
+
+
+def smoothed(ahead: Mapping[int, np.ndarray], deviation: float) -> dict[int, np.ndarray]:
+    """Slice -> (H, W): weighted means over the slices around, by a Gaussian of distance in slices.
+
+    Slices that were not asked have no weight; those further than three deviations neither.
+
+    >>> ahead = {1: np.float32([[1.0]]), 2: np.float32([[-0.5]]), 9: np.float32([[4.0]])}
+    >>> {z: round(float(value[0, 0]), 3) for z, value in smoothed(ahead, 1.0).items()}
+    {1: 0.434, 2: 0.066, 9: 4.0}
+    """
+    if not ahead:
+        return {}
+    places_n = np.array(list(ahead))
+    apart_nn = np.abs(places_n[:, None] - places_n) / deviation
+    weight_nn = np.where(apart_nn <= 3, np.exp(-(apart_nn**2) / 2), 0.0)
+    weight_nn /= weight_nn.sum(axis=1, keepdims=True)
+    given_nHW = np.stack(list(ahead.values()))
+    mean_nHW = np.einsum("nm,mhw->nhw", weight_nn.astype(np.float32), given_nHW, optimize=True)
+    return dict(zip(ahead, mean_nHW, strict=True))
 
 
 def label_map(

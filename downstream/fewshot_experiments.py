@@ -124,6 +124,7 @@ def adapted_ways(encoders: Mapping[str, Callable[[Lesson], Learnable]], config: 
             Adapted(learnable_for, config.adapt, config.prototypes),
             kept,
             shots,
+            config.scan.leaning(config.prototypes.compat),
         )
         for name, learnable_for in encoders.items()
         for shots in config.shots

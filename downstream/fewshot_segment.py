@@ -21,6 +21,7 @@ from .fewshot_answers import (
     Answer,
     Lesson,
     Remembered,
+    ScanConfig,
     TaskConfig,
     answered,
     by_prototypes,
@@ -55,6 +56,7 @@ class SegmentConfig(TaskConfig):
     """Training on each slice before it is answered; its `steps` are 0 unless asked for."""
     learn: LearnConfig = field(default_factory=LearnConfig)
     """What of the backbone may change in it."""
+    scan: ScanConfig = field(default_factory=ScanConfig)
 
 
 def segment(
@@ -120,13 +122,20 @@ def answer_of(backbone: Backbone | None, config: SegmentConfig) -> Answer:
     return Adapted(lambda _: learnable, config.adapt, config.prototypes)
 
 
-def found_in(query: Volume, lessons: Mapping[int, Lesson], answer: Answer, config: TaskConfig) -> np.ndarray:
+def found_in(
+    query: Volume, lessons: Mapping[int, Lesson], answer: Answer, config: SegmentConfig
+) -> np.ndarray:
     """(Z, H, W) uint8 class numbers of a scan of which nothing is known but its image."""
     shape = query.image_ZHW.shape
     parts = {
-        organ: guessed_parts(shape[0], lesson.volumes(), config.reach) for organ, lesson in lessons.items()
+        organ: guessed_parts(shape[0], lesson.volumes(), config.scan.reach)
+        for organ, lesson in lessons.items()
     }
-    ahead = {organ: answered(answer, lesson, query, parts[organ])[0] for organ, lesson in lessons.items()}
+    smooth = config.scan.leaning(config.prototypes.compat)
+    ahead = {
+        organ: answered(answer, lesson, query, parts[organ], smooth=smooth)[0]
+        for organ, lesson in lessons.items()
+    }
     return label_map(ahead, parts, lessons, config.components, shape)
 
 

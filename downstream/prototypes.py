@@ -38,15 +38,17 @@ class PrototypeConfig:
 
     compat: Compat = "ours"
     """`ours`, or the behaviour of a released code: `alpnet`, `levayz`. They differ in how a mask comes to the grid
-    (area, bilinear, nearest), in the gate's window at test (`window`, else `training_window`), in how several supports
-    are pooled (joint set, mean prototype, largest score) and in cells at the edge that a window fills in part only
-    (kept, else dropped)."""
+    (area, bilinear, nearest), in the gate's window and the factor of cosines at test (`window`, `tau`, else
+    `training_window`, `training_tau`), in how several supports are pooled (joint set, mean prototype, largest score)
+    and in cells at the edge that a window fills in part only (kept, else dropped)."""
     window: int = 2
     """Side of the square that is pooled to one local prototype at test, in cells of the feature grid."""
     training_window: int = 4
     """The same in training and in the alignment loss."""
-    tau: float = 20.0
-    """Factor of every cosine (1 / temperature)."""
+    tau: float = 40.0
+    """Factor of every cosine (1 / temperature) at test: the larger, the more the nearest prototype alone decides."""
+    training_tau: float = 20.0
+    """The same in training and in the alignment loss."""
     foreground_share: float = 0.95
     """A pooled cell with more than this share of organ is a local prototype of it; where none of the gate's cells
     reaches it, the organ's mean alone answers (`mask` mode)."""
@@ -64,8 +66,11 @@ class PrototypeConfig:
                 raise ConfigError(
                     f"prototypes.{name} is {getattr(self, name)}; a share lies from 0 to below 1"
                 )
-        if not 0 < self.tau <= 40:
-            raise ConfigError(f"prototypes.tau is {self.tau}; exp(-2 tau) must stay a float32: 40 at most")
+        for name in ("tau", "training_tau"):
+            if not 0 < getattr(self, name) <= 40:
+                raise ConfigError(
+                    f"prototypes.{name} is {getattr(self, name)}; exp(-2 tau) must stay a float32: 40 at most"
+                )
         if not 0 < self.background_weight <= 1:
             raise ConfigError(
                 f"prototypes.background_weight is {self.background_weight}; give above 0, up to 1"
@@ -84,6 +89,14 @@ class PrototypeConfig:
         (2, 4)
         """
         return self.pooled(training or self.compat != "ours")
+
+    def sharpness(self, training: bool) -> float:
+        """Factor of every cosine; both released codes take that of training at test too.
+
+        >>> PrototypeConfig().sharpness(training=False), PrototypeConfig(compat="alpnet").sharpness(training=False)
+        (40.0, 20.0)
+        """
+        return self.training_tau if training or self.compat != "ours" else self.tau
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +199,7 @@ def predict(
     _refuse_empty((masks_NHW > 0.5)[None], [organ])
     grid_1Nhw = grid_mask((masks_NHW > 0.5).to(query_CHW.device), *query_CHW.shape[-2:], config.compat)[None]
     sets = sets_of(supports_NCHW, grid_1Nhw, [organ], config, training=training)
-    background_1hw, foreground_1hw = scores(query_CHW[None], sets, config).squeeze(2)
+    background_1hw, foreground_1hw = scores(query_CHW[None], sets).squeeze(2)
     return Scores(torch.cat([background_1hw, foreground_1hw]), sets.used)
 
 
@@ -221,7 +234,7 @@ def predict_all(
     _refuse_empty(masks_ONHW, names)
     grid_ONhw = grid_mask(masks_ONHW.to(query_CHW.device), *query_CHW.shape[-2:], config.compat)
     sets = sets_of(supports_NCHW, grid_ONhw, names, config, training=training)
-    background_Ohw, foreground_Ohw = scores(query_CHW[None], sets, config).squeeze(2)
+    background_Ohw, foreground_Ohw = scores(query_CHW[None], sets).squeeze(2)
     shared_hw = background_Ohw.mean(dim=0)
     # In this order nothing is rounded for one class, whose background the mean is.
     return Scores(torch.cat([shared_hw[None], foreground_Ohw + (shared_hw - background_Ohw)]), sets.used)
@@ -258,13 +271,15 @@ class Sets:
 
     cells: (K, C) unit vectors, pooled once for all sets. members: (S, K) bool, the cells of each set. means: (S, G, C)
     unit vectors; present: (S, G) bool, which of them the set holds. The first O sets are the organs' backgrounds;
-    then come the organs' foregrounds, equally many for each, of whose scores the largest counts.
+    then come the organs' foregrounds, equally many for each, of whose scores the largest counts. tau: factor of every
+    cosine with them.
     """
 
     cells: Tensor
     members: Tensor
     means: Tensor
     present: Tensor
+    tau: float
     used: tuple[Used, ...]
 
     def __repr__(self) -> str:
@@ -299,6 +314,7 @@ def sets_of(
         members=torch.cat([back.members, front.members]),
         means=_unit(torch.cat([back.means, front.means])),
         present=torch.cat([back.present, front.present]),
+        tau=config.sharpness(training),
         used=_used(names, len(supports_NChw), back, front),
     )
 
@@ -410,7 +426,7 @@ def _full_precision(x: Tensor) -> torch.autocast:
 # Scores ------------------------------------------------------------------------------------------
 
 
-def scores(queries_QCHW: Tensor, sets: Sets, config: PrototypeConfig) -> Tensor:
+def scores(queries_QCHW: Tensor, sets: Sets) -> Tensor:
     """(2, O, Q, h, w): background and foreground scores of every organ at every position of Q slices of features.
 
     A set's score is the mean of d_k = tau cos(q, p_k) over its prototypes, weighted by softmax_k(d) (arXiv
@@ -419,7 +435,7 @@ def scores(queries_QCHW: Tensor, sets: Sets, config: PrototypeConfig) -> Tensor:
     """
     queries_QCHW = _real(queries_QCHW)
     with _full_precision(queries_QCHW):
-        score_SP = _attended(_unit(queries_QCHW.permute(0, 2, 3, 1).flatten(0, 2)), sets, config.tau)
+        score_SP = _attended(_unit(queries_QCHW.permute(0, 2, 3, 1).flatten(0, 2)), sets)
     if not torch.isfinite(score_SP.detach()).all():
         raise DataError("scores that are not finite: the features hold NaN or infinity; look at their images")
     organs = len(sets.used)
@@ -428,12 +444,13 @@ def scores(queries_QCHW: Tensor, sets: Sets, config: PrototypeConfig) -> Tensor:
     return torch.stack([score_SP[:organs], front_OP]).unflatten(2, (queries, height, width))
 
 
-def _attended(query_PC: Tensor, sets: Sets, tau: float) -> Tensor:
+def _attended(query_PC: Tensor, sets: Sets) -> Tensor:
     """(S, P): softmax-weighted mean of tau cos over each set's prototypes.
 
     Cosines with cells are taken once, and all sets weigh with the same exponentials: |d| <= tau, so exp(d - tau)
     neither overflows nor vanishes, and no (S, P, K) table is needed.
     """
+    tau = sets.tau
     near_PK = tau * query_PC @ sets.cells.T
     near_PSG = tau * torch.einsum("pc,sgc->psg", query_PC, sets.means)
     weight_PK, weight_PSG = (near_PK - tau).exp(), (near_PSG - tau).exp() * sets.present
@@ -480,6 +497,6 @@ def alignment_loss(
     _check(query_CHW, supports_NCHW, masks_NHW)
     predicted_11hw = logits_2hw.argmax(dim=0).to(query_CHW.dtype)[None, None]
     sets = sets_of(query_CHW[None], predicted_11hw, ["the predicted organ"], config, training=True)
-    logits_2Nhw = scores(supports_NCHW, sets, config).squeeze(1)
+    logits_2Nhw = scores(supports_NCHW, sets).squeeze(1)
     logits_N2HW = F.interpolate(logits_2Nhw.transpose(0, 1), masks_NHW.shape[1:], mode="bilinear")
     return F.cross_entropy(logits_N2HW, (masks_NHW > 0.5).to(logits_N2HW.device).long())

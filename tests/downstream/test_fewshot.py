@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter1d
 
 from vetdino.downstream.fewshot import FewshotConfig, evaluate, measure, ways_by, ways_of
 from vetdino.downstream.fewshot_answers import (
     Encoders,
     Lesson,
     Remembered,
+    ScanConfig,
     TaskConfig,
     answered,
     by_copy,
@@ -23,6 +25,7 @@ from vetdino.downstream.fewshot_answers import (
     label_map,
     lesson_of,
     mask_of,
+    smoothed,
 )
 from vetdino.downstream.fewshot_protocol import told_parts
 from vetdino.downstream.prototypes import Compat, PrototypeConfig, on_image, predict
@@ -154,6 +157,34 @@ def test_what_two_plans_share_is_asked_once():
     assert sorted(asked) == [(0, 1), (0, 2), (1, 3), (2, 3)]
     assert one[3][0, 0] == 1
     assert two[3][0, 0] == 2
+
+
+def test_a_slice_leans_on_those_around_it_as_a_gaussian_filter_has_it():
+    given = {z: np.random.default_rng(z).normal(size=(3, 4)).astype(np.float32) for z in range(4, 24)}
+    # Beyond the ends nothing is asked: weights there are 0, and the others sum to 1.
+    values, known = (
+        gaussian_filter1d(np.pad(x, ((9, 9), (0, 0), (0, 0))), 2.0, axis=0, truncate=3, mode="constant")[9:-9]
+        for x in (np.stack(list(given.values())), np.ones((20, 3, 4)))
+    )
+    found = smoothed(given, 2.0)
+    assert list(found) == list(given)
+    np.testing.assert_allclose(np.stack(list(found.values())), values / known, atol=1e-5)
+    assert smoothed({}, 2.0) == {}
+
+
+def test_slices_lean_on_one_another_in_our_mode_only_and_only_where_asked():
+    config = FewshotConfig(beside=("alpnet", "levayz"))
+    told = {
+        (way.source, way.compat): way.smooth for way in ways_of({"mine": PIXELS}, config, {"pixels": PIXELS})
+    }
+    assert {name for name, smooth in told.items() if smooth} == {("mine", "ours"), ("pixels", "ours")}
+    alone = FewshotConfig(scan=ScanConfig(smooth=0.0))
+    assert not any(way.smooth for way in ways_of({"mine": PIXELS}, alone))
+    lesson, query, plan = lesson_of(1, "liver", [scan(0)]), scan(1), {z: 1 for z in range(1, 7)}
+    answer = by_prototypes(PIXELS, config.prototypes)
+    [one], [leaning] = (answered(answer, lesson, query, plan, smooth=smooth) for smooth in (0.0, 1.0))
+    for z, ahead_HW in smoothed(one, 1.0).items():
+        np.testing.assert_allclose(leaning[z], ahead_HW, atol=1e-4)
 
 
 def test_features_are_made_once_for_each_slice_and_old_scans_are_forgotten():
@@ -340,8 +371,9 @@ def test_wrong_settings_are_refused():
         lesson_of(3, "spleen", [scan(0)])
     with pytest.raises(ConfigError, match="no class 7"):
         measured(scan(0), scan(1), organs=(7,))
-    with pytest.raises(ConfigError, match="reach"):
-        TaskConfig(reach=-1.0)
+    for name in ("reach", "smooth"):
+        with pytest.raises(ConfigError, match=name):
+            ScanConfig(**{name: -1.0})
     with pytest.raises(ConfigError, match="resamples"):
         FewshotConfig(resamples=0)
     for shots in ((), (1, 1)):

@@ -71,7 +71,8 @@ def attended(query, prototypes, tau):
 
 def by_loops(query, supports, masks, config, training=False):
     """[background, foreground] scores of one organ; masks are on the grid."""
-    compat, tau = config.compat, config.tau
+    compat = config.compat
+    tau = config.tau if compat == "ours" and not training else config.training_tau
     window = config.training_window if training else config.window
     gate = window if compat == "ours" else config.training_window
 
@@ -230,7 +231,7 @@ def test_released_modes_open_the_gate_by_the_window_of_training_and_ours_by_that
 def test_with_one_support_and_a_mask_of_whole_cells_all_compats_agree(training):
     query, supports, masks = drawn_on_cells()
     one, *others = (
-        predict(query, supports, masks, PrototypeConfig(compat=compat), training=training)
+        predict(query, supports, masks, PrototypeConfig(compat=compat, tau=20), training=training)
         for compat in COMPATS
     )
     assert one.used[0].foreground == "gridconv+"
@@ -285,9 +286,14 @@ def test_a_turned_scene_is_answered_by_the_turned_scores(compat):
     torch.testing.assert_close(turned, predict(query, supports, masks, config).logits.flip(-1))
 
 
-def test_scores_stay_within_tau():
-    query, supports, masks = drawn(1)
-    assert predict(query, supports, masks).logits.abs().max() <= 20
+@pytest.mark.parametrize(
+    ("compat", "training", "most"), [("ours", False, 40), ("ours", True, 9), ("alpnet", False, 9)]
+)
+def test_scores_stay_within_tau(compat, training, most):
+    query, _, masks = drawn_on_cells()
+    config = PrototypeConfig(compat=compat, training_tau=9)
+    logits = predict(query, query[None], masks, config, training=training).logits
+    assert 0.8 * most < logits.abs().max() <= most
 
 
 @pytest.mark.parametrize("compat", COMPATS)
@@ -295,7 +301,7 @@ def test_a_tau_of_forty_and_opposite_features_still_give_finite_scores_in_float3
     _, _, masks = drawn_on_cells()
     first = torch.zeros(1, 6, 8, 8)
     first[:, 0] = 1
-    config = PrototypeConfig(compat=compat, tau=40)
+    config = PrototypeConfig(compat=compat, tau=40, training_tau=40)
     logits, _ = predict(-first[0], first, masks, config)
     torch.testing.assert_close(logits, torch.full((2, 8, 8), -40.0))
 
@@ -338,7 +344,7 @@ def test_background_too_thin_for_a_cell_answers_with_its_mean_and_says_so(compat
     grid = grid_mask(masks.double(), 8, 8, compat)
     mean = torch.from_numpy(mean_of(supports.numpy(), 1 - grid.numpy()))
     cosine = F.cosine_similarity(query, mean[:, None, None], dim=0)
-    torch.testing.assert_close(logits[0], 20 * cosine, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits[0], config.sharpness(False) * cosine, atol=1e-4, rtol=0)
 
 
 def test_an_organ_lost_on_the_grid_scores_0_and_says_so():
@@ -575,7 +581,7 @@ def test_several_slices_are_scored_at_once_as_one_by_one():
     _, supports, masks = drawn(shots=3, rows=6, columns=9)
     config = PrototypeConfig()
     sets = sets_of(supports, grid_mask(masks, 6, 9)[None], ["it"], config)
-    together = scores(supports, sets, config)
+    together = scores(supports, sets)
     assert together.shape == (2, 1, 3, 6, 9)
     for place, one in enumerate(supports):
         torch.testing.assert_close(together[:, 0, place], predict(one, supports, masks, config).logits)
