@@ -115,6 +115,19 @@ def test_the_body_is_its_largest_part_with_holes_filled():
     assert body_of(np.zeros((5, 5), np.float32)).all()
 
 
+def test_what_is_far_brighter_than_the_body_does_not_pass_for_it():
+    y, x = np.mgrid[:120, :120]
+    body = np.hypot((y - 60) / 40, (x - 60) / 50) < 1
+    stomach = np.hypot((y - 50) / 20, (x - 80) / 22) < 1
+    random = np.random.default_rng(0)
+    slice_HW = (20.0 * body + 230 * stomach + random.uniform(0, 3, body.shape)).astype(np.float32)
+    found = body_of(slice_HW)
+    assert (found & body).sum() > 0.97 * body.sum()
+    assert (found & ~body).sum() < 0.1 * body.sum()
+    plain = places_of((20.0 * body).astype(np.float32), 30, 30)
+    assert np.einsum("chw,chw->hw", plain, places_of(slice_HW, 30, 30)).min() > 0.99
+
+
 def test_coordinates_are_added_behind_features_of_mean_length_1(tiny):
     found = TokenFeatures(tiny, SliceConfig(grid=4, coordinates=0.5))(scan(), [0])
     assert found.shape[1] == tiny.width + 4
