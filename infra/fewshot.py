@@ -15,7 +15,7 @@ from ..platform.config import cli_config, nearest, part_of
 from ..platform.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ..downstream.volumes import Volumes
+    from ..downstream.volumes.prepared import Volumes
     from ..platform.backbone import Backbone
 
 VOLUMES = Annotated[Positional[Path], arg(metavar="VOLUMES")]
@@ -48,7 +48,7 @@ def overview() -> str:
 
 def prepare(arguments: Sequence[str]) -> Path:
     """SRC OUT: scans and label maps (NIfTI, DICOM, pictures) -> a prepared folder."""
-    from ..downstream.volumes import PrepareConfig, prepare
+    from ..downstream.volumes.prepared import PrepareConfig, prepare
 
     @dataclass(frozen=True, kw_only=True)
     class Prepare(PrepareConfig):
@@ -65,7 +65,7 @@ def prepare(arguments: Sequence[str]) -> Path:
 
 def train(arguments: Sequence[str]) -> Path:
     """VOLUMES --backbone B: encoders trained on superpixels, without labels, for each fold and group of organs."""
-    from ..downstream.fewshot_training import TrainConfig
+    from ..downstream.fewshot.training import TrainConfig
 
     @dataclass(frozen=True, kw_only=True)
     class Train(TrainConfig):
@@ -79,9 +79,9 @@ def train(arguments: Sequence[str]) -> Path:
         """Folder for the encoders and their record."""
 
     asked = cli_config(Train, arguments, "vetdino fewshot train")
-    from ..downstream.fewshot_sources import loaded
-    from ..downstream.fewshot_training import train
-    from ..downstream.volumes import volumes_of
+    from ..downstream.fewshot.sources import loaded
+    from ..downstream.fewshot.training import train
+    from ..downstream.volumes.prepared import volumes_of
 
     backbone = loaded(asked.backbone)
     if backbone is None:
@@ -91,7 +91,7 @@ def train(arguments: Sequence[str]) -> Path:
 
 def evaluate(arguments: Sequence[str]) -> Path:
     """VOLUMES: how well organs are found over folds of a prepared folder, beside floors and oracle."""
-    from ..downstream.fewshot_experiments import EvaluateConfig
+    from ..downstream.fewshot.experiments import EvaluateConfig
 
     @dataclass(frozen=True, kw_only=True)
     class Evaluate(EvaluateConfig):
@@ -108,7 +108,7 @@ def evaluate(arguments: Sequence[str]) -> Path:
         """Folder for metrics.json, tables and figures; what an earlier call left there is replaced."""
 
     asked = cli_config(Evaluate, arguments, "vetdino fewshot evaluate")
-    from ..downstream.fewshot_experiments import evaluate
+    from ..downstream.fewshot.experiments import evaluate
 
     trained = [asked.trained] if asked.trained else []
     volumes, backbones = _begun(asked, asked.volumes), _one(asked.backbone)
@@ -118,7 +118,7 @@ def evaluate(arguments: Sequence[str]) -> Path:
 
 def compare(arguments: Sequence[str]) -> Path:
     """VOLUMES --backbones B…: encoders side by side on equal terms, held against the first."""
-    from ..downstream.fewshot import FewshotConfig
+    from ..downstream.fewshot.measure import FewshotConfig
 
     @dataclass(frozen=True, kw_only=True)
     class Compare(FewshotConfig):
@@ -137,8 +137,8 @@ def compare(arguments: Sequence[str]) -> Path:
     asked = cli_config(Compare, arguments, "vetdino fewshot compare")
     if len({*asked.backbones, *asked.trained}) < 2:
         raise ConfigError("compare holds encoders against the first; give two or more to --backbones")
-    from ..downstream.fewshot_experiments import compare
-    from ..downstream.fewshot_sources import backbones_of
+    from ..downstream.fewshot.experiments import compare
+    from ..downstream.fewshot.sources import backbones_of
 
     volumes = _begun(asked, asked.volumes)
     backbones = backbones_of(asked.backbones)
@@ -148,7 +148,7 @@ def compare(arguments: Sequence[str]) -> Path:
 
 def kshot(arguments: Sequence[str]) -> Path:
     """VOLUMES --backbone B: what more labelled scans add, by the way in which they are pooled."""
-    from ..downstream.fewshot_experiments import KshotConfig
+    from ..downstream.fewshot.experiments import KshotConfig
 
     @dataclass(frozen=True, kw_only=True)
     class Kshot(KshotConfig):
@@ -163,7 +163,7 @@ def kshot(arguments: Sequence[str]) -> Path:
         """Folder for metrics.json, tables and figures; what an earlier call left there is replaced."""
 
     asked = cli_config(Kshot, arguments, "vetdino fewshot kshot")
-    from ..downstream.fewshot_experiments import kshot
+    from ..downstream.fewshot.experiments import kshot
 
     volumes, backbones = _begun(asked, asked.volumes), _one(asked.backbone)
     kshot(volumes, backbones, part_of(KshotConfig, asked), asked.out)
@@ -172,7 +172,7 @@ def kshot(arguments: Sequence[str]) -> Path:
 
 def xdomain(arguments: Sequence[str]) -> Path:
     """VOLUMES VOLUMES… --backbone B: scans of one folder teach scans of another, the whole matrix."""
-    from ..downstream.fewshot_experiments import XdomainConfig
+    from ..downstream.fewshot.experiments import XdomainConfig
 
     @dataclass(frozen=True, kw_only=True)
     class Xdomain(XdomainConfig):
@@ -190,7 +190,7 @@ def xdomain(arguments: Sequence[str]) -> Path:
         """Folder for metrics.json, tables and figures; what an earlier call left there is replaced."""
 
     asked = cli_config(Xdomain, arguments, "vetdino fewshot xdomain")
-    from ..downstream.fewshot_experiments import xdomain
+    from ..downstream.fewshot.experiments import xdomain
 
     folders = [_begun(asked, folder) for folder in asked.volumes]
     xdomain(folders, _one(asked.backbone), part_of(XdomainConfig, asked), asked.out, asked.trained)
@@ -199,7 +199,7 @@ def xdomain(arguments: Sequence[str]) -> Path:
 
 def cca_audit(arguments: Sequence[str]) -> Path:
     """VOLUMES --backbone B: what cutting masks to connected components does to each slice, and its ceiling."""
-    from ..downstream.audit_components import CcaConfig
+    from ..downstream.fewshot.audit_components import CcaConfig
 
     @dataclass(frozen=True, kw_only=True)
     class CcaAudit(CcaConfig):
@@ -214,9 +214,9 @@ def cca_audit(arguments: Sequence[str]) -> Path:
         """Folder for metrics.json, tables and figures; what an earlier call left there is replaced."""
 
     asked = cli_config(CcaAudit, arguments, "vetdino fewshot cca-audit")
-    from ..downstream.audit_components import cca_audit
-    from ..downstream.audit_record import cca_left, label_of, record
-    from ..downstream.fewshot_sources import loaded
+    from ..downstream.fewshot.audit_components import cca_audit
+    from ..downstream.fewshot.audit_record import cca_left, label_of, record
+    from ..downstream.fewshot.sources import loaded
 
     config = part_of(CcaConfig, asked)
     volumes, backbone = _begun(asked, asked.volumes), loaded(asked.backbone)
@@ -227,7 +227,7 @@ def cca_audit(arguments: Sequence[str]) -> Path:
 
 def ttt_audit(arguments: Sequence[str]) -> Path:
     """VOLUMES --backbone B: what training on the slice that is asked does: steps, wrong labels, reset, order."""
-    from ..downstream.audit_adaptation import TttConfig
+    from ..downstream.fewshot.audit_adaptation import TttConfig
 
     @dataclass(frozen=True, kw_only=True)
     class TttAudit(TttConfig):
@@ -243,11 +243,11 @@ def ttt_audit(arguments: Sequence[str]) -> Path:
         """Folder for metrics.json, tables and figures; what an earlier call left there is replaced."""
 
     asked = cli_config(TttAudit, arguments, "vetdino fewshot ttt-audit")
-    from ..downstream.audit_adaptation import ttt_audit
-    from ..downstream.audit_record import label_of, record, ttt_left
-    from ..downstream.fewshot_sources import loaded
-    from ..downstream.fewshot_training import device_of, trained_of
-    from ..downstream.learnable import Learnable
+    from ..downstream.fewshot.audit_adaptation import ttt_audit
+    from ..downstream.fewshot.audit_record import label_of, record, ttt_left
+    from ..downstream.fewshot.learnable import Learnable
+    from ..downstream.fewshot.sources import loaded
+    from ..downstream.fewshot.training import device_of, trained_of
 
     config = part_of(TttConfig, asked)
     device = device_of(config.device)
@@ -270,7 +270,7 @@ def ttt_audit(arguments: Sequence[str]) -> Path:
 
 def segment(arguments: Sequence[str]) -> Path:
     """SCAN… --support S --mask M: organs of new scans from one labelled scan, as NIfTI and overlays."""
-    from ..downstream.fewshot_segment import SegmentConfig, segment
+    from ..downstream.fewshot.segment import SegmentConfig, segment
 
     @dataclass(frozen=True, kw_only=True)
     class Segment(SegmentConfig):
@@ -292,7 +292,7 @@ def segment(arguments: Sequence[str]) -> Path:
         raise ConfigError(
             "no scan given: vetdino fewshot segment SCAN… --support S --mask M --backbone B --out DIR"
         )
-    from ..downstream.fewshot_sources import loaded
+    from ..downstream.fewshot.sources import loaded
 
     backbone = loaded(asked.backbone)
     segment(asked.scans, asked.support, asked.mask, backbone, asked.out, part_of(SegmentConfig, asked))
@@ -302,7 +302,7 @@ def segment(arguments: Sequence[str]) -> Path:
 def _begun(asked: Any, folder: Path) -> "Volumes":
     """The prepared folder. What is in --out is looked at first: before the work, not after it."""
     from ..downstream.folder import check_ours
-    from ..downstream.volumes import volumes_of
+    from ..downstream.volumes.prepared import volumes_of
 
     check_ours(asked.out)
     return volumes_of(folder)
@@ -310,7 +310,7 @@ def _begun(asked: Any, folder: Path) -> "Volumes":
 
 def _one(source: str) -> "dict[str, Backbone | None]":
     """The only encoder of a table, under the name that it has there."""
-    from ..downstream.fewshot_sources import PIXELS, loaded
+    from ..downstream.fewshot.sources import PIXELS, loaded
 
     return {PIXELS if source == PIXELS else "encoder": loaded(source)}
 

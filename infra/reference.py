@@ -21,7 +21,7 @@ def reference(root: Path = ROOT) -> str:
     trees = {
         path.relative_to(root).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
         for room in ROOMS
-        for path in sorted((root / room).glob("*.py"))
+        for path in sorted((root / room).rglob("*.py"))
         if path.stem != "__init__"
     }
     classes = {node.name: node for tree in trees.values() for node in ast.walk(tree) if _is_class(node)}

@@ -69,8 +69,8 @@ def _experiment(name: str, arguments: Sequence[str]) -> Path:
     asked = cli_config(Experiment, arguments, f"vetdino zeroshot {name}")
     config = part_of(config_class, asked)
     from ..downstream.folder import check_ours
-    from ..downstream.frames import domains_of
-    from ..downstream.ultrasound_record import record
+    from ..downstream.ultrasound.frames import domains_of
+    from ..downstream.ultrasound.record import record
     from ..platform.backbone import load
 
     check_ours(asked.out)  # before the hours, not after them
@@ -81,19 +81,19 @@ def _experiment(name: str, arguments: Sequence[str]) -> Path:
 
 
 def _experiments() -> dict[str, tuple[type, Callable[..., Any]]]:
-    from ..downstream import ultrasound, ultrasound_features
+    from ..downstream.ultrasound import experiments, features
 
     return {
-        "assess": (ultrasound_features.AssessConfig, ultrasound_features.assess),
-        "scatter": (ultrasound_features.ScatterConfig, ultrasound_features.scatter),
-        "same-domain": (ultrasound.SameDomainConfig, ultrasound.same_domain),
-        "cross-domain": (ultrasound.CrossDomainConfig, ultrasound.cross_domain),
-        "noise": (ultrasound.NoiseConfig, ultrasound.noise),
+        "assess": (features.AssessConfig, features.assess),
+        "scatter": (features.ScatterConfig, features.scatter),
+        "same-domain": (experiments.SameDomainConfig, experiments.same_domain),
+        "cross-domain": (experiments.CrossDomainConfig, experiments.cross_domain),
+        "noise": (experiments.NoiseConfig, experiments.noise),
     }
 
 
 def _segment(arguments: Sequence[str]) -> Path:
-    from ..downstream.ultrasound_segment import SegmentConfig, segment
+    from ..downstream.ultrasound.segment import SegmentConfig, segment
 
     @dataclass(frozen=True, kw_only=True)
     class Segment(SegmentConfig):

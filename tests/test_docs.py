@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WITH_EXAMPLES = sorted(
     ".".join(("vetdino", *path.relative_to(ROOT).with_suffix("").parts))
     for room in ("platform", "pretrain", "downstream", "serving", "infra")
-    for path in (ROOT / room).glob("*.py")
+    for path in (ROOT / room).rglob("*.py")
     if ">>> " in path.read_text(encoding="utf-8")
 )
 

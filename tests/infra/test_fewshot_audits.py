@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from vetdino.downstream.adaptation import course_of, restored
-from vetdino.downstream.audit_adaptation import TttConfig
-from vetdino.downstream.audits import questions
-from vetdino.downstream.fewshot_training import trained_of
-from vetdino.downstream.volumes import volumes_of
+from vetdino.downstream.fewshot.adaptation import course_of, restored
+from vetdino.downstream.fewshot.audit_adaptation import TttConfig
+from vetdino.downstream.fewshot.audits import questions
+from vetdino.downstream.fewshot.training import trained_of
+from vetdino.downstream.volumes.prepared import volumes_of
 from vetdino.infra import cli
 from vetdino.platform.backbone import BackboneConfig, load, random_backbone, save_backbone
 from vetdino.platform.config import from_json

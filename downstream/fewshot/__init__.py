@@ -1,0 +1,1 @@
+"""An organ in CT or MRI, found from one labelled scan or a few."""

@@ -1,0 +1,1 @@
+"""Bone and other structures in b-mode ultrasound, found without a label."""
