@@ -20,7 +20,7 @@ import numpy as np
 from ...platform.errors import ConfigError, DataError
 from ..volumes.prepared import Volumes
 from .learnable import stacked
-from .slices import body_of, moments
+from .slices import Greys, body_of, greys_of
 
 TRIES = 10
 """How often an augmentation that moves the whole mask out of the slice is drawn again."""
@@ -208,8 +208,7 @@ class _Kept:
     """A scan as training needs it. organs: for each slice the class numbers it shows; None where nobody labelled it."""
 
     image_ZHW: np.ndarray
-    mean: float
-    std: float
+    greys: Greys
     organs: tuple[frozenset[int], ...] | None
 
 
@@ -232,7 +231,7 @@ class Shelf:
             if volume.labels_ZHW is not None:
                 organs = tuple(frozenset(map(int, np.unique(labels_HW))) for labels_HW in volume.labels_ZHW)
             # Greys are bytes in the prepared folder; nothing is lost.
-            self._scans[name] = _Kept(volume.image_ZHW.astype(np.uint8), *moments(volume), organs)
+            self._scans[name] = _Kept(volume.image_ZHW.astype(np.uint8), greys_of(volume), organs)
         return self._scans[name]
 
     def superpixels(self, name: str, z: int) -> np.ndarray:
@@ -295,9 +294,7 @@ class Episodes:
             )
         chosen = 1 + int(random.integers(parts_HW.max()))
         kept = self.shelf.scan(name)
-        slice_KHW = ((stacked(kept.image_ZHW, [z], self.neighbours)[0] - kept.mean) / kept.std).astype(
-            np.float32
-        )
+        slice_KHW = kept.greys.of(stacked(kept.image_ZHW, [z], self.neighbours)[0])
         looks = two_looks(slice_KHW, parts_HW == chosen, self.shelf.config, random)
         return Episode(number, name, z, chosen, *looks)
 

@@ -2,7 +2,7 @@
 
 Both answer alike, (scan, slices) -> features, so that prototypes, test-time training and floors do not mind which of
 them they are given. Ayzenberg et al., arXiv 2403.03273, section 3, feeds slices normalised by their scan's own mean
-and deviation; so do we, whatever a backbone's card says.
+and deviation; so do we, whatever a backbone's card says, once what is far brighter than the body is cut.
 """
 
 # Z slices of a scan, n those asked for, H, W their pixels, S, T sides as a network sees them; C channels, h, w grid.
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
@@ -40,6 +40,11 @@ FAR = 3.0
 
 EDGES = 0.25
 """Weight of a gradient beside a mean of 1 in pixel features: it says where an organ ends, not which it is."""
+
+
+BRIGHTEST = 4.0
+"""In interquartile ranges of the body's greys above their median. A full stomach, brighter by far, leaves the organs
+of one CHAOS-T2 scan no contrast; in other scans hardly anything is cut."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,20 +203,40 @@ class PixelFeatures:
         return f"PixelFeatures(grid {self.config.enlarged or self.config.grid})"
 
 
-def moments(volume: Volume) -> tuple[float, float]:
-    """Mean and deviation of a scan's greys. Raises DataError for a scan of one value or NaN."""
-    mean, std = float(volume.image_ZHW.mean(dtype=np.float64)), float(volume.image_ZHW.std(dtype=np.float64))
+class Greys(NamedTuple):
+    """How a scan's greys become numbers: cut at `top`, then less their mean and in deviations."""
+
+    top: float
+    mean: float
+    std: float
+
+    def of(self, values: np.ndarray) -> np.ndarray:
+        """float32, in the shape of the greys that are given."""
+        return ((np.minimum(values, self.top) - self.mean) / self.std).astype(np.float32)
+
+
+def greys_of(volume: Volume) -> Greys:
+    """Of all a scan's greys. Raises DataError for a scan of one value or NaN.
+
+    Body is what is brighter than a tenth of the 90th percentile; `top` lies `BRIGHTEST` interquartile ranges of it
+    above its median.
+    """
+    values_ZHW = volume.image_ZHW
+    body_n = values_ZHW[values_ZHW > np.percentile(values_ZHW, 90) / 10]
+    low, middle, high = np.percentile(body_n, (25, 50, 75)) if len(body_n) else (0.0, 0.0, 0.0)
+    top = float(middle + BRIGHTEST * (high - low)) if high > low else math.inf
+    cut_ZHW = np.minimum(values_ZHW, top)
+    mean, std = float(cut_ZHW.mean(dtype=np.float64)), float(cut_ZHW.std(dtype=np.float64))
     if not std > 0 or not math.isfinite(std):
         raise DataError(
             f"{volume.name}: no contrast or no number (deviation {std:g}); prepare the scan again"
         )
-    return mean, std
+    return Greys(top, mean, std)
 
 
 def standardised(volume: Volume) -> np.ndarray:
-    """(Z, H, W) float32 of mean 0 and deviation 1 over the scan. Raises as `moments` does."""
-    mean, std = moments(volume)
-    return ((volume.image_ZHW - mean) / std).astype(np.float32)
+    """(Z, H, W) float32 of mean 0 and deviation 1 over the scan. Raises as `greys_of` does."""
+    return greys_of(volume).of(volume.image_ZHW)
 
 
 def resized(slices_nHW: np.ndarray, side: int, patch: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from vetdino.downstream.fewshot.slices import (
     SliceConfig,
     TokenFeatures,
     body_of,
+    greys_of,
     places_of,
     resized,
     standardised,
@@ -113,6 +116,21 @@ def test_the_body_is_its_largest_part_with_holes_filled():
     assert body[25, 25]
     assert not body[55, 55]
     assert body_of(np.zeros((5, 5), np.float32)).all()
+
+
+def test_what_is_far_brighter_than_the_body_leaves_its_greys_as_they_were():
+    plain = scan(height=60, width=60)
+    full = plain.image_ZHW.copy()
+    full[:, 24:36, 24:36] = 4000
+    values, there = standardised(plain), standardised(replace(plain, image_ZHW=full))
+    body = (plain.image_ZHW > 0) & (full < 4000)
+    span, other = (np.ptp(np.percentile(one[body], (5, 95))) for one in (values, there))
+    assert other > 0.5 * span, "by mean and deviation alone it would be a twentieth"
+    assert abs(there.mean()) < 1e-5
+    assert there.std() == pytest.approx(1, abs=1e-4)
+    greys = greys_of(plain)
+    assert greys.top > plain.image_ZHW.max()
+    np.testing.assert_allclose(values, (plain.image_ZHW - greys.mean) / greys.std, atol=1e-5)
 
 
 def test_what_is_far_brighter_than_the_body_does_not_pass_for_it():
