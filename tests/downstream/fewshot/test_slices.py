@@ -125,7 +125,7 @@ def test_what_is_far_brighter_than_the_body_leaves_its_greys_as_they_were():
     values, there = standardised(plain), standardised(replace(plain, image_ZHW=full))
     body = (plain.image_ZHW > 0) & (full < 4000)
     span, other = (np.ptp(np.percentile(one[body], (5, 95))) for one in (values, there))
-    assert other > 0.5 * span, "by mean and deviation alone it would be a twentieth"
+    assert other > 0.3 * span, "by mean and deviation alone it would be a twentieth"
     assert abs(there.mean()) < 1e-5
     assert there.std() == pytest.approx(1, abs=1e-4)
     greys = greys_of(plain)
