@@ -2,7 +2,8 @@
 
 An audit takes one step of the published method (cutting masks to components, training at test time) and asks what it
 does to every single slice: a mean that rises may hide slices that are lost. Slices are those of the published
-protocol, each told by the query's own truth from which third of the organ it is (`protocol`).
+protocol, each told by the query's own truth from which third of the organ it is (`protocol`), and answer by themselves:
+none leans on its neighbours (`answers.ScanConfig`).
 """
 
 # Z slices of a scan, H, W its rows and columns; N scans, O organs.
