@@ -281,9 +281,8 @@ def _tell(run: Run, report: Report, work: Work, source: Source | None = None) ->
     if source is not None and source.backbone is not None:
         step = int(source.backbone.card.origin.get("step", 0))
         model = run.evaluates(source.label, source.digest, step)
-    if (
-        source is None
-    ):  # children hold the sources' own figures; thousands of charts would hide what only it says
+    if source is None:
+        # Children hold the sources' own figures; thousands of charts would hide what only it says.
         values = {name: value for name, value in values.items() if " - " in name}
     run.metrics(step, values, model)
     for task, figures in report.figures.items():

@@ -8,14 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ..platform.metrics import Answers, Figure, Measured
+from ..platform.progress import tables_console
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 Facts = Mapping[str, str | int | float]
-
-WIDTH = 1000
-"""Characters of a line where no terminal tells its own."""
 
 SIDE_BY_SIDE = 4
 """Most sources whose differences stand in one table with them."""
@@ -112,11 +110,7 @@ def show(report: Report, summary: bool = False) -> None:
     measured. Tasks on few labels are columns of one table of macro AUROC. `summary` adds one table of all
     sources on the other tasks.
     """
-    from rich.console import Console
-
-    console = Console()
-    # A pipe has no width of its own, and rich would fold the table at 80 columns.
-    console = console if console.is_terminal else Console(width=WIDTH)
+    console = tables_console()
     few = [task for task in report.figures if "pct" in task]
     for task, figures in report.figures.items():
         if task not in few:

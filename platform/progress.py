@@ -1,6 +1,6 @@
 """How far a long piece of work is: a bar on a terminal, a line of JSON now and then anywhere else.
 
-Both go to stderr, so that what a command prints to stdout stays clean.
+Both go to stderr, so that what a command prints to stdout stays clean; tables of results are printed there.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 T = TypeVar("T")
 
@@ -96,6 +99,14 @@ def track(items: Iterable[T], *, label: str, total: int | None = None, unit: str
         for item in items:
             yield item
             progress.advance()
+
+
+def tables_console() -> Console:
+    """A rich console on stdout that folds no table in a pipe, which has no width of its own."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=1000)
 
 
 def _bar(label: str, total: int | None, unit: str) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...platform.config import atomic_write, digest, flat, to_json
+from ...platform.progress import tables_console
 from ...platform.runs import open_run
 from ..folder import METRICS, finite, replaced
 from ..volumes.prepared import Volumes
@@ -209,7 +210,6 @@ def label_of(backbone: Backbone | None) -> str:
 def show(left: Left) -> None:
     """Prints a line for each row: Dice by organ and mean, what changed, slices worse and better; warns of what is
     left out."""
-    from rich.console import Console
     from rich.table import Table
 
     organs = list(dict.fromkeys(line["organ"] for line in left.summary))
@@ -235,8 +235,7 @@ def show(left: Left) -> None:
         else:
             cells.append(f"{mean['parts']:.2f}")
         table.add_row(row, *cells)
-    console = Console()
-    (console if console.is_terminal else Console(width=1000)).print(table)
+    tables_console().print(table)
     for place, reason in left.left_out.items():
         log.warning("left out: %s: %s", place, reason)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...platform.config import atomic_write, digest, flat, to_json
+from ...platform.progress import tables_console
 from ...platform.runs import Run, open_run
 from ..folder import METRICS, finite, replaced
 from ..volumes.prepared import Volumes
@@ -186,7 +187,6 @@ def show(summary: Lines, left_out: Mapping[str, str], title: str = "") -> None:
 
     Warns of what was left out and of organs that few scans show.
     """
-    from rich.console import Console
     from rich.table import Table
 
     organs = list(dict.fromkeys(line["organ"] for line in summary))
@@ -206,8 +206,7 @@ def show(summary: Lines, left_out: Mapping[str, str], title: str = "") -> None:
         cells.append(_percent(every, "delta", spread=True, sign="+") if apart else "")
         cells.append(f"{every['p']:.2g}" if apart and not math.isnan(every["p"]) else "")
         table.add_row(row, *cells)
-    console = Console()
-    (console if console.is_terminal else Console(width=1000)).print(table)
+    tables_console().print(table)
     for organ, note in {line["organ"]: line["note"] for line in summary if line["note"]}.items():
         log.warning("%s: %s", organ, note)
     for place, reason in left_out.items():

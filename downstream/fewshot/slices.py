@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import cv2
@@ -102,7 +103,8 @@ class TokenFeatures:
 
         Raises DataError for a scan of one value.
         """
-        images_n1ST = resized(standardised(volume)[list(slices)], self.side, self.backbone.patch)
+        values_nHW = greys_of(volume).of(volume.image_ZHW[list(slices)])
+        images_n1ST = resized(values_nHW, self.side, self.backbone.patch)
         with torch.no_grad():
             # One by one: a batch's products round as its size has it.
             features = torch.cat([self.seen(image_1ST[None]).cpu() for image_1ST in images_n1ST])
@@ -187,8 +189,8 @@ class PixelFeatures:
 
     def __call__(self, volume: Volume, slices: Sequence[int]) -> Tensor:
         """Features (n, C, h, w) float32. Raises DataError for a scan of one value."""
-        values_ZHW = standardised(volume)
-        return torch.cat([self._one(volume, values_ZHW[z], z) for z in slices])
+        greys = greys_of(volume)
+        return torch.cat([self._one(volume, greys.of(volume.image_ZHW[z]), z) for z in slices])
 
     def _one(self, volume: Volume, values_HW: np.ndarray, z: int) -> Tensor:
         """(1, C, h, w) of one slice."""
@@ -215,6 +217,7 @@ class Greys(NamedTuple):
         return ((np.minimum(values, self.top) - self.mean) / self.std).astype(np.float32)
 
 
+@lru_cache(maxsize=8)
 def greys_of(volume: Volume) -> Greys:
     """Of all a scan's greys. Raises DataError for a scan of one value or NaN.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...platform.config import atomic_write, digest, flat, to_json
+from ...platform.progress import tables_console
 from ...platform.runs import open_run
 from ..folder import METRICS, finite, replaced
 from .frames import FACTS, Domain, digest_of
@@ -95,10 +96,7 @@ def record(
 
 def show(found: Found, domains: Sequence[Domain]) -> None:
     """Prints the summary, what was left out and what is odd; warnings go to stderr."""
-    from rich.console import Console
-
-    console = Console()
-    console = console if console.is_terminal else Console(width=1000)
+    console = tables_console()
     if "summary" in found.tables:
         console.print(_summary(found.tables["summary"]))
     for place, reason in found.left_out.items():

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from vetdino.platform import progress
-from vetdino.platform.progress import Progress, track
+from vetdino.platform.progress import Progress, tables_console, track
 
 
 def test_nothing_to_do_is_finished_at_once(capsys):
@@ -56,3 +56,10 @@ def test_a_terminal_sees_a_bar_with_its_rate_and_notes(capsys, monkeypatch):
     assert "3/3" in shown.err
     assert "loss 0.1235" in shown.err
     assert shown.out == ""
+
+
+def test_a_wide_table_is_not_folded_in_a_pipe(capsys):
+    console = tables_console()
+    assert not console.is_terminal
+    console.print(" ".join(["word"] * 60))
+    assert capsys.readouterr().out.splitlines() == [" ".join(["word"] * 60)]
