@@ -62,6 +62,8 @@ class SliceConfig:
     """Side to which features are enlarged bilinearly, in cells; 0: not. The released code makes 18 cells 32."""
     layers: tuple[int, ...] = (-1,)
     """Blocks whose normalised tokens are concatenated; negative ones count from the end."""
+    scales: tuple[float, ...] = (1.0,)
+    """The network sees a slice at these multiples of its side; tokens of all, on the grid of 1, are concatenated."""
     debias: int = 0
     """How many directions that a blank slice's features vary along are removed: they tell place, not tissue."""
     coordinates: float = 1.4
@@ -78,6 +80,10 @@ class SliceConfig:
             raise ConfigError(f"slices.grid is {self.grid}; give at least 1")
         if not self.layers:
             raise ConfigError("slices.layers is empty; name at least one block, -1 is the last")
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise ConfigError(
+                f"slices.scales is {self.scales}; give at least one number above 0, 1 is as it is"
+            )
 
 
 class TokenFeatures:
@@ -115,14 +121,29 @@ class TokenFeatures:
 
         Places are not among them: they are no network's and learn nothing.
         """
+        features = torch.cat([self._at(scale, images_n1ST) for scale in self.config.scales], dim=1)
+        if self.config.enlarged:
+            features = F.interpolate(features, (self.config.enlarged,) * 2, mode="bilinear")
+        return features
+
+    def _at(self, scale: float, images_n1ST: Tensor) -> Tensor:
+        """(n, C, h, w): tokens of the images at a multiple of their size, on the grid of their own."""
+        cells = [(side - self.backbone.patch) // self.stride for side in images_n1ST.shape[2:]]
+        if scale != 1:
+            # As many whole steps of the grid as fit best.
+            steps = [
+                round((side * scale - self.backbone.patch) / self.stride) for side in images_n1ST.shape[2:]
+            ]
+            size = [self.backbone.patch + self.stride * max(0, step) for step in steps]
+            images_n1ST = F.interpolate(images_n1ST, size, mode="bilinear", antialias=True)
         features = tokens_of(self.backbone, images_n1ST, self.config.layers, self.stride)
         if self.config.debias:
             places_CR = self._directions(*images_n1ST.shape[2:]).to(features)
             along = torch.einsum("nchw,cr->nrhw", features, places_CR)
             features = features - torch.einsum("nrhw,cr->nchw", along, places_CR)
-        if self.config.enlarged:
-            features = F.interpolate(features, (self.config.enlarged,) * 2, mode="bilinear")
-        return features
+        if scale == 1:
+            return features
+        return F.interpolate(features, [cell + 1 for cell in cells], mode="bilinear", antialias=True)
 
     def _directions(self, height: int, width: int) -> Tensor:
         """(C, debias): right singular vectors of a blank slice's features, the strongest first."""

@@ -153,6 +153,22 @@ def test_coordinates_are_added_behind_features_of_mean_length_1(tiny):
     torch.testing.assert_close(found[0, tiny.width :].norm(dim=0), torch.full((4, 4), 0.5))
 
 
+def test_a_slice_is_seen_at_several_sizes_on_one_grid(tiny):
+    volume, config = scan(), SliceConfig(grid=5, coordinates=0)
+    plain = TokenFeatures(tiny, config)(volume, [1])
+    both = TokenFeatures(tiny, replace(config, scales=(1.0, 2.0)))(volume, [1])
+    assert both.shape == (1, 2 * tiny.width, 5, 5)
+    torch.testing.assert_close(both[:, : tiny.width], plain)
+    image = resized(standardised(volume)[[1]], 40, tiny.patch)
+    doubled = torch.nn.functional.interpolate(image, (80, 80), mode="bilinear", antialias=True)
+    cells = tiny.tokens(doubled).patches[0].T.unflatten(1, (10, 10))[None]
+    expected = torch.nn.functional.interpolate(cells, (5, 5), mode="bilinear", antialias=True)
+    torch.testing.assert_close(both[:, tiny.width :], expected, atol=1e-5, rtol=1e-5)
+    overlapping = replace(config, stride=4, debias=2, scales=(0.5, 1.5))
+    assert TokenFeatures(tiny, overlapping)(volume, [0]).shape == (1, 2 * tiny.width, 5, 5)
+    assert TokenFeatures(tiny, overlapping)(scan(height=40, width=60), [0]).shape[2:] == (5, 9)
+
+
 def test_a_long_slice_keeps_its_proportion(tiny):
     volume = scan(height=40, width=60)
     assert TokenFeatures(tiny, SliceConfig(grid=4))(volume, [0]).shape[2:] == (4, 6)
@@ -162,6 +178,9 @@ def test_nothing_to_see_and_wrong_settings_are_refused(tiny):
     flat = Volume("flat", np.full((2, 8, 8), 5.0, np.float32), None, (1.0, 1.0, 1.0), "ct", None)
     with pytest.raises(DataError, match="flat: no contrast"):
         PixelFeatures()(flat, [0])
+    for scales in ((), (0.0,), (1.0, float("inf"))):
+        with pytest.raises(ConfigError, match="scales"):
+            SliceConfig(scales=scales)
     with pytest.raises(ConfigError, match="no block 7"):
         TokenFeatures(tiny, SliceConfig(grid=4, layers=(7,)))(scan(), [0])
     with pytest.raises(ConfigError, match="debias is 16"):
