@@ -11,18 +11,18 @@ Study(4f2a, 1 view: VD)
 __version__ = "0.1.0"
 
 _HOMES = {
-    "View": "platform.study",
-    "StoredView": "platform.study",
-    "Study": "platform.study",
-    "load_manifest": "platform.shards",
-    "read": "platform.shards",
-    "load": "platform.backbone",
-    "Features": "platform.features",
-    "extract": "platform.features",
-    "load_features": "platform.features",
-    "save_features": "platform.features",
-    "nearest": "platform.neighbours",
-    "VetdinoError": "platform.errors",
+    "View": "platform.data.study",
+    "StoredView": "platform.data.study",
+    "Study": "platform.data.study",
+    "load_manifest": "platform.data.shards",
+    "read": "platform.data.shards",
+    "load": "platform.models.backbone",
+    "Features": "platform.measure.features",
+    "extract": "platform.measure.features",
+    "load_features": "platform.measure.features",
+    "save_features": "platform.measure.features",
+    "nearest": "platform.measure.neighbors",
+    "VetdinoError": "platform.core.errors",
 }
 
 __all__ = sorted(_HOMES)

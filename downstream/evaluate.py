@@ -14,22 +14,22 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 
-from ..platform.answers import answers_file, save_answers
-from ..platform.config import atomic_write, digest, flat, to_json
-from ..platform.errors import ConfigError
-from ..platform.features import Descriptor
-from ..platform.metrics import Answers, Figure, Measured, figures_of
-from ..platform.progress import Progress
-from ..platform.runs import Run, open_run, tracking_address
-from ..platform.shards import load_manifest
-from ..platform.weights import asked_of
-from .consistency import ConsistencyConfig
-from .finetune import FinetuneConfig
-from .knn import KnnConfig, knn
-from .linear import LinearConfig, linear
+from ..platform.core.config import atomic_write, digest, flat, to_json
+from ..platform.core.errors import ConfigError
+from ..platform.core.progress import Progress
+from ..platform.core.runs import Run, open_run, tracking_address
+from ..platform.data.shards import load_manifest
+from ..platform.measure.features import Descriptor
+from ..platform.measure.metrics import Answers, Figure, Measured, figures_of
+from ..platform.measure.predictions import answers_file, save_answers
+from ..platform.models.weights import asked_of
+from .common.sources import Source, SourceConfig, Sources
+from .findings.finetune import FinetuneConfig
+from .findings.knn import KnnConfig, knn
+from .findings.linear import LinearConfig, linear
 from .results import Report, show
-from .sources import Source, SourceConfig, Sources
-from .synthesis import SynthesisConfig
+from .views.consistency import ConsistencyConfig
+from .views.synthesis import SynthesisConfig
 
 FLOORS = ("random", "pixels", "pca")
 """Names of the sources that stand beside every backbone."""
@@ -83,20 +83,20 @@ def _linear(source: Source, work: Work, fraction: float) -> Answers:
 
 
 def _finetune(source: Source, work: Work, _: float) -> Answers:
-    from .finetune import finetune
+    from .findings.finetune import finetune
 
     return finetune(source, work.shards, replace(work.config.finetune, seed=work.config.seed), work.out)
 
 
 def _consistency(source: Source, work: Work, _: float) -> Measured:
-    from .consistency import consistency
+    from .views.consistency import consistency
 
     config = work.config
     return consistency(source, work.shards, config.consistency, resamples=config.resamples, seed=config.seed)
 
 
 def _synthesis(source: Source, work: Work, _: float) -> Measured:
-    from .synthesis import synthesis
+    from .views.synthesis import synthesis
 
     config = work.config
     return synthesis(source, work.shards, config.synthesis, resamples=config.resamples, seed=config.seed)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ..platform.metrics import Answers, Figure, Measured
-from ..platform.progress import tables_console
+from ..platform.core.progress import tables_console
+from ..platform.measure.metrics import Answers, Figure, Measured
 
 if TYPE_CHECKING:
     from rich.table import Table

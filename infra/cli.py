@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from ..platform.config import nearest
-from ..platform.errors import VetdinoError
+from ..platform.core.config import nearest
+from ..platform.core.errors import VetdinoError
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,33 +35,45 @@ AFRESH = "run the same command again"
 
 VERBS = {
     "phantom": Verb(
-        "verbs:phantom", "OUT", "generated studies (DICOM) or ultrasound frames (--kind), with truth"
+        "commands.verbs:phantom", "OUT", "generated studies (DICOM) or ultrasound frames (--kind), with truth"
     ),
-    "ingest": Verb("verbs:ingest", "SRC OUT", "DICOM tree or image table -> shards"),
+    "ingest": Verb("commands.verbs:ingest", "SRC OUT", "DICOM tree or image table -> shards"),
     "pretrain": Verb(
-        "verbs:pretrain",
+        "commands.verbs:pretrain",
         "RECIPE",
         "shards -> backbone, on one worker or many",
         again="run the same command with --resume to continue",
     ),
-    "replay": Verb("verbs:replay", "RUN", "looks again at a step whose loss was no number", AFRESH),
-    "embed": Verb("verbs:embed", "BACKBONE SHARDS OUT", "backbone, shards -> features (Parquet)", AFRESH),
-    "evaluate": Verb("verbs:evaluate", "BACKBONE SHARDS", "how good the backbone's features are", AFRESH),
+    "replay": Verb("commands.verbs:replay", "RUN", "looks again at a step whose loss was no number", AFRESH),
+    "embed": Verb(
+        "commands.verbs:embed", "BACKBONE SHARDS OUT", "backbone, shards -> features (Parquet)", AFRESH
+    ),
+    "evaluate": Verb(
+        "commands.verbs:evaluate", "BACKBONE SHARDS", "how good the backbone's features are", AFRESH
+    ),
     "compare-backbones": Verb(
-        "verbs:compare_backbones", "BACKBONE…", "backbones and floors on equal terms, one table", AFRESH
+        "commands.verbs:compare_backbones",
+        "BACKBONE…",
+        "backbones and floors on equal terms, one table",
+        AFRESH,
     ),
     "zeroshot": Verb(
-        "verbs:zeroshot", "COMMAND", "b-mode frames without training: five experiments, masks", AFRESH
+        "commands.verbs:zeroshot",
+        "COMMAND",
+        "b-mode frames without training: five experiments, masks",
+        AFRESH,
     ),
     "fewshot": Verb(
-        "verbs:fewshot", "COMMAND", "organs of CT and MRI scans from one labelled example", AFRESH
+        "commands.verbs:fewshot", "COMMAND", "organs of CT and MRI scans from one labelled example", AFRESH
     ),
     "compare": Verb(
-        "verbs:compare", "RUN…", "runs side by side on one page, differences with intervals", AFRESH
+        "commands.verbs:compare", "RUN…", "runs side by side on one page, differences with intervals", AFRESH
     ),
-    "report": Verb("verbs:report", "BACKBONE", "a model card: data, recipe, figures, limits", AFRESH),
-    "demo": Verb("verbs:demo", "", "all of it on generated studies, then opens the page"),
-    "app": Verb("verbs:app", "", "the page: patch similarity, attention, nearest studies", AFRESH),
+    "report": Verb(
+        "commands.verbs:report", "BACKBONE", "a model card: data, recipe, figures, limits", AFRESH
+    ),
+    "demo": Verb("commands.verbs:demo", "", "all of it on generated studies, then opens the page"),
+    "app": Verb("commands.verbs:app", "", "the page: patch similarity, attention, nearest studies", AFRESH),
 }
 
 

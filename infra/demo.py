@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..platform.config import to_json
-from ..platform.errors import ConfigError
+from ..platform.core.config import to_json
+from ..platform.core.errors import ConfigError
 
 SHIPPED = Path(__file__).parent / "zoo" / "small"
 """The backbone that comes with vetdino; its card tells the command that made it."""
@@ -38,8 +38,8 @@ def demo(config: DemoConfig) -> Path:
     Raises ConfigError where `out` holds a demonstration of other settings.
     """
     from ..downstream.evaluate import EvaluateConfig, evaluate
-    from ..platform.ingest import IngestConfig, ingest
-    from ..platform.phantom import PhantomConfig, phantom
+    from ..platform.ingest.ingest import IngestConfig, ingest
+    from ..platform.phantom.dog.archive import PhantomConfig, phantom
 
     out = config.out.resolve()
     _claim(out, config)
@@ -78,7 +78,7 @@ def demo(config: DemoConfig) -> Path:
 
 def _trained(config: DemoConfig, out: Path, shards: Path, studies: int) -> Path:
     """The backbone that this demonstration trains; a finished one is kept, an interrupted one goes on."""
-    from ..platform import checkpoint
+    from ..platform.training import checkpoint
     from ..pretrain.job import pretrain
     from ..pretrain.recipes import recipe
 

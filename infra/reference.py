@@ -49,7 +49,7 @@ def _verb(home: str, trees: dict[str, ast.Module], classes: dict[str, ast.ClassD
     module, _, function = home.partition(":")
     body = next(
         node
-        for node in trees[f"infra/{module}.py"].body
+        for node in trees[f"infra/{module.replace('.', '/')}.py"].body
         if isinstance(node, ast.FunctionDef) and node.name == function
     )
     asked = [node for node in ast.walk(body) if _is_class(node)]
@@ -133,7 +133,7 @@ def _is_class(node: ast.AST) -> bool:
 
 
 if __name__ == "__main__":
-    from ..platform.config import atomic_write
+    from ..platform.core.config import atomic_write
 
     atomic_write(ROOT / "docs" / "reference.md", reference())
     print(ROOT / "docs" / "reference.md")

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..platform import checkpoint
-from ..platform.cluster import Crew, Place, run_on_ray, told_in, watched
-from ..platform.config import atomic_write, from_json, to_json
-from ..platform.errors import ConfigError
-from ..platform.progress import Progress
-from ..platform.runs import create_database, tracking_address
-from ..platform.shards import load_manifest
+from ..platform.core.config import atomic_write, from_json, to_json
+from ..platform.core.errors import ConfigError
+from ..platform.core.progress import Progress
+from ..platform.core.runs import create_database, tracking_address
+from ..platform.data.shards import load_manifest
+from ..platform.training import checkpoint
+from ..platform.training.cluster import Crew, Place, run_on_ray, told_in, watched
 from .loop import STATUS, check_checkpoint, checkpoints_of, train
 from .recipes import PretrainConfig
 from .start import start_of

@@ -16,24 +16,24 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..platform import checkpoint
-from ..platform.backbone import Card, random_backbone, resized, save_backbone
-from ..platform.cluster import Place
-from ..platform.config import atomic_write, digest, flat, from_json, to_json
-from ..platform.errors import CheckpointError, TrainingError
-from ..platform.runs import Run, git_revision, open_run
-from ..platform.shards import Manifest, load_manifest
-from .alarms import Alarms, Verdict, as_values, spread_of, verdict
-from .batch import CropBatch
-from .crops import seed_of
-from .data import CropDataset, Order, batch_again, loader_of
-from .device_crops import WholeViews, crops_on, ships_whole
-from .distiller import LOSS_NAMES, Distiller, of_all_ranks
-from .engine import Engine
-from .probe import Probe
+from ..platform.core.config import atomic_write, digest, flat, from_json, to_json
+from ..platform.core.errors import CheckpointError, TrainingError
+from ..platform.core.runs import Run, git_revision, open_run
+from ..platform.data.shards import Manifest, load_manifest
+from ..platform.models.backbone import Card, random_backbone, resized, save_backbone
+from ..platform.training import checkpoint
+from ..platform.training.cluster import Place
+from .batches.batch import CropBatch
+from .batches.crops import seed_of
+from .batches.device_crops import WholeViews, crops_on, ships_whole
+from .batches.order import CropDataset, Order, batch_again, loader_of
+from .distillation.distiller import LOSS_NAMES, Distiller, of_all_ranks
+from .distillation.engine import Engine
 from .recipes import PretrainConfig
 from .replay import BadSteps, newest_by, save_bad, too_many_bad
 from .start import TEACHER, Start, start_of
+from .watch.alarms import Alarms, Verdict, as_values, spread_of, verdict
+from .watch.probe import Probe
 
 Report = Callable[[int, Mapping[str, float]], None]
 """Told of each record: step and values, on all workers."""

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from ..platform.backbone import BackboneConfig
-from ..platform.errors import ConfigError
-from .alarms import AlarmConfig
-from .crops import CropConfig
-from .distiller import DistillConfig
-from .engine import OptimConfig
-from .heads import HeadConfig
-from .probe import ProbeConfig
-from .schedules import Cosine, Ramp
+from ..platform.core.errors import ConfigError
+from ..platform.models.backbone import BackboneConfig
+from ..platform.training.schedules import Cosine, Ramp
+from .batches.crops import CropConfig
+from .distillation.distiller import DistillConfig
+from .distillation.engine import OptimConfig
+from .distillation.heads import HeadConfig
+from .watch.alarms import AlarmConfig
+from .watch.probe import ProbeConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

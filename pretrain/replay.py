@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..platform import checkpoint
-from ..platform.backbone import random_backbone
-from ..platform.config import atomic_write, digest, from_json
-from ..platform.errors import CheckpointError, ConfigError, TrainingError
-from .batch import CropBatch
-from .crops import seed_of
-from .distiller import LOSS_NAMES, Distiller
-from .engine import read_student
+from ..platform.core.config import atomic_write, digest, from_json
+from ..platform.core.errors import CheckpointError, ConfigError, TrainingError
+from ..platform.models.backbone import random_backbone
+from ..platform.training import checkpoint
+from .batches.batch import CropBatch
+from .batches.crops import seed_of
+from .distillation.distiller import LOSS_NAMES, Distiller
+from .distillation.engine import read_student
 from .recipes import PretrainConfig
 from .start import TEACHER, start_of
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..platform import checkpoint
-from ..platform.backbone import CARD, Backbone, adopt, load, plain_state, random_backbone
-from ..platform.errors import CheckpointError, ConfigError
-from ..platform.weights import IMAGENET, asked_of, channels_of, foreign_state, pretrained_state
-from .distiller import Distiller
-from .heads import Head, HeadConfig
+from ..platform.core.errors import CheckpointError, ConfigError
+from ..platform.models.backbone import CARD, Backbone, adopt, load, plain_state, random_backbone
+from ..platform.models.weights import IMAGENET, asked_of, channels_of, foreign_state, pretrained_state
+from ..platform.training import checkpoint
+from .distillation.distiller import Distiller
+from .distillation.heads import Head, HeadConfig
 from .recipes import PretrainConfig
 
 TEACHER = "teacher.safetensors"

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..platform.errors import ConfigError, DataError, VetdinoError
-from ..platform.shards import StudyIndex, load_manifest
-from ..platform.study import SPLITS, Study
+from ..platform.core.errors import ConfigError, DataError, VetdinoError
+from ..platform.data.shards import StudyIndex, load_manifest
+from ..platform.data.study import SPLITS, Study
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from ..platform.backbone import Backbone
+    from ..platform.models.backbone import Backbone
     from .gallery import Gallery, Place
     from .similarity import PatchGrid
 
@@ -170,7 +170,7 @@ class Room:
         ]
 
     def _gallery(self, backbone: Backbone, number: int) -> Gallery:
-        from ..platform.features import extract, load_features
+        from ..platform.measure.features import extract, load_features
         from .gallery import gallery_of
 
         config = self.config
@@ -269,7 +269,7 @@ class Room:
 
 def backbones_of(config: AppConfig) -> list[Backbone]:
     """The backbones to switch between, in the order given. Raises ConfigError or CheckpointError."""
-    from ..platform.backbone import load, random_like
+    from ..platform.models.backbone import load, random_like
 
     if not config.backbones or str(config.backbones[0]) == RANDOM:
         raise ConfigError("the page needs a backbone folder first; `random` may follow it")

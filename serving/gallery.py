@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..platform.errors import GalleryError
-from ..platform.features import Features
-from ..platform.neighbours import nearest
+from ..platform.core.errors import GalleryError
+from ..platform.measure.features import Features
+from ..platform.measure.neighbors import nearest
 
 # N studies of the gallery, D dimensions of a vector.
 

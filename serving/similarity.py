@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..platform.backbone import letterbox_of
+from ..platform.models.backbone import letterbox_of
 
 # N, M patches of two views; D width of a token. Boxes are (left, top, right, bottom) in pixels of the view.
 

@@ -17,8 +17,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from vetdino.platform.dicom import DicomConfig, gate, header_of, normalised, raw_pixels
-from vetdino.platform.errors import DicomError
+from vetdino.platform.core.errors import DicomError
+from vetdino.platform.ingest.dicom import DicomConfig, gate, header_of, normalised, raw_pixels
 
 CLOSE = 2
 """Grey values by which the extremes of a lossy picture may differ between decoders."""

@@ -76,7 +76,7 @@ def test_the_wheel_runs_from_a_folder_of_its_own(wheel, tmp_path):
     done = run(sys.executable, "-c", program, folder=tmp_path)
     assert done.stdout.splitlines() == [
         str(tmp_path / "site" / "vetdino" / "__init__.py"),
-        "vetdino.platform.study",
+        "vetdino.platform.data.study",
         ".".join(map(str, sys.version_info[:3])),
     ]
 

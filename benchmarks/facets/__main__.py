@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.step.measure import peak_memory
-from vetdino.platform.backbone import Backbone, BackboneConfig, random_backbone
-from vetdino.platform.facets import KINDS, Facets, facets_of
+from vetdino.platform.models.backbone import Backbone, BackboneConfig, random_backbone
+from vetdino.platform.models.facets import KINDS, Facets, facets_of
 
 # B images, N patches, L tokens, D width, H heads of size E.
 

@@ -16,7 +16,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.step.measure import in_turns
-from vetdino.platform.neighbours import GRAIN, nearest
+from vetdino.platform.measure.neighbors import GRAIN, nearest
 
 Found = tuple[np.ndarray, np.ndarray]
 """Cosines (M, K), the largest first, and the rows (M, K) of the bank that they are of."""

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from vetdino.platform.backbone import BackboneConfig, random_backbone, timm_overrides
-from vetdino.pretrain.batch import CropBatch
-from vetdino.pretrain.distiller import DistillConfig, Distiller
-from vetdino.pretrain.engine import OptimConfig, groups_of, prepare_blocks
-from vetdino.pretrain.heads import HeadConfig
+from vetdino.platform.models.backbone import BackboneConfig, random_backbone, timm_overrides
+from vetdino.pretrain.batches.batch import CropBatch
+from vetdino.pretrain.distillation.distiller import DistillConfig, Distiller
+from vetdino.pretrain.distillation.engine import OptimConfig, groups_of, prepare_blocks
+from vetdino.pretrain.distillation.heads import HeadConfig
 
 from .settings import CLIP, DECAY, MOMENTUM, RATE, TEMPERATURE, Setting
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from vetdino.platform.study import Study, View
-from vetdino.pretrain.crops import CropConfig, crops_of
+from vetdino.platform.data.study import Study, View
+from vetdino.pretrain.batches.crops import CropConfig, crops_of
 
 from .settings import Setting
 

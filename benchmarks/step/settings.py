@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from vetdino.pretrain.batch import CropBatch
+from vetdino.pretrain.batches.batch import CropBatch
 
 # B studies, G global and L local crops of a study, T of them the teacher's, N patches, D width, K prototypes.
 

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...platform.errors import ConfigError, DataError
+from ...platform.core.errors import ConfigError, DataError
 from ..volumes.prepared import Volumes
-from .adaptation import AdaptConfig, Adapted
-from .answers import Encoders, Lesson, classes_of
 from .figures import dice_bars, matrices, overlays, shot_curves
-from .learnable import Learnable, LearnConfig
+from .learn.adaptation import AdaptConfig, Adapted
+from .learn.learnable import Learnable, LearnConfig
+from .learn.training import Device, device_of, trained_of
 from .measure import (
     Evaluated,
     FewshotConfig,
@@ -29,16 +29,16 @@ from .measure import (
     ways_by,
     ways_of,
 )
-from .prototypes import Compat
+from .method.answers import Encoders, Lesson, classes_of
+from .method.prototypes import Compat
 from .record import Lines, Work, leave, metrics_of, record, seconds_of, show
 from .sources import backbone_of, data_of, floors_of, sources_of
 from .summary import MEAN, NOTES, summary_of
-from .training import Device, device_of, trained_of
 
 if TYPE_CHECKING:
     import torch
 
-    from ...platform.backbone import Backbone
+    from ...platform.models.backbone import Backbone
 
 Backbones = Mapping[str, "Backbone | None"]
 """Name of a source -> its backbone; None is pixels."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from ...platform.figures import COLOURS, canvas_of, png_of, ruled
+from ...platform.measure.figures import COLOURS, canvas_of, png_of, ruled
 from ..ultrasound.figures import Tile, grid
 from ..volumes.sheet import colour_of, outlined
 

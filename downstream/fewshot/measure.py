@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...platform.errors import ConfigError, DataError
-from ...platform.progress import track
+from ...platform.core.errors import ConfigError, DataError
+from ...platform.core.progress import track
 from ..volumes.prepared import Volume, Volumes
-from .answers import (
+from .method.answers import (
     Answer,
     Components,
     FoldsConfig,
@@ -38,9 +38,9 @@ from .answers import (
     listed,
     mask_of,
 )
-from .protocol import Fold, dice, folds_of, guessed_parts, hd95, told_parts
-from .prototypes import Compat
-from .slices import SliceFeatures
+from .method.protocol import Fold, dice, folds_of, guessed_parts, hd95, told_parts
+from .method.prototypes import Compat
+from .method.slices import SliceFeatures
 
 Floor = Literal["copy", "pixels", "random", "oracle"]
 

@@ -11,17 +11,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...platform.config import atomic_write, digest, flat, to_json
-from ...platform.progress import tables_console
-from ...platform.runs import Run, open_run
-from ..folder import METRICS, finite, replaced
+from ...platform.core.config import atomic_write, digest, flat, to_json
+from ...platform.core.progress import tables_console
+from ...platform.core.runs import Run, open_run
+from ..common.record import METRICS, finite, replaced
 from ..volumes.prepared import Volumes
 from .figures import dice_bars, overlays
 from .measure import Evaluated
 from .summary import MEAN, MEASURES, NOTES, summary_of
 
 if TYPE_CHECKING:
-    from ...platform.backbone import Backbone
+    from ...platform.models.backbone import Backbone
 
 EXPERIMENT = "vetdino/fewshot"
 """Where MLflow keeps these runs."""

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...platform.config import atomic_write, to_json
-from ...platform.errors import ConfigError, DataError
-from ...platform.progress import track
-from ..folder import METRICS, check_ours, replaced
+from ...platform.core.config import atomic_write, to_json
+from ...platform.core.errors import ConfigError, DataError
+from ...platform.core.progress import track
+from ..common.record import METRICS, check_ours, replaced
 from ..volumes.files import kind_of
 from ..volumes.grid import grid_of_card
 from ..volumes.names import safe, stem
@@ -24,8 +24,9 @@ from ..volumes.pairs import Found
 from ..volumes.prepared import Volume, save_mask
 from ..volumes.scan import PrepareConfig, class_names, organs_of, scan_of
 from ..volumes.sheet import sheet
-from .adaptation import AdaptConfig, Adapted
-from .answers import (
+from .learn.adaptation import AdaptConfig, Adapted
+from .learn.learnable import Learnable, LearnConfig
+from .method.answers import (
     Answer,
     Lesson,
     Remembered,
@@ -36,12 +37,11 @@ from .answers import (
     label_map,
     lesson_of,
 )
-from .learnable import Learnable, LearnConfig
-from .protocol import guessed_parts
+from .method.protocol import guessed_parts
 from .sources import features_of
 
 if TYPE_CHECKING:
-    from ...platform.backbone import Backbone
+    from ...platform.models.backbone import Backbone
 
 log = logging.getLogger(__name__)
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...platform.backbone import load, random_like
-from ...platform.errors import CheckpointError
-from .answers import TaskConfig
+from ...platform.core.errors import CheckpointError
+from ...platform.models.backbone import load, random_like
+from .learn.training import ENCODERS
 from .measure import FewshotConfig
-from .slices import PixelFeatures, SliceFeatures, TokenFeatures
-from .training import ENCODERS
+from .method.answers import TaskConfig
+from .method.slices import PixelFeatures, SliceFeatures, TokenFeatures
 
 if TYPE_CHECKING:
-    from ...platform.backbone import Backbone
+    from ...platform.models.backbone import Backbone
 
 PIXELS = "pixels"
 """In place of a backbone: no network, grey values, gradients and where in the body they lie."""

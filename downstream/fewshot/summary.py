@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .measure import Evaluated, FewshotConfig, Score
-from .protocol import intervals
+from .method.protocol import intervals
 
 MEAN = "mean"
 """In place of an organ: the mean of the organs' means."""

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Literal
 import cv2
 import numpy as np
 
-from ...platform.backbone import Backbone, random_like
-from ...platform.errors import ConfigError
-from ...platform.facets import facets_of
-from ...platform.metrics import bootstrap_interval
-from ...platform.progress import track
+from ...platform.core.errors import ConfigError
+from ...platform.core.progress import track
+from ...platform.measure.metrics import bootstrap_interval
+from ...platform.models.backbone import Backbone, random_like
+from ...platform.models.facets import facets_of
 from .cosegmentation import (
     Cosegmentation,
     CosegmentConfig,

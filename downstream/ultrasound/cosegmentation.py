@@ -19,8 +19,8 @@ from typing import Literal
 
 import numpy as np
 
-from ...platform.errors import ConfigError, DataError
-from ...platform.neighbours import unit
+from ...platform.core.errors import ConfigError, DataError
+from ...platform.measure.neighbors import unit
 
 ITERATIONS = 300
 """Most rounds of one k-means, as Amir et al.; faiss stops where no patch moves any more, mostly below 50."""

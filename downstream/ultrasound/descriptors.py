@@ -11,8 +11,8 @@ from itertools import product
 
 import numpy as np
 
-from ...platform.errors import ConfigError, DataError
-from ...platform.neighbours import nearest
+from ...platform.core.errors import ConfigError, DataError
+from ...platform.measure.neighbors import nearest
 
 
 def log_binned(descriptors_RCD: np.ndarray, hierarchy: int = 2) -> np.ndarray:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import cv2
 import numpy as np
 
-from ...platform.backbone import Backbone
-from ...platform.errors import ConfigError
-from ...platform.progress import track
+from ...platform.core.errors import ConfigError
+from ...platform.core.progress import track
+from ...platform.models.backbone import Backbone
 from .answers import (
     ROWS,
     Answer,

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...platform.backbone import Backbone, random_like
-from ...platform.errors import ConfigError
-from ...platform.facets import KINDS, facets_of
-from ...platform.neighbours import unit
-from ...platform.progress import track
+from ...platform.core.errors import ConfigError
+from ...platform.core.progress import track
+from ...platform.measure.neighbors import unit
+from ...platform.models.backbone import Backbone, random_like
+from ...platform.models.facets import KINDS, facets_of
 from .answers import Eye, Eyes, Look, ZeroshotConfig, covered_of, share_of
 from .cosegmentation import saliency_of
 from .descriptors import best_buddies, log_binned

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ...platform.figures import COLOURS, canvas_of, png_of, ruled
+from ...platform.measure.figures import COLOURS, canvas_of, png_of, ruled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ...platform.errors import DataError
+from ...platform.core.errors import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ...platform.backbone import Backbone
+    from ...platform.models.backbone import Backbone
 
 TABLE = "domains.csv"
 """Table of domains that is looked for in a folder."""

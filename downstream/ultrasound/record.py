@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...platform.config import atomic_write, digest, flat, to_json
-from ...platform.progress import tables_console
-from ...platform.runs import open_run
-from ..folder import METRICS, finite, replaced
+from ...platform.core.config import atomic_write, digest, flat, to_json
+from ...platform.core.progress import tables_console
+from ...platform.core.runs import open_run
+from ..common.record import METRICS, finite, replaced
 from .frames import FACTS, Domain, digest_of
 
 if TYPE_CHECKING:
-    from ...platform.backbone import Backbone
+    from ...platform.models.backbone import Backbone
     from .answers import ZeroshotConfig
 
 EXPERIMENT = "vetdino/zeroshot"

@@ -12,10 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from ...platform.backbone import load
-from ...platform.config import atomic_write, to_json
-from ...platform.progress import track
-from ..folder import METRICS, check_ours, replaced
+from ...platform.core.config import atomic_write, to_json
+from ...platform.core.progress import track
+from ...platform.models.backbone import load
+from ..common.record import METRICS, check_ours, replaced
 from .answers import Eye, ZeroshotConfig, found_in
 from .figures import COLOURS, overlay
 from .frames import frames_of

@@ -12,8 +12,8 @@ import logging
 
 import numpy as np
 
-from ...platform.errors import ConfigError, DataError
-from ...platform.neighbours import unit
+from ...platform.core.errors import ConfigError, DataError
+from ...platform.measure.neighbors import unit
 
 log = logging.getLogger(__name__)
 

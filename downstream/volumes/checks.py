@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ...platform.errors import DataError
+from ...platform.core.errors import DataError
 from .grid import Voxels, axes_of, oriented, oriented_affine, voxel_sizes
 
 # Z, H, W slices, rows and columns once the axes run to the head, to the back, to the patient's left.

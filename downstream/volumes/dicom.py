@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...platform.errors import DataError, DicomError
+from ...platform.core.errors import DataError, DicomError
 from .grid import Voxels
 from .names import few, natural, stem
 
@@ -30,7 +30,7 @@ ASKEW = 1e-3
 
 def is_slice(file: Path) -> bool:
     """Whether a file seems to be DICOM: by its content, unless its name says that it is another kind."""
-    from ...platform.dicom import is_dicom
+    from ...platform.ingest.dicom import is_dicom
 
     if file.name == "DICOMDIR" or file.name.startswith(".") or stem(file.name) != file.name:
         return False  # a directory of the medium, or another kind by its name
@@ -91,7 +91,7 @@ class _Slice:
 
 def _slice(file: Path) -> _Slice:
     """Raises DataError where the file is no grey slice that knows its place."""
-    from ...platform.dicom import header_of, quiet, raw_pixels
+    from ...platform.ingest.dicom import header_of, quiet, raw_pixels
 
     try:
         dataset = header_of(file.read_bytes())
@@ -122,7 +122,7 @@ def _rescaled(raw: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Stored values through the modality LUT or slope and intercept, float32: HU for CT (PS3.3 C.11.1.1.2)."""
     from pydicom.pixels import apply_modality_lut
 
-    from ...platform.dicom import quiet
+    from ...platform.ingest.dicom import quiet
 
     stored = int(dataset.get("BitsStored") or raw.itemsize * 8)
     if raw.dtype.kind == "u" and stored < raw.itemsize * 8:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...platform.errors import DataError
+from ...platform.core.errors import DataError
 from .dicom import is_slice, series_of
 from .grid import Spacing, Voxels, affine_of
 from .names import NIFTI, PICTURES, few, natural, stem

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...platform.errors import DataError
+from ...platform.core.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...platform.errors import DataError
+from ...platform.core.errors import DataError
 from .files import kind_of, organ_files, tall_cards
 from .names import IMAGES, LABELS, is_label, key_of, natural, safe, stem
 

@@ -29,9 +29,9 @@ from typing import Any
 
 import numpy as np
 
-from ...platform.config import atomic_path, atomic_write, digest, to_json
-from ...platform.errors import DataError
-from ...platform.progress import track
+from ...platform.core.config import atomic_path, atomic_write, digest, to_json
+from ...platform.core.errors import DataError
+from ...platform.core.progress import track
 from .files import kind_of, tall_cards
 from .grid import Grid, Spacing, grid_of_card, unplaced
 from .names import natural

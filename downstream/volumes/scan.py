@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...platform.errors import ConfigError, DataError
+from ...platform.core.errors import ConfigError, DataError
 from .checks import flip_doubt, labels_on
 from .files import Stacked, image_of, kind_of, labels_of, organ_files
 from .grid import Grid, Voxels, affine_of, oriented, placed, planned, unplaced

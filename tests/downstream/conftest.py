@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 if TYPE_CHECKING:
-    from vetdino.platform.backbone import Backbone
+    from vetdino.platform.models.backbone import Backbone
 
 
 def arc(seed: int, height: int = 48, width: int = 64) -> tuple[np.ndarray, np.ndarray]:
@@ -44,7 +44,7 @@ def drawn() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny() -> Backbone:
     """A network of two blocks at random weights, patches of 8 pixels."""
-    from vetdino.platform.backbone import BackboneConfig, random_backbone
+    from vetdino.platform.models.backbone import BackboneConfig, random_backbone
 
     config = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=48, heads=2, depth=2)
     return random_backbone(config, seed=3).eval()

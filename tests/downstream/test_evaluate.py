@@ -7,16 +7,16 @@ import math
 import numpy as np
 import pytest
 
+from vetdino.downstream.common.sources import SourceConfig
 from vetdino.downstream.evaluate import TASKS, EvaluateConfig, Task, compare_backbones, evaluate, names_of
-from vetdino.downstream.knn import KnnConfig
-from vetdino.downstream.linear import LinearConfig
-from vetdino.downstream.sources import SourceConfig
-from vetdino.platform.answers import answers_file, load_answers
-from vetdino.platform.backbone import BackboneConfig, random_backbone, save_backbone
-from vetdino.platform.errors import CheckpointError, ConfigError, FeaturesError, ShardError
-from vetdino.platform.metrics import Figure, Measured
-from vetdino.platform.shards import VERSION, Manifest, ShardWriter, save_manifest
-from vetdino.platform.study import Study, View
+from vetdino.downstream.findings.knn import KnnConfig
+from vetdino.downstream.findings.linear import LinearConfig
+from vetdino.platform.core.errors import CheckpointError, ConfigError, FeaturesError, ShardError
+from vetdino.platform.data.shards import VERSION, Manifest, ShardWriter, save_manifest
+from vetdino.platform.data.study import Study, View
+from vetdino.platform.measure.metrics import Figure, Measured
+from vetdino.platform.measure.predictions import answers_file, load_answers
+from vetdino.platform.models.backbone import BackboneConfig, random_backbone, save_backbone
 
 
 def shards(folder, counts, findings=("square", "dark", "never")):
@@ -103,7 +103,7 @@ def test_few_labels_are_tasks_of_their_own(place):
 
 
 def test_console_files_and_mlflow_tell_the_same_pairs(place):
-    from vetdino.platform.runs import _client, history, metric_name, tracking_address
+    from vetdino.platform.core.runs import _client, history, metric_name, tracking_address
 
     _, out, report = place
     pairs = dict(report.pairs())
@@ -235,7 +235,7 @@ def test_what_cannot_be_evaluated_is_one_line(place, backbone, tmp_path):
 
 
 def test_backbones_are_compared_on_equal_terms_with_a_child_run_each(place, backbone, tmp_path, capsys):
-    from vetdino.platform.runs import _client, tracking_address
+    from vetdino.platform.core.runs import _client, tracking_address
 
     folder, _, report = place
     other = backbone_of(tmp_path / "other" / "backbone", 4)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vetdino.platform.answers import answers_file, save_answers
-from vetdino.platform.backbone import BackboneConfig, random_backbone, save_backbone
-from vetdino.platform.metrics import Answers, figures_of
-from vetdino.platform.runs import Run
-from vetdino.platform.shards import Manifest, ShardWriter, save_manifest
-from vetdino.platform.study import Study, View
+from vetdino.platform.core.runs import Run
+from vetdino.platform.data.shards import Manifest, ShardWriter, save_manifest
+from vetdino.platform.data.study import Study, View
+from vetdino.platform.measure.metrics import Answers, figures_of
+from vetdino.platform.measure.predictions import answers_file, save_answers
+from vetdino.platform.models.backbone import BackboneConfig, random_backbone, save_backbone
 
 FINDINGS = ("mass", "stones")
 PATIENTS = tuple(f"canary-patient-{n // 2}" for n in range(60))

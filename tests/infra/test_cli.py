@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from vetdino.infra import cli, verbs
-from vetdino.platform.errors import ShardError
+from vetdino.infra import cli
+from vetdino.infra.commands import verbs
+from vetdino.platform.core.errors import ShardError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,7 +46,7 @@ def test_nothing_asked_is_answered_with_the_verbs(capsys):
 
 def test_every_verb_has_a_function():
     assert {verb.home for verb in cli.VERBS.values()} == {
-        f"verbs:{word}"
+        f"commands.verbs:{word}"
         for word in (name.replace("-", "_") for name in cli.VERBS)
         if callable(getattr(verbs, word))
     }

@@ -15,17 +15,17 @@ import cv2
 import numpy as np
 import pytest
 
-from vetdino.platform.backbone import BackboneConfig
-from vetdino.platform.config import to_json
-from vetdino.platform.shards import VERSION, Manifest, ShardWriter, save_manifest
-from vetdino.platform.study import Study, View
-from vetdino.pretrain.crops import CropConfig
-from vetdino.pretrain.distiller import DistillConfig
-from vetdino.pretrain.engine import OptimConfig
-from vetdino.pretrain.heads import HeadConfig
-from vetdino.pretrain.probe import ProbeConfig
+from vetdino.platform.core.config import to_json
+from vetdino.platform.data.shards import VERSION, Manifest, ShardWriter, save_manifest
+from vetdino.platform.data.study import Study, View
+from vetdino.platform.models.backbone import BackboneConfig
+from vetdino.platform.training.schedules import Cosine
+from vetdino.pretrain.batches.crops import CropConfig
+from vetdino.pretrain.distillation.distiller import DistillConfig
+from vetdino.pretrain.distillation.engine import OptimConfig
+from vetdino.pretrain.distillation.heads import HeadConfig
 from vetdino.pretrain.recipes import PretrainConfig
-from vetdino.pretrain.schedules import Cosine
+from vetdino.pretrain.watch.probe import ProbeConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 

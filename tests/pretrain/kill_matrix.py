@@ -35,8 +35,8 @@ def work(out: Path, shards: Path, zero: int, fatal: int) -> None:
     import torch
     import torch.distributed as dist
 
-    from vetdino.platform.cluster import Place
-    from vetdino.platform.config import to_json
+    from vetdino.platform.core.config import to_json
+    from vetdino.platform.training.cluster import Place
     from vetdino.pretrain import loop
 
     torch.set_num_threads(1)

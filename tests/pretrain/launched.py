@@ -16,12 +16,12 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from vetdino.platform.cluster import Place
-from vetdino.platform.config import from_json, to_json
-from vetdino.platform.errors import VetdinoError
+from vetdino.platform.core.config import from_json, to_json
+from vetdino.platform.core.errors import VetdinoError
+from vetdino.platform.training.cluster import Place
 from vetdino.pretrain import loop
-from vetdino.pretrain.crops import seed_of
-from vetdino.pretrain.distiller import Distiller
+from vetdino.pretrain.batches.crops import seed_of
+from vetdino.pretrain.distillation.distiller import Distiller
 from vetdino.pretrain.recipes import PretrainConfig
 
 

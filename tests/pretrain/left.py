@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from vetdino.platform.runs import history
+from vetdino.platform.core.runs import history
 
 
 def record(run: Path) -> list[dict[str, float]]:

@@ -15,15 +15,15 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from vetdino.platform import checkpoint
-from vetdino.platform.backbone import load
-from vetdino.platform.config import flat, to_json
-from vetdino.platform.errors import CheckpointError, ConfigError, ShardError
-from vetdino.platform.runs import history
+from vetdino.platform.core.config import flat, to_json
+from vetdino.platform.core.errors import CheckpointError, ConfigError, ShardError
+from vetdino.platform.core.runs import history
+from vetdino.platform.models.backbone import load
+from vetdino.platform.training import checkpoint
+from vetdino.platform.training.schedules import Cosine
 from vetdino.pretrain.job import pretrain
 from vetdino.pretrain.loop import checkpoints_of
 from vetdino.pretrain.recipes import PretrainConfig
-from vetdino.pretrain.schedules import Cosine
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tests.pretrain.left import record, weights
-from vetdino.platform.backbone import load
-from vetdino.platform.runs import history
-from vetdino.platform.shards import StudyIndex
-from vetdino.pretrain.data import Order
+from vetdino.platform.core.runs import history
+from vetdino.platform.data.shards import StudyIndex
+from vetdino.platform.models.backbone import load
+from vetdino.platform.training.schedules import Cosine
+from vetdino.pretrain.batches.order import Order
 from vetdino.pretrain.replay import replay_of
-from vetdino.pretrain.schedules import Cosine
 
 GOLDEN = Path(__file__).with_name("golden.json")
 

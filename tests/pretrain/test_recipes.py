@@ -8,9 +8,9 @@ import pytest
 import timm
 import torch
 
-from vetdino.platform.backbone import BackboneConfig
-from vetdino.platform.config import cli_config, from_json, to_json
-from vetdino.platform.errors import ConfigError
+from vetdino.platform.core.config import cli_config, from_json, to_json
+from vetdino.platform.core.errors import ConfigError
+from vetdino.platform.models.backbone import BackboneConfig
 from vetdino.pretrain.recipes import RECIPES, PretrainConfig, native_patch, recipe
 
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vetdino.platform import checkpoint
-from vetdino.platform.backbone import random_backbone
-from vetdino.platform.config import digest
-from vetdino.platform.errors import CheckpointError, TrainingError
-from vetdino.pretrain.batch import CropBatch
-from vetdino.pretrain.data import CropDataset, Order, loader_of
-from vetdino.pretrain.distiller import Distiller
+from vetdino.platform.core.config import digest
+from vetdino.platform.core.errors import CheckpointError, TrainingError
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.training import checkpoint
+from vetdino.pretrain.batches.batch import CropBatch
+from vetdino.pretrain.batches.order import CropDataset, Order, loader_of
+from vetdino.pretrain.distillation.distiller import Distiller
 from vetdino.pretrain.recipes import PretrainConfig
 from vetdino.pretrain.replay import (
     MOST,

@@ -12,11 +12,11 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from vetdino.platform import checkpoint
-from vetdino.platform.backbone import WEIGHTS, random_backbone, save_backbone
-from vetdino.platform.errors import CheckpointError, ConfigError
-from vetdino.platform.weights import IMAGENET
-from vetdino.pretrain.distiller import Distiller
+from vetdino.platform.core.errors import CheckpointError, ConfigError
+from vetdino.platform.models.backbone import WEIGHTS, random_backbone, save_backbone
+from vetdino.platform.models.weights import IMAGENET
+from vetdino.platform.training import checkpoint
+from vetdino.pretrain.distillation.distiller import Distiller
 from vetdino.pretrain.recipes import PretrainConfig
 from vetdino.pretrain.start import TEACHER, start_of
 

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import uvicorn
 
-from vetdino.platform.backbone import BackboneConfig, random_backbone, save_backbone
-from vetdino.platform.errors import ConfigError, GalleryError
-from vetdino.platform.features import extract, save_features
-from vetdino.platform.shards import Manifest, ShardWriter, save_manifest
-from vetdino.platform.study import Study, View
+from vetdino.platform.core.errors import ConfigError, GalleryError
+from vetdino.platform.data.shards import Manifest, ShardWriter, save_manifest
+from vetdino.platform.data.study import Study, View
+from vetdino.platform.measure.features import extract, save_features
+from vetdino.platform.models.backbone import BackboneConfig, random_backbone, save_backbone
 from vetdino.serving.app import AppConfig, Room, build, findings_of, place_of, serve
 from vetdino.serving.similarity import PatchGrid, top_boxes
 
@@ -254,7 +254,7 @@ def test_a_foreign_name_for_this_machine_is_refused(address):
 
 
 def test_pictures_are_no_larger_than_asked(address):
-    from vetdino.platform.study import grey_of
+    from vetdino.platform.data.study import grey_of
 
     assert grey_of(httpx.get(f"{address}/v1/studies/test-0/0.jpg?side=60").content).shape == (60, 40)
     assert grey_of(httpx.get(f"{address}/v1/studies/test-0/0.jpg").content).shape == (240, 160)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vetdino.platform.backbone import BackboneConfig, random_backbone
+from vetdino.platform.models.backbone import BackboneConfig, random_backbone
 from vetdino.serving.attention import colours_of, maps_of, mean_map, overlay
 from vetdino.serving.similarity import PatchGrid
 

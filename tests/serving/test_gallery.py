@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vetdino.platform.errors import GalleryError
-from vetdino.platform.features import Features
+from vetdino.platform.core.errors import GalleryError
+from vetdino.platform.measure.features import Features
 from vetdino.serving.gallery import gallery_of
 
 DIGEST, OTHER = "a" * 64, "b" * 64

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
 
-from vetdino.platform.backbone import letterboxed
+from vetdino.platform.models.backbone import letterboxed
 from vetdino.serving.similarity import PatchGrid, as_bytes, cosine_matrix, similarity_of, top_boxes
 
 GRIDS = st.builds(

@@ -11,7 +11,8 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from vetdino.downstream.fewshot.answers import (
+from vetdino.downstream.fewshot.measure import FewshotConfig, evaluate, measure, ways_by, ways_of
+from vetdino.downstream.fewshot.method.answers import (
     Encoders,
     Lesson,
     Remembered,
@@ -26,12 +27,11 @@ from vetdino.downstream.fewshot.answers import (
     mask_of,
     smoothed,
 )
-from vetdino.downstream.fewshot.measure import FewshotConfig, evaluate, measure, ways_by, ways_of
-from vetdino.downstream.fewshot.protocol import told_parts
-from vetdino.downstream.fewshot.prototypes import Compat, PrototypeConfig, on_image, predict
-from vetdino.downstream.fewshot.slices import PixelFeatures, SliceConfig
+from vetdino.downstream.fewshot.method.protocol import told_parts
+from vetdino.downstream.fewshot.method.prototypes import Compat, PrototypeConfig, on_image, predict
+from vetdino.downstream.fewshot.method.slices import PixelFeatures, SliceConfig
 from vetdino.downstream.volumes.prepared import Volume
-from vetdino.platform.errors import ConfigError, DataError
+from vetdino.platform.core.errors import ConfigError, DataError
 
 ORGANS = {1: "liver", 2: "kidneys"}
 COMPATS = ("ours", "alpnet", "levayz")

@@ -28,8 +28,8 @@ from vetdino.downstream.ultrasound.cosegmentation import (
     saliency_of,
     votes_of,
 )
-from vetdino.platform.config import cli_config, from_json, to_json
-from vetdino.platform.errors import ConfigError, DataError
+from vetdino.platform.core.config import cli_config, from_json, to_json
+from vetdino.platform.core.errors import ConfigError, DataError
 
 TWO = CosegmentConfig(clusters=2)
 

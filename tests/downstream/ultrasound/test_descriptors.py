@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vetdino.downstream.ultrasound.descriptors import best_buddies, log_binned
-from vetdino.platform.errors import ConfigError, DataError
+from vetdino.platform.core.errors import ConfigError, DataError
 
 
 def slow(descriptors, hierarchy):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vetdino.downstream.folder import finite
+from vetdino.downstream.common.record import finite
 from vetdino.downstream.ultrasound.answers import (
     ROWS,
     Eye,
@@ -42,8 +42,8 @@ from vetdino.downstream.ultrasound.features import (
 )
 from vetdino.downstream.ultrasound.frames import Domain, Frame, domains_of, drawn_from
 from vetdino.downstream.ultrasound.segment import SegmentConfig, segment
-from vetdino.platform.backbone import random_backbone, save_backbone
-from vetdino.platform.errors import ConfigError, DataError
+from vetdino.platform.core.errors import ConfigError, DataError
+from vetdino.platform.models.backbone import random_backbone, save_backbone
 
 QUICK = {"short": 48, "resamples": 50, "cosegment": CosegmentConfig(clusters=4, tries=1)}
 

@@ -23,7 +23,7 @@ from vetdino.downstream.ultrasound.figures import (
     projections,
 )
 from vetdino.downstream.ultrasound.scatter_page import Cloud, scatter_page
-from vetdino.platform.figures import COLOURS
+from vetdino.platform.measure.figures import COLOURS
 
 
 def pixels_of(png: bytes) -> np.ndarray:

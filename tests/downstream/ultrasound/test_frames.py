@@ -20,7 +20,7 @@ from vetdino.downstream.ultrasound.frames import (
     picture_of,
     setup_of,
 )
-from vetdino.platform.errors import DataError
+from vetdino.platform.core.errors import DataError
 
 
 def save(path, pixels) -> None:

@@ -8,7 +8,7 @@ from scipy.linalg import eigh
 from scipy.ndimage import label
 
 from vetdino.downstream.ultrasound.tokencut import second_eigenvector, tokencut
-from vetdino.platform.errors import ConfigError, DataError
+from vetdino.platform.core.errors import ConfigError, DataError
 
 
 def blobs(rows=12, columns=14, width=16, noise=0.15, seed=0):

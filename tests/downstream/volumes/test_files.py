@@ -17,7 +17,7 @@ from vetdino.downstream.volumes.checks import labels_on
 from vetdino.downstream.volumes.files import Stacked, image_of, kind_of, labels_of, whole_numbers
 from vetdino.downstream.volumes.grid import axes_of, voxel_sizes
 from vetdino.downstream.volumes.pairs import pairs_of
-from vetdino.platform.errors import DataError
+from vetdino.platform.core.errors import DataError
 
 PLAIN = Stacked()
 

@@ -39,7 +39,7 @@ from vetdino.downstream.volumes.prepared import (
     volumes_of,
 )
 from vetdino.downstream.volumes.scan import class_names, organs_of
-from vetdino.platform.errors import ConfigError, DataError
+from vetdino.platform.core.errors import ConfigError, DataError
 
 AXES = ["".join(axes) for pairs in permutations(("LR", "PA", "IS")) for axes in product(*pairs)]
 SPACING = {"S": 5.0, "P": 2.0, "L": 1.5}

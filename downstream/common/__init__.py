@@ -1,0 +1,1 @@
+"""What every evaluation shares: backbones with their baselines, and the record of an experiment."""

@@ -1,0 +1,1 @@
+"""What connected components and test-time training do, slice by slice."""

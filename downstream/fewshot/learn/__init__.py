@@ -1,0 +1,1 @@
+"""Training an encoder on superpixel episodes, and on the test slice itself."""

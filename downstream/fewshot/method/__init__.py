@@ -1,0 +1,1 @@
+"""The few-shot method itself: features of slices, prototypes, components, protocol."""

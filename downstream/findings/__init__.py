@@ -1,0 +1,1 @@
+"""Findings of studies read off features: k-NN, linear probe, fine-tuning."""

@@ -1,0 +1,1 @@
+"""Does a backbone recognize a patient across projections? Retrieval, correspondence, attention, synthesis."""

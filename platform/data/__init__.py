@@ -1,0 +1,1 @@
+"""Studies and the shards that hold them."""

@@ -1,0 +1,1 @@
+"""An archive of DICOM files or a table of pictures becomes shards."""

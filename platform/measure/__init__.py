@@ -1,0 +1,1 @@
+"""Features, nearest neighbors, metrics with intervals, saved predictions, plots."""

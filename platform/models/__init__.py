@@ -1,0 +1,1 @@
+"""Vision Transformers: loading, tokens, attention, keys and queries of any block."""

@@ -1,0 +1,1 @@
+"""Generated studies, ultrasound frames and CT/MRI volumes whose truth is known."""

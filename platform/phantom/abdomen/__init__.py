@@ -1,0 +1,1 @@
+"""Generated abdominal CT and MRI scans, with organ labels."""

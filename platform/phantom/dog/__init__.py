@@ -1,0 +1,1 @@
+"""Generated radiographs of dogs and cats, as a DICOM archive."""

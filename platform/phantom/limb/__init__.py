@@ -1,0 +1,1 @@
+"""Generated b-mode ultrasound of limbs, with bone masks."""

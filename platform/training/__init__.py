@@ -1,0 +1,1 @@
+"""What every training loop shares: schedules, parameter groups, checkpoints, Ray Train."""

@@ -1,0 +1,1 @@
+"""From studies to batches of crops: order, crop plans, masks, collation."""

@@ -1,0 +1,1 @@
+"""Student, teacher, heads and losses, and the DeepSpeed engine around them."""

@@ -1,0 +1,159 @@
+"""A config survives its way through JSON and the command line, and a mistake is named."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vetdino.platform.core.config import (
+    atomic_path,
+    atomic_write,
+    cli_config,
+    digest,
+    flat,
+    from_json,
+    to_json,
+)
+from vetdino.platform.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Crops:
+    global_side: int = 224
+    """Side of a global crop, in pixels."""
+    scale: tuple[float, float] = (0.4, 1.0)
+    """Part of the view."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    name: str = "demo"
+    """Name."""
+    crops: Crops = field(default_factory=Crops)
+    """Crops."""
+    lr: float = 1e-3
+    """Rate."""
+    patch: int | None = None
+    """Patch."""
+    out: Path = Path("runs")
+    """Folder."""
+    mirror: bool = True
+    """Whether to mirror."""
+
+
+configs = st.builds(
+    Recipe,
+    name=st.text(),
+    crops=st.builds(Crops, global_side=st.integers(), scale=st.tuples(st.floats(0, 1), st.floats(0, 1))),
+    lr=st.floats(allow_nan=False),
+    patch=st.none() | st.integers(1, 32),
+    mirror=st.booleans(),
+)
+
+
+@settings(deadline=None)
+@given(configs)
+def test_a_config_comes_back_from_its_json_as_it_was(config):
+    assert from_json(Recipe, to_json(config)) == config
+
+
+def test_keys_left_out_keep_their_defaults():
+    assert from_json(Recipe, '{"lr": 2}') == Recipe(lr=2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"crops": {"global_sde": 96}}', "unknown setting 'crops.global_sde'.*'crops.global_side'"),
+        ('{"global_side": 96}', "unknown setting 'global_side'.*'crops.global_side'"),
+        ('{"lr": "fast"}', "setting 'lr' holds 'fast'"),
+        ('{"crops": {"global_side": "96"}}', r"setting 'crops\.global_side' holds '96'"),
+        ("{", "recipe.json: not JSON"),
+    ],
+)
+def test_what_cannot_be_obeyed_is_named_with_what_is_nearest(text, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        from_json(Recipe, text, "recipe.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_equal_settings_have_one_digest_and_others_another():
+    assert digest(Recipe()) == digest(from_json(Recipe, to_json(Recipe())))
+    assert len({digest(Recipe()), digest(Recipe(lr=2e-3)), digest(Recipe(crops=Crops(global_side=96)))}) == 3
+
+
+def test_a_flat_config_names_every_setting_by_its_path():
+    assert flat(Recipe()) == {
+        "name": "demo",
+        "crops.global_side": 224,
+        "crops.scale": "[0.4, 1.0]",
+        "lr": 1e-3,
+        "patch": None,
+        "out": "runs",
+        "mirror": True,
+    }
+
+
+def test_flags_change_only_what_they_name():
+    start = Recipe(name="small", crops=Crops(global_side=64))
+    assert cli_config(start, [], "vetdino pretrain small") == start
+    changed = cli_config(start, ["--crops.scale", "0.1", "0.5", "--no-mirror", "--patch", "8"], "vetdino")
+    assert changed == Recipe(
+        name="small", crops=Crops(global_side=64, scale=(0.1, 0.5)), mirror=False, patch=8
+    )
+    assert cli_config(Recipe, ["--lr=0.5"], "vetdino") == Recipe(lr=0.5)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--crops.global-sde", "96"], "unknown argument --crops.global-sde.*'--crops.global-side'"),
+        (["--crops.global-side", "wide"], "Error parsing --crops.global-side.*'wide'"),
+        (["--lr"], "Missing value for argument '--lr'"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_and_exit_code_2(args, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli_config(Recipe(), args, "vetdino pretrain demo")
+    said = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert said.out == ""
+    assert said.err.startswith("vetdino pretrain demo: ")
+    assert said.err.count("\n") == 1
+    assert re.search(message, said.err)
+
+
+def test_help_lists_every_setting_with_its_words(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli_config(Recipe(), ["--help"], "vetdino pretrain demo")
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert "--crops.global-side" in out
+    assert "Side of a global crop, in pixels." in out
+
+
+def test_a_file_is_written_whole(tmp_path):
+    atomic_write(tmp_path / "new" / "a.json", "{}")
+    atomic_write(tmp_path / "new" / "a.json", b"[]")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.json"]
+    assert (tmp_path / "new" / "a.json").read_bytes() == b"[]"
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+
+    def full_disk():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        full_disk()
+    assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_text() == "old"

@@ -1,0 +1,65 @@
+"""Progress is a bar on a terminal and lines of JSON elsewhere."""
+
+import json
+import sys
+
+import pytest
+
+from vetdino.platform.core import progress
+from vetdino.platform.core.progress import Progress, tables_console, track
+
+
+def test_nothing_to_do_is_finished_at_once(capsys):
+    assert list(track([], label="nothing")) == []
+    (line,) = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["done"] == 0
+
+
+def test_the_items_go_by_unchanged_and_the_last_line_counts_them(capsys):
+    assert list(track(iter("abc"), label="letters", total=3, unit="letters")) == ["a", "b", "c"]
+    (line,) = capsys.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert (told["progress"], told["done"], told["total"], told["unit"]) == ("letters", 3, 3, "letters")
+    assert told["finished"]
+
+
+def test_a_line_is_said_at_most_every_few_seconds(capsys, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) * 1.0)
+    with Progress("steps", total=40) as bar:
+        for step in range(40):
+            bar.advance(loss=1 / (step + 3))
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert 2 < len(lines) < 20
+    assert not lines[0]["finished"]
+    assert lines[0]["seconds_left"] > 0
+    assert lines[-1]["loss"] == pytest.approx(1 / 42, rel=1e-3)
+
+
+def test_work_that_breaks_off_does_not_claim_to_be_finished(capsys):
+    def broken():
+        yield 1
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        list(track(broken(), label="steps", total=2))
+    assert not json.loads(capsys.readouterr().err)["finished"]
+
+
+def test_a_terminal_sees_a_bar_with_its_rate_and_notes(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with Progress("decode", total=3, unit="views") as bar:
+        bar.advance(3, loss=0.123456)
+    shown = capsys.readouterr()
+    assert "3/3" in shown.err
+    assert "loss 0.1235" in shown.err
+    assert shown.out == ""
+
+
+def test_a_wide_table_is_not_folded_in_a_pipe(capsys):
+    console = tables_console()
+    assert not console.is_terminal
+    console.print(" ".join(["word"] * 60))
+    assert capsys.readouterr().out.splitlines() == [" ".join(["word"] * 60)]

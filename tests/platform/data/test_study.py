@@ -1,0 +1,79 @@
+"""Views, studies and the choice of a pair."""
+
+from __future__ import annotations
+
+import io
+from random import Random
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vetdino.platform.data.study import PROJECTIONS, StoredView, Study, View, grey_of, pair_of
+
+
+def study_of(*projections: str) -> Study:
+    return Study("4f2a", "9c01", tuple(View(np.zeros((4, 6), np.uint8), name) for name in projections))
+
+
+def test_one_view_is_paired_with_itself():
+    assert pair_of(study_of("VD"), Random(0)) == (0, 0)
+    assert pair_of(study_of("VD"), Random(0), "distinct") == (0, 0)
+
+
+@given(st.lists(st.sampled_from(PROJECTIONS), min_size=2, max_size=8), st.integers(0, 2**32))
+def test_a_pair_never_holds_the_same_view_twice(projections, seed):
+    study = study_of(*projections)
+    for policy in ("uniform", "distinct"):
+        left, right = pair_of(study, Random(seed), policy)
+        assert left != right
+        assert {left, right} <= set(range(len(projections)))
+
+
+@given(st.lists(st.sampled_from(["VD", "LLAT"]), min_size=2, max_size=6), st.integers(0, 2**32))
+def test_distinct_pairs_differ_in_projection_wherever_two_do(projections, seed):
+    left, right = pair_of(study_of(*projections), Random(seed), "distinct")
+    assert (projections[left] != projections[right]) == (len(set(projections)) == 2)
+
+
+def test_every_ordered_pair_is_drawn_about_equally_often():
+    random, study = Random(0), study_of("VD", "LLAT", "RLAT")
+    drawn = [pair_of(study, random) for _ in range(6000)]
+    counts = [drawn.count(pair) for pair in set(drawn)]
+    assert len(counts) == 6
+    assert max(abs(count - 1000) for count in counts) < 120  # four standard deviations of a fair draw
+
+
+def test_a_stored_view_decodes_to_the_view_that_was_stored():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
+    encoded = cv2.imencode(".png", pixels)[1].tobytes()
+    stored = StoredView(encoded, "LLAT", "L", "DX", (0.1, 0.2), {"voi": "window"})
+    view = stored.decode()
+    assert np.array_equal(view.pixels, pixels)
+    assert (view.projection, view.laterality, view.modality) == ("LLAT", "L", "DX")
+    assert (view.spacing, view.facts) == ((0.1, 0.2), {"voi": "window"})
+    assert view.decode() is view
+
+
+def test_sixteen_bits_stay_sixteen_bits_and_colour_becomes_grey():
+    deep = np.arange(600, dtype=np.uint16).reshape(20, 30) * 100
+    assert np.array_equal(grey_of(cv2.imencode(".png", deep)[1].tobytes()), deep)
+    grey = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
+    colour = io.BytesIO()
+    Image.fromarray(np.dstack([grey] * 3)).save(colour, "png")
+    assert np.array_equal(grey_of(colour.getvalue()), grey)
+
+
+def test_bytes_that_are_no_picture_are_refused():
+    whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))[1].tobytes()
+    with pytest.raises(ValueError, match="cannot identify image file"):
+        grey_of(b"no picture")
+    with pytest.raises(ValueError, match="truncated"):
+        grey_of(whole[: len(whole) // 2])
+
+
+def test_a_study_introduces_itself_without_numbers_or_names():
+    assert repr(study_of("VD", "LLAT")) == "Study(4f2a, 2 views: VD LLAT)"

@@ -1,0 +1,357 @@
+"""Ingest: files in, shards out, nothing lost, nobody named, and the same bytes whoever does the work."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
+
+from vetdino.platform.core.errors import ConfigError, DataError, ShardError
+from vetdino.platform.data.shards import ShardConfig, read, verify
+from vetdino.platform.data.study import SPLITS, Study
+from vetdino.platform.ingest import ingest as module
+from vetdino.platform.ingest.dicom import CODES
+from vetdino.platform.ingest.ingest import IngestConfig, Task, ingest, parts_of, pseudonym, split_of
+
+NAMES = ("Rex", "Bello", "Hasso")
+"""Patients whose names must not appear anywhere in the output."""
+
+
+def write_dicom(path: Path, patient: str, study: str, seed: int, **tags: object) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 4096, (48, 40)).astype(np.uint16)
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    usual = {
+        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1",
+        "SOPInstanceUID": f"2.25.9{seed}",
+        "Modality": "DX",
+        "PatientID": patient,
+        "PatientName": f"{patient}^Huber",
+        "StudyInstanceUID": study,
+        "ViewPosition": "VD",
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "Rows": 48,
+        "Columns": 40,
+        "BitsAllocated": 16,
+        "BitsStored": 12,
+        "HighBit": 11,
+        "PixelRepresentation": 0,
+        "PixelData": pixels.tobytes(),
+    }
+    for name, value in {**usual, **tags}.items():
+        if value is not None:
+            setattr(dataset, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    dataset.save_as(path, enforce_file_format=True)
+
+
+@pytest.fixture
+def archive(tmp_path) -> Path:
+    """Six studies of three patients, two views each, and one file for each way to be refused."""
+    folder = tmp_path / "archive"
+    for number in range(6):
+        for view in range(2):
+            name = folder / NAMES[number // 2] / f"{number}{view}"
+            write_dicom(name, NAMES[number // 2], f"1.2.3.{number}", 10 * number + view)
+    (folder / "copy").write_bytes((folder / "Rex" / "00").read_bytes())
+    write_dicom(folder / "same-pixels", "Rex", "1.2.3.0", 1, SeriesDescription="again")
+    (folder / "notes.txt").write_text("Rex came by today")
+    write_dicom(folder / "ct.dcm", "Rex", "1.2.3.0", 101, Modality="CT")
+    write_dicom(folder / "nobody.dcm", "", "1.2.3.0", 102)
+    write_dicom(folder / "clash1", "Rex", "1.2.4", 103)
+    write_dicom(folder / "clash2", "Bello", "1.2.4", 104)
+    write_dicom(folder / "alone", "Hasso", "1.2.5", 105)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path) -> IngestConfig:
+    secret = tmp_path / "key"
+    secret.write_bytes(bytes(range(32)))
+    return IngestConfig(secret=secret, min_views=2, workers=2, val=0.3, test=0.3)
+
+
+def studies_in(folder: Path) -> list[Study]:
+    return [study for split in SPLITS for study in read(folder, split)]
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_an_empty_folder_is_refused(tmp_path, config):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="an empty folder"):
+        ingest(tmp_path / "empty", tmp_path / "out", config)
+    with pytest.raises(DataError, match="no such folder"):
+        ingest(tmp_path / "nowhere", tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_becomes_studies_and_every_file_is_accounted_for(archive, tmp_path, config):
+    out = tmp_path / "out"
+    manifest = ingest(archive, out, config)
+    assert verify(out) == manifest
+    assert manifest.counts == {
+        "files": 20,
+        "views": 12,
+        "refused": 6,
+        "duplicates": 2,
+        "studies": 6,
+        "patients": 3,
+        "labelled_studies": 0,
+        "refused.NOT_DICOM": 1,
+        "refused.NOT_RADIOGRAPH": 1,
+        "refused.NO_IDENTITY": 1,
+        "refused.PATIENT_CLASH": 2,
+        "refused.TOO_FEW_VIEWS": 1,
+    }
+    with open(out / "quarantine.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["path"]: row["code"] for row in rows} == {
+        "same-pixels": "DUPLICATE",
+        "copy": "DUPLICATE",
+        "notes.txt": "NOT_DICOM",
+        "ct.dcm": "NOT_RADIOGRAPH",
+        "nobody.dcm": "NO_IDENTITY",
+        "clash1": "PATIENT_CLASH",
+        "clash2": "PATIENT_CLASH",
+        "alone": "TOO_FEW_VIEWS",
+    }
+    assert {row["code"] for row in rows} <= set(CODES)
+    assert [len(study.views) for study in studies_in(out)] == [2] * 6
+    assert sorted(os.listdir(tmp_path)) == ["archive", "key", "out"]
+
+
+def test_no_patient_is_in_two_splits(archive, tmp_path, config):
+    ingest(archive, tmp_path / "out", config)
+    homes = {(study.patient, study.split) for study in studies_in(tmp_path / "out")}
+    assert len(homes) == 3
+    secret = config.secret.read_bytes()
+    shares = [split_of(secret, f"{number:x}", config) for number in range(4000)]
+    assert abs(shares.count("train") / 4000 - 0.4) < 0.03
+    assert abs(shares.count("test") / 4000 - 0.3) < 0.03
+
+
+def test_nobody_is_named_in_the_output(archive, tmp_path, config):
+    ingest(archive, tmp_path / "out", config)
+    for name, content in everything_in(tmp_path / "out").items():
+        if name == "quarantine.csv":  # it names paths, in its first column only
+            content = b"\n".join(line.partition(b",")[2] for line in content.splitlines())
+        for secret in (*NAMES, "Huber", "1.2.3.", "archive/"):
+            assert secret.encode() not in content, (name, secret)
+    assert stat.S_IMODE((tmp_path / "out" / "quarantine.csv").stat().st_mode) == 0o600
+
+
+def test_the_output_does_not_depend_on_who_works(archive, tmp_path, config):
+    ingest(archive, tmp_path / "one", replace(config, workers=1))
+    ingest(archive, tmp_path / "three", replace(config, workers=3))
+    assert everything_in(tmp_path / "one") == everything_in(tmp_path / "three")
+
+
+def test_another_secret_gives_other_pseudonyms(archive, tmp_path, config):
+    first = ingest(archive, tmp_path / "one", replace(config, secret=None))
+    key = tmp_path / "one.secret"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert len(key.read_bytes()) == 32
+    second = ingest(archive, tmp_path / "two", config)
+    assert first.config_digest != second.config_digest
+    keys = [{study.key for study in studies_in(tmp_path / name)} for name in ("one", "two")]
+    assert not keys[0] & keys[1]
+
+
+def test_a_short_secret_is_refused(archive, tmp_path, config):
+    config.secret.write_bytes(b"abc")
+    with pytest.raises(ConfigError, match="can be guessed"):
+        ingest(archive, tmp_path / "out", config)
+
+
+def test_labels_follow_their_study(archive, tmp_path, config):
+    labels = archive / "labels.csv"
+    pd.DataFrame(
+        {"study": [f"1.2.3.{n}" for n in range(5)], "mass": [1, 0, 1, 0, None], "dog": ["Rex"] * 5}
+    ).to_csv(labels, index=False)
+    manifest = ingest(archive, tmp_path / "out", replace(config, labels=labels))
+    assert manifest.findings == ("mass",)
+    assert manifest.counts["labelled_studies"] == 4
+    assert manifest.counts["files"] == 20  # the table itself is not counted
+    secret = config.secret.read_bytes()
+    found = {study.key: study.labels["mass"] for study in studies_in(tmp_path / "out")}
+    told = [found[pseudonym(secret, f"study:1.2.3.{number}")] for number in range(6)]
+    assert told[:4] == [1, 0, 1, 0]
+    assert np.isnan(told[4:]).all()
+
+
+def test_labels_of_another_archive_are_refused(archive, tmp_path, config):
+    labels = tmp_path / "labels.csv"
+    pd.DataFrame({"study": ["9.9"], "mass": [1]}).to_csv(labels, index=False)
+    with pytest.raises(DataError, match="names none of the 6 studies"):
+        ingest(archive, tmp_path / "out", replace(config, labels=labels))
+
+
+def test_too_few_views_everywhere_is_one_line(archive, tmp_path, config):
+    with pytest.raises(DataError, match=r"none of its 20 files .*TOO_FEW_VIEWS 13.*--min-views"):
+        ingest(archive, tmp_path / "out", replace(config, min_views=3))
+    assert sorted(os.listdir(tmp_path)) == ["archive", "key"]
+
+
+def test_a_finished_output_is_returned_and_another_one_is_left_alone(archive, tmp_path, config, capsys):
+    out = tmp_path / "out"
+    manifest = ingest(archive, out, config)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    capsys.readouterr()
+    assert ingest(archive, out, config) == manifest
+    assert "decode" not in capsys.readouterr().err
+    with pytest.raises(DataError, match="already holds something else"):
+        ingest(archive, out, replace(config, val=0.1))
+    write_dicom(archive / "new", "Rex", "1.2.3.0", 999)
+    with pytest.raises(DataError, match="already holds something else"):
+        ingest(archive, out, config)
+    assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
+
+
+def test_the_output_may_not_lie_in_the_source(archive, config):
+    with pytest.raises(DataError, match="inside the source"):
+        ingest(archive, archive / "out", config)
+
+
+def test_a_stopped_run_goes_on_where_it_was(archive, tmp_path, config, monkeypatch, capsys):
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(archive, tmp_path / "out", config)
+    assert not (tmp_path / "out").exists()
+    write_dicom(archive / "zz", "Rex", "1.2.3.0", 999)
+    capsys.readouterr()
+    ingest(archive, tmp_path / "out", config)
+    decoded = json.loads(capsys.readouterr().err.splitlines()[0])
+    assert (decoded["progress"], decoded["done"]) == ("decode", 1)
+    ingest(archive, tmp_path / "anew", config)
+    assert everything_in(tmp_path / "out") == everything_in(tmp_path / "anew")
+    assert sorted(os.listdir(tmp_path)) == ["anew", "archive", "key", "out"]
+
+
+class Deadly(str):
+    """A path that ends the process which unpickles it, as a crashing decoder would."""
+
+    def __reduce__(self):
+        return os._exit, (11,)
+
+
+def test_a_worker_that_dies_costs_only_its_file(archive, config):
+    tasks = [Task("Rex/00"), Task(Deadly("Rex/01")), Task("Bello/20"), Task(Deadly("x")), Task("Bello/21")]
+    parts = dict(parts_of(archive, tasks, b"key", config))
+    assert [parts[task].code for task in tasks] == ["", "DECODER_CRASHED", "", "DECODER_CRASHED", ""]
+
+
+def test_a_worker_that_does_not_answer_is_ended(archive, config):
+    tasks = [Task("Rex/00"), Task("Rex/01")]
+    parts = dict(parts_of(archive, tasks, b"key", replace(config, timeout_s=0.0)))
+    assert {part.code for part in parts.values()} == {"DECODER_CRASHED"}
+    assert parts[tasks[0]].detail == "no answer within 0 s"
+
+
+def test_a_file_that_wants_too_much_memory_is_refused(tmp_path, config):
+    write_dicom(
+        tmp_path / "a" / "big", "Rex", "1.2", 0, Rows=8000, Columns=8000, PixelData=bytes(128_000_000)
+    )
+    parts = dict(parts_of(tmp_path / "a", [Task("big")], b"key", replace(config, memory_gib=0.05)))
+    assert parts[Task("big")].code == "DECODE_FAILED"
+
+
+def a_picture_table(folder: Path) -> Path:
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(8):
+        name = f"{number}.{('png', 'jpg', 'tif')[number % 3]}"
+        wide = number % 3 == 2
+        pixels = random.integers(0, 65536 if wide else 256, (60, 90)).astype(np.uint16 if wide else np.uint8)
+        Image.fromarray(pixels).save(folder / name)
+        finding = ("Mass|Edema", "No Finding", "")[number % 3]
+        rows.append((name, NAMES[number % 3], f"study {number // 2 * 3 + number % 3}", "LATERAL", finding))
+    rows.append(("gone.png", "Rex", "study 0", "VD", "Mass"))
+    rows.append(("text.png", "Rex", "study 0", "VD", "Mass"))
+    rows.append(rows[0])
+    (folder / "text.png").write_text("no picture")
+    table = folder / "table.csv"
+    pd.DataFrame(rows, columns=["path", "patient", "study", "view", "findings"]).to_csv(table, index=False)
+    return table
+
+
+def test_a_table_of_pictures_becomes_studies(tmp_path, config):
+    table = a_picture_table(tmp_path / "pictures")
+    manifest = ingest(
+        table, tmp_path / "out", replace(config, min_views=1, shards=ShardConfig(encoding="png"))
+    )
+    assert manifest.findings == ("Edema", "Mass")
+    counts = manifest.counts
+    assert (counts["files"], counts["views"], counts["duplicates"], counts["refused"]) == (11, 8, 1, 2)
+    assert counts["refused.MISSING_FILE"] == counts["refused.NOT_PICTURE"] == 1
+    secret = config.secret.read_bytes()
+    studies = {study.key: study for study in studies_in(tmp_path / "out")}
+    first = studies[pseudonym(secret, "study:study 0")]
+    assert first.patient == pseudonym(secret, "patient:Rex")
+    assert first.labels == {"Edema": 1.0, "Mass": 1.0}
+    view = first.view(0)
+    assert view.facts == {"voi": "none", "projection_source": "table"}
+    assert view.projection == "LATERAL"
+    assert np.array_equal(view.pixels, np.asarray(Image.open(tmp_path / "pictures" / "0.png")))
+
+
+def test_settings_that_leave_nothing_to_train_are_refused():
+    with pytest.raises(ConfigError, match="must leave something for train"):
+        IngestConfig(val=0.5, test=0.5)
+    with pytest.raises(ConfigError, match="at least 1 view"):
+        IngestConfig(min_views=0)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(archive, tmp_path, config):
+    # A limit on the size of a file is a real refusal by the kernel, as a full disk is.
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from vetdino.platform.core.errors import ShardError\n"
+        "from vetdino.platform.ingest.ingest import IngestConfig, ingest\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        "        ingest(Path(sys.argv[1]), Path(sys.argv[2]), IngestConfig(secret=Path(sys.argv[3])))\n"
+        "    except ShardError as error:\n"
+        "        print(error)\n"
+    )
+    command = [sys.executable, "-c", code, str(archive), str(tmp_path / "out"), str(config.secret)]
+    root = Path(__file__).parents[3]
+    run = subprocess.run(command, cwd=root, preexec_fn=limit, capture_output=True, text=True, check=True)
+    assert "cannot be written" in run.stdout
+    assert run.stdout.count("\n") == 1
+    assert "Traceback" not in run.stderr
+    assert sorted(os.listdir(tmp_path)) == ["archive", "key"]
+
+
+def test_shards_that_cannot_be_written_leave_nothing(archive, tmp_path, config, monkeypatch):
+    def refuse(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "save_manifest", refuse)
+    with pytest.raises(ShardError, match="No space left on device"):
+        ingest(archive, tmp_path / "out", config)
+    assert sorted(os.listdir(tmp_path)) == ["archive", "key"]
