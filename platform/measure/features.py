@@ -12,15 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.config import atomic_path
 from ..core.errors import ConfigError, FeaturesError, ShardError
+from ..core.files import atomic_path
 from ..core.progress import Progress
 from ..data.shards import load_manifest, read
 from ..data.study import SPLITS, Study
+from .descriptors import Descriptor, Level, Pool
 from .neighbors import unit
 
 if TYPE_CHECKING:
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 
     from ..models.backbone import Backbone, Tokens
 
-Level = Literal["study", "view"]
-Pool = Literal["cls", "cls+mean"]
 
 FILE = "features.parquet"
 VERSION = 1
@@ -80,33 +79,6 @@ class Features:
 
     def __repr__(self) -> str:
         return f"Features({len(self)} rows by {self.level}, {self.vectors.shape[-1]} dimensions)"
-
-
-@dataclass(frozen=True, slots=True)
-class Descriptor:
-    """What of a backbone's answer becomes a vector, and what a row is.
-
-    pool: the CLS token, or with the mean of the last block's patch tokens after it. blocks: the CLS tokens of
-    that many last blocks side by side, each after the last norm. So DINOv2 probes (2304.07193, appendix B.3).
-    level: a row for each study (the mean of its views) or for each view.
-    """
-
-    pool: Pool = "cls"
-    blocks: int = 1
-    level: Level = "study"
-
-    def digest(self, backbone: str) -> str:
-        """Of what makes these vectors, from the backbone's own.
-
-        >>> Descriptor().digest("4f2a"), Descriptor("cls+mean", 4).digest("4f2a")
-        ('4f2a', '4f2a+mean+4blocks')
-        """
-        mean = "+mean" if self.pool == "cls+mean" else ""
-        return backbone + mean + (f"+{self.blocks}blocks" if self.blocks > 1 else "")
-
-    def __repr__(self) -> str:
-        blocks = f"{self.blocks} blocks" if self.blocks > 1 else "1 block"
-        return f"Descriptor({self.pool}, {blocks}, by {self.level})"
 
 
 def extract(
