@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..platform.core.config import atomic_write, from_json, to_json
+from ..platform.core.config import from_json, to_json
 from ..platform.core.errors import ConfigError
+from ..platform.core.files import atomic_write
 from ..platform.core.progress import Progress
-from ..platform.core.runs import create_database, tracking_address
+from ..platform.core.tracking import create_database, tracking_address
 from ..platform.data.shards import load_manifest
 from ..platform.training import checkpoint
 from ..platform.training.cluster import Crew, Place, run_on_ray, told_in, watched

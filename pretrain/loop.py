@@ -16,9 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..platform.core.config import atomic_write, digest, flat, from_json, to_json
+from ..platform.core.config import digest, flat, from_json, to_json
 from ..platform.core.errors import CheckpointError, TrainingError
-from ..platform.core.runs import Run, git_revision, open_run
+from ..platform.core.files import atomic_write
+from ..platform.core.revision import git_revision
+from ..platform.core.runs import Run, open_run
 from ..platform.data.shards import Manifest, load_manifest
 from ..platform.models.backbone import Card, random_backbone, resized, save_backbone
 from ..platform.training import checkpoint

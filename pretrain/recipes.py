@@ -11,12 +11,9 @@ from typing import Literal
 from ..platform.core.errors import ConfigError
 from ..platform.models.backbone import BackboneConfig
 from ..platform.training.schedules import Cosine, Ramp
-from .batches.crops import CropConfig
-from .distillation.distiller import DistillConfig
-from .distillation.engine import OptimConfig
-from .distillation.heads import HeadConfig
-from .watch.alarms import AlarmConfig
-from .watch.probe import ProbeConfig
+from .batches.config import CropConfig
+from .distillation.config import DistillConfig, HeadConfig, OptimConfig
+from .watch.config import AlarmConfig, ProbeConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..platform.core.config import atomic_write, digest, from_json
+from ..platform.core.config import digest, from_json
 from ..platform.core.errors import CheckpointError, ConfigError, TrainingError
+from ..platform.core.files import atomic_write
 from ..platform.models.backbone import random_backbone
 from ..platform.training import checkpoint
 from .batches.batch import CropBatch

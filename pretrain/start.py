@@ -13,8 +13,9 @@ from ..platform.core.errors import CheckpointError, ConfigError
 from ..platform.models.backbone import CARD, Backbone, adopt, load, plain_state, random_backbone
 from ..platform.models.weights import IMAGENET, asked_of, channels_of, foreign_state, pretrained_state
 from ..platform.training import checkpoint
+from .distillation.config import HeadConfig
 from .distillation.distiller import Distiller
-from .distillation.heads import Head, HeadConfig
+from .distillation.heads import Head
 from .recipes import PretrainConfig
 
 TEACHER = "teacher.safetensors"

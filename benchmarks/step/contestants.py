@@ -14,9 +14,9 @@ from torch.profiler import record_function
 
 from vetdino.platform.models.backbone import BackboneConfig, random_backbone, timm_overrides
 from vetdino.pretrain.batches.batch import CropBatch
-from vetdino.pretrain.distillation.distiller import DistillConfig, Distiller
-from vetdino.pretrain.distillation.engine import OptimConfig, groups_of, prepare_blocks
-from vetdino.pretrain.distillation.heads import HeadConfig
+from vetdino.pretrain.distillation.config import DistillConfig, HeadConfig, OptimConfig
+from vetdino.pretrain.distillation.distiller import Distiller
+from vetdino.pretrain.distillation.engine import groups_of, prepare_blocks
 
 from .settings import CLIP, DECAY, MOMENTUM, RATE, TEMPERATURE, Setting
 

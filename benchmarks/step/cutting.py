@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from vetdino.platform.data.study import Study, View
-from vetdino.pretrain.batches.crops import CropConfig, crops_of
+from vetdino.pretrain.batches.config import CropConfig
+from vetdino.pretrain.batches.crops import crops_of
 
 from .settings import Setting
 

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .batch import CropBatch
-from .crops import BLUR, CropConfig, Cuts, WholeStudy, mixed, quantiles
+from .config import CropConfig
+from .crops import BLUR, Cuts, WholeStudy, mixed, quantiles
 
 # B studies, V = 2 views, C crops of a view, G and L those of all views, globals first; S side of a crop.
 # H and W: of the common frame; R and M: rows and columns of the picture that holds all levels of a view.

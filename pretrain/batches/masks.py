@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class MaskConfig:
-    """How patches are hidden for the patch loss."""
-
-    probability: float = 0.5
-    """Share of the teacher-view global crops in which patches are hidden at all."""
-    ratio: tuple[float, float] = (0.1, 0.5)
-    """Share of the patches hidden in such a crop, from and to; uniform."""
+from .config import MaskConfig
 
 
 def mask_of(side: int, config: MaskConfig, generator: np.random.Generator) -> np.ndarray:

@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from ...platform.core.errors import ConfigError
 from ...platform.data.shards import StudyIndex
 from .batch import CropBatch, batch_of
-from .crops import CropConfig, StudyCrops, WholeStudy, crops_from, seed_of, whole_of
+from .config import CropConfig, MaskConfig
+from .crops import StudyCrops, WholeStudy, crops_from, seed_of, whole_of
 from .device_crops import WholeViews, views_of
-from .masks import MaskConfig, mask_of
+from .masks import mask_of
 
 
 @dataclass(frozen=True, slots=True)

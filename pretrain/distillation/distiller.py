@@ -4,46 +4,20 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from ...platform.models.backbone import Backbone
-from ...platform.training.schedules import Cosine, Ramp
 from ..batches.batch import CropBatch
-from ..batches.masks import MaskConfig
-from .heads import Head, HeadConfig
+from .config import DistillConfig, HeadConfig
+from .heads import Head
 from .losses import Centring, Sinkhorn, entropy, koleo_part, patch_loss, view_loss
 
 # B studies, A studies of all parts and ranks, S student crops, T teacher crops (first among the student's),
 # G global crops, K prototypes, M hidden patches, D width.
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DistillConfig:
-    """What the student learns from the teacher."""
-
-    head: HeadConfig = field(default_factory=HeadConfig)
-    targets: Literal["centring", "sinkhorn"] = "centring"
-    """How the teacher's scores become targets."""
-    student_temperature: float = 0.1
-    """Sharpness of the student's answer."""
-    teacher_temperature: Ramp = field(default_factory=lambda: Ramp(start=0.04, end=0.07, over=0.3))
-    """Sharpness of the targets, over the steps."""
-    momentum: Cosine = field(default_factory=lambda: Cosine(start=0.996, end=1.0))
-    """Share of itself that the teacher keeps at each step."""
-    view_weight: float = 1.0
-    """Weight of the loss between crops."""
-    patch_weight: float = 0.0
-    """Weight of the loss on hidden patches; 0 leaves patches in the open."""
-    spread_weight: float = 0.0
-    """Weight of the KoLeo loss on the student's global crops."""
-    masks: MaskConfig = field(default_factory=MaskConfig)
-    spread_head: bool = False
-    """Fit the untrained head to the untrained backbone's tokens first, so that targets differ from step one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

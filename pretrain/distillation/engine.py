@@ -8,19 +8,20 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...platform.core.errors import CheckpointError, ConfigError
+from ...platform.core.errors import CheckpointError
 from ...platform.training.checkpoint import Writer
-from ...platform.training.schedules import Cosine
+from ...platform.training.parameter_groups import parameter_groups
+from .config import OptimConfig
 from .distiller import Learner
 
 PARTS = "engine"
@@ -31,110 +32,15 @@ SMALL = 100_000
 """Numbers up to which a parameter stays whole on every worker under ZeRO 3: fetching it would cost more."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimConfig:
-    """AdamW over parameter groups, and how DeepSpeed divides it."""
+def parameter_kind(name: str) -> str:
+    """Which part of a `Learner` a parameter belongs to, as far as it may be held still: see `Engine.schedule`.
 
-    lr: Cosine = field(default_factory=lambda: Cosine(start=1e-3, end=1e-6, warmup=0.1))
-    """Learning rate at a batch of 1,024 studies; multiplied by the square root of batch / 1,024."""
-    weight_decay: Cosine = field(default_factory=lambda: Cosine(start=0.04, end=0.4))
-    """Decay of matrices; biases, norms, tokens and position embeddings have none."""
-    layer_decay: float = 0.9
-    """Factor on the learning rate from each block to the one before it."""
-    patch_embed: float = 0.2
-    """Factor on the learning rate of the patch embedding."""
-    clip: float = 3.0
-    """Largest global norm of the gradient."""
-    freeze_prototypes: float = 0.01
-    """Share of the steps during which the heads' prototypes stay as they are."""
-    zero: Literal[0, 1, 2, 3] = 2
-    """DeepSpeed's ZeRO stage: 1 divides the optimiser's state among workers, 2 the gradients too, 3 the
-    student's weights too."""
-    micro_batch: int = 0
-    """Studies that a worker looks at at once, its gradients summed up to its share of the batch; 0 takes the
-    whole share."""
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
-    """Type of the matrix products; parameters, teacher and losses stay float32."""
-    compile: bool = False
-    """Compile the student's blocks; CUDA only."""
-    checkpoint_activations: bool = False
-    """Keep only each block's input and compute the block again for its gradient: less memory, a third more
-    work."""
-
-    def check(self, device_type: str) -> None:
-        """Raises ConfigError where settings quarrel with each other or with the device (`cpu`, `cuda`)."""
-        if self.compile and device_type != "cuda":
-            raise ConfigError(f"optim.compile needs a GPU, the device is {device_type}; leave it out")
-        if self.compile and self.zero == 3:
-            raise ConfigError(
-                "optim.compile and optim.zero 3 do not go together, as weights come and go; use optim.zero 2"
-            )
-        if self.clip <= 0:
-            raise ConfigError(f"optim.clip {self.clip} must be above 0")
-
-    def parts(self, batch: int, world: int) -> int:
-        """In how many parts a worker looks at its share of a batch.
-
-        >>> OptimConfig(micro_batch=4).parts(batch=64, world=2)
-        8
-
-        Raises ConfigError where the parts would not be equal.
-        """
-        share = batch // world
-        if self.micro_batch < 0 or (self.micro_batch and share % self.micro_batch):
-            near = max(
-                part for part in range(1, share + 1) if share % part == 0 and part <= max(self.micro_batch, 1)
-            )
-            raise ConfigError(
-                f"optim.micro_batch {self.micro_batch} does not divide a worker's {share} studies "
-                f"(batch {batch}, workers {world}); nearest is {near}"
-            )
-        return share // (self.micro_batch or share)
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """What a parameter group is multiplied with."""
-
-    lr: float
-    decays: bool
-    prototypes: bool
-    backbone: bool
-
-
-def groups_of(student: Learner, config: OptimConfig) -> list[dict[str, Any]]:
-    """Parameter groups in a fixed order, each with its `rule`.
-
-    Layer-wise decay as in BEiT (arXiv 2106.08254), section 3.3: block b of n has layer_decay ** (n - b),
-    the embeddings layer_decay ** (n + 1) times the patch embedding's own factor, heads 1.
+    >>> parameter_kind("backbone.vit.norm.bias"), parameter_kind("head.prototypes_KW"), parameter_kind("head.mlp.0.bias")
+    ('backbone', 'prototypes', '')
     """
-    depth = len(student.backbone.vit.blocks)
-    groups: dict[Group, list[nn.Parameter]] = {}
-    for name, parameter in student.named_parameters():
-        plain = name.rsplit(".", 1)[-1]
-        decays = parameter.ndim > 1 and plain not in ("cls_token", "pos_embed", "mask_token", "reg_token")
-        rule = Group(
-            lr=_lr_factor(name, depth, config),
-            decays=decays,
-            prototypes=plain == "prototypes_KW",
-            backbone=name.startswith("backbone."),
-        )
-        groups.setdefault(rule, []).append(parameter)
-    return [{"params": parameters, "rule": rule} for rule, parameters in groups.items()]
-
-
-def _lr_factor(name: str, depth: int, config: OptimConfig) -> float:
-    if name == "backbone.mask_token":
-        return config.layer_decay ** (depth + 1)
-    if not name.startswith("backbone.vit."):
-        return 1.0
-    inner = name.removeprefix("backbone.vit.")
-    if inner.startswith("blocks."):
-        return config.layer_decay ** (depth - int(inner.split(".")[1]))
-    if inner.startswith("norm."):
-        return 1.0
-    own = config.patch_embed if inner.startswith("patch_embed.") else 1.0
-    return own * config.layer_decay ** (depth + 1)
+    if name.endswith(".prototypes_KW"):
+        return "prototypes"
+    return "backbone" if name.startswith("backbone.") else ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,7 +84,9 @@ class Engine:
         self.scale = math.sqrt(batch / 1024)
         self.parts = config.parts(batch, world)
         self.student = student
-        groups = groups_of(student, config)
+        groups = parameter_groups(
+            student, config.layer_decay, patch_embed=config.patch_embed, kind=parameter_kind
+        )
         self.rules = [group.pop("rule") for group in groups]
         self.adam = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
         prepare_blocks(student, config, device)
@@ -204,8 +112,8 @@ class Engine:
         decay = self.config.weight_decay.at(step, self.steps)
         early = step < self.config.freeze_prototypes * self.steps
         for group, rule in zip(self.inner.optimizer.param_groups, self.rules, strict=True):
-            held = (rule.prototypes and early) or (rule.backbone and step < self.frozen)
-            group["lr"] = 0.0 if held else lr * rule.lr
+            held = (rule.kind == "prototypes" and early) or (rule.kind == "backbone" and step < self.frozen)
+            group["lr"] = 0.0 if held else lr * rule.lr_factor
             group["weight_decay"] = decay if rule.decays else 0.0
         return {"lr": lr, "weight_decay": decay}
 

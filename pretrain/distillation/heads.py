@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,19 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .config import HeadConfig
+
 # N tokens, D width of the backbone, W bottleneck, K prototypes.
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeadConfig:
-    """Size of the projection heads."""
-
-    prototypes: int = 65536
-    """Prototypes K that a token is scored against."""
-    hidden: int = 2048
-    """Width of the two hidden layers."""
-    bottleneck: int = 256
-    """Width of the vector that is compared with the prototypes."""
 
 
 class Head(nn.Module):

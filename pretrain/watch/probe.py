@@ -4,47 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from ...platform.core.errors import ConfigError
 from ...platform.data.shards import StudyIndex
 from ...platform.measure.metrics import auroc, average_precision, macro
 from ...platform.measure.neighbors import GRAIN, nearest, vote
 from ...platform.models.backbone import Backbone, letterboxed
+from .config import ProbeConfig
 
 # N studies in the bank, M queries, V views, D width, F findings, P studies of two views, S side in pixels.
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProbeConfig:
-    """How the teacher's backbone is tried during training.
-
-    A trial is bank + queries studies times `views` images through the backbone, without gradient: a step of
-    64 studies and 8 crops each has the cost of some 1,500 images. What is shown is decoded once and kept, one
-    byte a pixel, divided among the workers.
-    """
-
-    every: int = 500
-    """Steps between two trials; 0 for none. The last step is tried always."""
-    bank: int = 1000
-    """Most training studies that are looked among."""
-    queries: int = 500
-    """Most validation studies that are asked for."""
-    views: int = 2
-    """Most views of a study that are looked at: the first ones. Two are enough to ask one for the other."""
-    k: int = 20
-    """Neighbours that vote."""
-
-    def check(self) -> None:
-        """Raises ConfigError where there would be nothing to try."""
-        for name in ("bank", "queries", "views", "k"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"probe.{name} {getattr(self, name)} must be at least 1")
 
 
 class Album:

@@ -20,12 +20,10 @@ from vetdino.platform.data.shards import VERSION, Manifest, ShardWriter, save_ma
 from vetdino.platform.data.study import Study, View
 from vetdino.platform.models.backbone import BackboneConfig
 from vetdino.platform.training.schedules import Cosine
-from vetdino.pretrain.batches.crops import CropConfig
-from vetdino.pretrain.distillation.distiller import DistillConfig
-from vetdino.pretrain.distillation.engine import OptimConfig
-from vetdino.pretrain.distillation.heads import HeadConfig
+from vetdino.pretrain.batches.config import CropConfig
+from vetdino.pretrain.distillation.config import DistillConfig, HeadConfig, OptimConfig
 from vetdino.pretrain.recipes import PretrainConfig
-from vetdino.pretrain.watch.probe import ProbeConfig
+from vetdino.pretrain.watch.config import ProbeConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 

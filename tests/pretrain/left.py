@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from vetdino.platform.core.runs import history
+from vetdino.platform.core.run_folder import history
 
 
 def record(run: Path) -> list[dict[str, float]]:

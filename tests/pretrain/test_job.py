@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from vetdino.platform.core.config import flat, to_json
 from vetdino.platform.core.errors import CheckpointError, ConfigError, ShardError
-from vetdino.platform.core.runs import history
+from vetdino.platform.core.run_folder import history
 from vetdino.platform.models.backbone import load
 from vetdino.platform.training import checkpoint
 from vetdino.platform.training.schedules import Cosine

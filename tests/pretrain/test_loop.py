@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.pretrain.left import record, weights
-from vetdino.platform.core.runs import history
+from vetdino.platform.core.run_folder import history
 from vetdino.platform.data.shards import StudyIndex
 from vetdino.platform.models.backbone import load
 from vetdino.platform.training.schedules import Cosine

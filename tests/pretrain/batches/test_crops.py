@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.data.study import Study, View, pair_of
+from vetdino.pretrain.batches.config import CropConfig
 from vetdino.pretrain.batches.crops import (
-    CropConfig,
     crops_from,
     crops_of,
     cuts_of,

@@ -16,7 +16,8 @@ from torch.overrides import TorchFunctionMode
 from vetdino.platform.data.study import Study, View
 from vetdino.pretrain.batches import device_crops
 from vetdino.pretrain.batches.batch import CropBatch, batch_of
-from vetdino.pretrain.batches.crops import CropConfig, crops_from, mixed, whole_of
+from vetdino.pretrain.batches.config import CropConfig
+from vetdino.pretrain.batches.crops import crops_from, mixed, whole_of
 from vetdino.pretrain.batches.device_crops import (
     REACH,
     WholeViews,

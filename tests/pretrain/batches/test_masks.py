@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vetdino.pretrain.batches.masks import MaskConfig, mask_of
+from vetdino.pretrain.batches.config import MaskConfig
+from vetdino.pretrain.batches.masks import mask_of
 
 
 def masks(side: int, config: MaskConfig, count: int = 400, seed: int = 0) -> np.ndarray:

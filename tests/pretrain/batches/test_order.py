@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.data.shards import StudyIndex
 from vetdino.pretrain.batches.batch import CropBatch
-from vetdino.pretrain.batches.crops import CropConfig, crops_of
+from vetdino.pretrain.batches.config import CropConfig, MaskConfig
+from vetdino.pretrain.batches.crops import crops_of
 from vetdino.pretrain.batches.device_crops import WholeViews, crops_on
-from vetdino.pretrain.batches.masks import MaskConfig
 from vetdino.pretrain.batches.order import CropDataset, Order, StepSampler, loader_of
 
 CROPS = CropConfig(global_side=32, local_side=16, locals_per_view=2)

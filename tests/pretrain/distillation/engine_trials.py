@@ -24,9 +24,9 @@ from vetdino.platform.core.errors import CheckpointError
 from vetdino.platform.models.backbone import BackboneConfig, random_backbone
 from vetdino.platform.training.schedules import Cosine
 from vetdino.pretrain.distillation import engine as engine_module
+from vetdino.pretrain.distillation.config import HeadConfig, OptimConfig
 from vetdino.pretrain.distillation.distiller import Learner
-from vetdino.pretrain.distillation.engine import Engine, OptimConfig, groups_of
-from vetdino.pretrain.distillation.heads import HeadConfig
+from vetdino.pretrain.distillation.engine import Engine, groups_of
 
 STEPS, BATCH = 4, 4
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vetdino.platform.models.backbone import BackboneConfig, random_backbone
 from vetdino.pretrain.batches.batch import CropBatch
-from vetdino.pretrain.distillation.distiller import DistillConfig, Distiller, Learner
-from vetdino.pretrain.distillation.heads import HeadConfig
+from vetdino.pretrain.distillation.config import DistillConfig, HeadConfig
+from vetdino.pretrain.distillation.distiller import Distiller, Learner
 from vetdino.pretrain.distillation.losses import koleo_loss
 
 GLOBALS, LOCALS, STUDIES, PATCHES, PROTOTYPES = 2, 3, 4, 16, 12

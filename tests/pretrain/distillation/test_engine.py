@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.models.backbone import BackboneConfig, random_backbone
+from vetdino.pretrain.distillation.config import HeadConfig, OptimConfig
 from vetdino.pretrain.distillation.distiller import Learner
-from vetdino.pretrain.distillation.engine import OptimConfig, groups_of, prepare_blocks
-from vetdino.pretrain.distillation.heads import HeadConfig
+from vetdino.pretrain.distillation.engine import groups_of, prepare_blocks
 
 BACKBONE = BackboneConfig(name="vit_small_patch14_reg4_dinov2", side=32, patch=8, width=32, depth=2, heads=2)
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vetdino.pretrain.distillation.heads import Head, HeadConfig, _Cosines
+from vetdino.pretrain.distillation.config import HeadConfig
+from vetdino.pretrain.distillation.heads import Head, _Cosines
 
 SMALL = HeadConfig(prototypes=12, hidden=32, bottleneck=8)
 

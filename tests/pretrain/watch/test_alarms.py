@@ -21,10 +21,12 @@ from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.data.study import Study, View
 from vetdino.platform.models.backbone import BackboneConfig, random_backbone
 from vetdino.pretrain.batches.batch import batch_of
-from vetdino.pretrain.batches.crops import CropConfig, crops_of
-from vetdino.pretrain.distillation.distiller import DistillConfig, Distiller
-from vetdino.pretrain.distillation.heads import HeadConfig
-from vetdino.pretrain.watch.alarms import Alarm, AlarmConfig, Alarms, as_values, spread_of, verdict
+from vetdino.pretrain.batches.config import CropConfig
+from vetdino.pretrain.batches.crops import crops_of
+from vetdino.pretrain.distillation.config import DistillConfig, HeadConfig
+from vetdino.pretrain.distillation.distiller import Distiller
+from vetdino.pretrain.watch.alarms import Alarm, Alarms, as_values, spread_of, verdict
+from vetdino.pretrain.watch.config import AlarmConfig
 from vetdino.pretrain.watch.probe import effective_rank, mean_cosine
 
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results.md"

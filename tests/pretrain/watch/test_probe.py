@@ -12,14 +12,8 @@ import torch.nn.functional as F
 from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.data.shards import StudyIndex
 from vetdino.platform.models.backbone import BackboneConfig, random_backbone
-from vetdino.pretrain.watch.probe import (
-    Album,
-    Probe,
-    ProbeConfig,
-    cross_view_recall,
-    effective_rank,
-    mean_cosine,
-)
+from vetdino.pretrain.watch.config import ProbeConfig
+from vetdino.pretrain.watch.probe import Album, Probe, cross_view_recall, effective_rank, mean_cosine
 
 CONFIG = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=32, depth=2, heads=2)
 
