@@ -16,13 +16,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..platform.core.errors import ConfigError, DataError, VetdinoError
 from ..platform.data.shards import StudyIndex, load_manifest
 from ..platform.data.study import SPLITS, Study
+from .config import HOST, RANDOM, AppConfig
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -31,12 +32,6 @@ if TYPE_CHECKING:
     from .gallery import Gallery, Place
     from .similarity import PatchGrid
 
-HOST = "127.0.0.1"
-"""The page is for the person at this machine."""
-
-RANDOM = "random"
-"""Stands for the first backbone's architecture at random initialisation."""
-
 PAGE = Path(__file__).parent
 
 NIGHT = "#0a0c0f"
@@ -44,29 +39,6 @@ NIGHT = "#0a0c0f"
 
 GUARD = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 """Content-Security-Policy: the browser itself refuses to fetch anything from elsewhere."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AppConfig:
-    """What the page shows, and where."""
-
-    shards: Path
-    """Folder of shards that `vetdino ingest` wrote."""
-    backbones: tuple[str | Path, ...]
-    """Backbone folders, in the order offered; `random` is the first one's architecture, untrained."""
-    features: tuple[Path, ...] = ()
-    """Study-level features, the i-th made by the i-th backbone; where they end, studies are embedded."""
-    split: Literal["train", "val", "test"] = "test"
-    """The studies to choose from."""
-    limit: int | None = None
-    """Offer only the first so many studies of the split; None offers all."""
-    port: int = 7860
-    """On 127.0.0.1."""
-    matches: int = 8
-    """Nearest studies shown."""
-    side: int | None = None
-    """Side of the square image behind the maps, in pixels, a multiple of every backbone's patch; a larger one than
-    the backbone was trained with gives a finer grid. None takes the backbone's own."""
 
 
 class NotHereError(DataError):

@@ -10,15 +10,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from ...platform.core.config import atomic_write, nearest
+from ...platform.core.config import nearest
 from ...platform.core.errors import ConfigError
+from ...platform.core.files import atomic_write
 from ...platform.measure.metrics import Estimate, Figure, auroc, average_precision, estimate
 from ...platform.measure.predictions import Kept
 from . import html as page
+from .config import CompareConfig
 from .html import Cell, Curve, Mark
 from .runs import Record, common_name, records_of
 
@@ -29,26 +30,6 @@ METRICS = {"AUROC": auroc, "AP": average_precision}
 """Figures that can be had again from answers, for paired differences."""
 
 CHANCE = {"AUROC": 0.5}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CompareConfig:
-    """What is shown of the runs."""
-
-    metrics: tuple[str, ...] = ()
-    """Curves: names such as `loss/total`, or groups such as `probe`; empty shows probe, loss and health."""
-    shards: str = ""
-    """Folder of shards; where it is given, attention and patch similarity of the backbones stand side by side."""
-    backbones: tuple[Path, ...] = ()
-    """Further backbone folders to look through, beside those of the trainings."""
-    split: Literal["train", "val", "test"] = "test"
-    """Where the studies that are looked at come from."""
-    studies: int = 3
-    """How many of them."""
-    resamples: int = 1000
-    """Bootstrap resamples of patients behind each interval of a difference."""
-    seed: int = 0
-    """Of the bootstrap."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

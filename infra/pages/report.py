@@ -10,14 +10,16 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from ...platform.core.config import atomic_write, from_json
+from ...platform.core.config import from_json
 from ...platform.core.errors import ConfigError, ShardError
+from ...platform.core.files import atomic_write
 from ...platform.data.shards import Manifest, load_manifest
 from ...platform.data.study import SPLITS
 from ...platform.measure.metrics import Figure
 from . import html as page
+from .config import ReportConfig
 from .runs import Record, record_of
 
 if TYPE_CHECKING:
@@ -30,23 +32,6 @@ PRIVATE = ("shards", "out", "start", "resume")
 """Settings that name places of the machine that trained."""
 
 CHANCE = {"AUROC": 0.5}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ReportConfig:
-    """What the card is made from, beside the backbone's folder."""
-
-    runs: tuple[Path, ...] = ()
-    """Evaluations of this backbone; empty takes those that lie beside it or beside its training."""
-    shards: str = ""
-    """Folder of shards: its studies are shown with the backbone's attention. The counts come from it where it
-    is what the backbone was trained on."""
-    split: Literal["train", "val", "test"] = "test"
-    """Where the studies that are shown come from."""
-    studies: int = 2
-    """How many of them."""
-    licence: str = ""
-    """Terms of the weights, in your words; empty says that none were stated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +302,7 @@ def _limits(facts: Facts) -> Iterator[Block]:
 
 
 def _limits_of_data(manifest: Manifest) -> Iterator[Block]:
-    from ...platform.phantom.dog.anatomy import FINDINGS
+    from ...platform.phantom.config import FINDINGS
 
     if manifest.findings and set(manifest.findings) <= set(FINDINGS):
         yield (

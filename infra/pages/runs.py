@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...platform.core.errors import ConfigError, DataError
-from ...platform.core.runs import history
+from ...platform.core.run_folder import history
 from ...platform.measure.metrics import Figure
 from ...platform.measure.predictions import Kept, answers_file, load_answers
 

@@ -21,7 +21,8 @@ from vetdino.platform.data.shards import Manifest, ShardWriter, save_manifest
 from vetdino.platform.data.study import Study, View
 from vetdino.platform.measure.features import extract, save_features
 from vetdino.platform.models.backbone import BackboneConfig, random_backbone, save_backbone
-from vetdino.serving.app import AppConfig, Room, build, findings_of, place_of, serve
+from vetdino.serving.app import Room, build, findings_of, place_of, serve
+from vetdino.serving.config import AppConfig
 from vetdino.serving.similarity import PatchGrid, top_boxes
 
 pytestmark = [

@@ -13,24 +13,22 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 
 import cv2
 import numpy as np
 from torch import Tensor
 
-from ....platform.core.errors import ConfigError
 from ....platform.core.progress import Progress
 from ...views.pairs import hash_of
-from ...volumes.prepared import Volumes
-from ..learn.adaptation import AdaptConfig, Course, course_of, restored, weights_of
-from ..learn.learnable import Learnable, LearnConfig
-from ..learn.training import Device
+from ...volumes.volume import Volumes
+from ..learn.adaptation import Course, course_of, restored, weights_of
+from ..learn.learnable import Learnable
 from ..method.answers import Lesson, Remembered, answered, by_copy, by_prototypes, by_truth, mask_of
 from ..method.slices import PixelFeatures
+from .config import TttConfig
 from .slices import (
-    AuditConfig,
     Extremes,
     Question,
     SliceScore,
@@ -48,37 +46,6 @@ BACKWARDS, NO_RESET = "backwards", "no reset"
 
 ROUGHNESS = 6.0
 """How large the pieces are in which a label is made wrong, sigma in pixels."""
-
-
-def _published() -> AdaptConfig:
-    return AdaptConfig(steps=100)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TttConfig(AuditConfig):
-    """How test-time training is audited; it takes minutes a scan, so that three slices an organ are asked."""
-
-    per_organ: int = 3
-    """How many slices of each organ and scan are asked, evenly from end to end; 0: every one."""
-    adapt: AdaptConfig = field(default_factory=_published)
-    """The training; its `steps` are the most."""
-    also: tuple[int, ...] = (10, 30)
-    """Measured after so many steps too, rows of their own."""
-    noise: tuple[float, ...] = (0.0, 0.25, 0.5)
-    """Rows that are taught by the true mask with this share of its pixels given to neighbours of it."""
-    learn: LearnConfig = field(default_factory=LearnConfig)
-    """What of a backbone learns, where no trained encoder is given."""
-    device: Device = "auto"
-    """Where encoders learn."""
-
-    def __post_init__(self) -> None:
-        AuditConfig.__post_init__(self)
-        if self.adapt.steps < 1 or any(not 0 < steps < self.adapt.steps for steps in self.also):
-            raise ConfigError(
-                f"adapt.steps {self.adapt.steps}, also {self.also}; give 1 step at least, and fewer in `also`"
-            )
-        if any(not 0 <= share < 1 for share in self.noise):
-            raise ConfigError(f"noise is {self.noise}; shares lie from 0 to below 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from ....platform.core.progress import track
-from ...volumes.prepared import Volume, Volumes
+from ...volumes.volume import Volume, Volumes
 from ..method.answers import (
     Answer,
-    Components,
     Lesson,
     Remembered,
     answered,
@@ -30,9 +29,10 @@ from ..method.answers import (
     by_truth,
     mask_of,
 )
+from ..method.config import Components
 from ..sources import features_of
+from .config import AuditConfig, CcaConfig
 from .slices import (
-    AuditConfig,
     Extremes,
     Question,
     SliceScore,
@@ -51,11 +51,6 @@ KEEPS: tuple[Components, ...] = ("all", "1", "n")
 """What is kept: everything (the step left out), the surest component, as many as the support shows."""
 
 TRUTH, ORACLE, COPY = "truth", "oracle", "copy"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CcaConfig(AuditConfig):
-    """How the step that cuts masks to connected components is audited."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

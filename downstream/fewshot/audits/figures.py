@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....platform.measure.figures import COLOURS, canvas_of, png_of, ruled
-from ...ultrasound.figures import Tile, grid
+from ...common.figures import Tile, grid
 from ..figures import painted
 
 if TYPE_CHECKING:

@@ -10,17 +10,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ....platform.core.config import atomic_write, digest, flat, to_json
+from ....platform.core.config import digest, flat, to_json
+from ....platform.core.files import atomic_write
 from ....platform.core.progress import tables_console
 from ....platform.core.runs import open_run
 from ...common.record import METRICS, finite, replaced
-from ...volumes.prepared import Volumes
+from ...volumes.volume import Volumes
 from ..figures import dice_bars
 from ..record import EXPERIMENT
 from .adaptation import FLOORS, NO_RESET, Cost, TttAudit
 from .components import COPY, ORACLE, TRUTH, CcaAudit
+from .config import AuditConfig
 from .figures import drift_lines, examples, harm_bars, parts_bars, step_curves
-from .slices import MEAN, AuditConfig, summary_of
+from .slices import MEAN, summary_of
 
 if TYPE_CHECKING:
     from ....platform.models.backbone import Backbone

@@ -20,34 +20,15 @@ from typing import Any
 import numpy as np
 
 from ....platform.core.errors import ConfigError, DataError
-from ...volumes.prepared import Volume, Volumes
+from ...volumes.volume import Volume, Volumes
 from ..learn.training import groups_of
-from ..method.answers import FoldsConfig, Lesson, classes_of, lesson_of
+from ..method.answers import Lesson, classes_of, lesson_of
 from ..method.components import TOUCHING
 from ..method.protocol import Fold, folds_of, intervals, told_parts
+from .config import AuditConfig
 
 MEAN = "mean"
 """In place of an organ: the mean of the organs' means."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AuditConfig(FoldsConfig):
-    """Which slices of a prepared folder an audit asks."""
-
-    shots: int = 1
-    """Scans that teach."""
-    together: tuple[str, ...] = ()
-    """Classes that are asked as one organ, by number or name, such as `2+3` for both kidneys."""
-    scans: int = 0
-    """How many scans are asked, evenly over all; 0: every one."""
-    per_organ: int = 0
-    """How many slices of each organ and scan are asked, evenly from end to end; 0: every one."""
-
-    def __post_init__(self) -> None:
-        FoldsConfig.__post_init__(self)
-        for name in ("scans", "per_organ"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more")
 
 
 # Questions ---------------------------------------------------------------------------------------

@@ -14,44 +14,25 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ....platform.core.errors import ConfigError, DataError, TrainingError
+from ....platform.core.errors import DataError, TrainingError
 from ...views.pairs import hash_of
-from ...volumes.prepared import Volume
+from ...volumes.volume import Volume
 from ..method.answers import Lesson, by_prototypes
-from ..method.prototypes import PrototypeConfig
+from ..method.config import PrototypeConfig
 from ..method.slices import standardised
-from .episodes import EpisodeConfig, two_looks
+from .config import AdaptConfig
+from .episodes import two_looks
 from .learnable import Learnable, stacked
 from .training import step
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
 """Of gradient descent, as in training (arXiv 2403.03273, section 4)."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AdaptConfig:
-    """How the encoder is trained on a slice before it answers."""
-
-    steps: int = 0
-    """Of training on each slice; 0: none. Published: 100."""
-    rate: float = 1e-3
-    """Learning rate."""
-    looks: EpisodeConfig = field(default_factory=EpisodeConfig)
-    """How the slice is changed for a look at it; what concerns superpixels is not used."""
-    seed: int = 0
-    """Of the looks; with the scan's name, the organ and the slice it decides them."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ConfigError(f"adapt.steps is {self.steps}; give 0 or more")
-        if not 0 < self.rate < math.inf:
-            raise ConfigError(f"adapt.rate is {self.rate}; give a number above 0")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from ....platform.core.errors import ConfigError, DataError
-from ...volumes.prepared import Volumes
+from ....platform.core.errors import DataError
+from ...volumes.volume import Volumes
 from ..method.slices import Greys, body_of, greys_of
+from .config import EpisodeConfig
 from .learnable import stacked
 
 TRIES = 10
@@ -29,49 +30,6 @@ EMPTY_SLICES = 1000
 """So many slices in a row without a superpixel, and the scans are given up."""
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EpisodeConfig:
-    """How pseudo-labels are cut and how slices are changed. Ranges are drawn from evenly."""
-
-    min_size: int = 400
-    """Least pixels of a superpixel; of one that the body's edge cuts, half of that must lie inside."""
-    scale: float = 1.0
-    """Felzenszwalb's k for greys from 0 to 1: larger ones make larger superpixels."""
-    sigma: float = 1.0
-    """Blur before superpixels are cut, in pixels."""
-    rotation: float = 5.0
-    """Turn by up to so many degrees, either way."""
-    shift: float = 5.0
-    """Move by up to so many pixels along rows and along columns."""
-    shear: float = 5.0
-    """Slant by up to so many degrees."""
-    zoom: tuple[float, float] = (0.9, 1.2)
-    """Factors of size, the least and the largest."""
-    elastic_alpha: float = 10.0
-    """Factor of the smoothed field of shifts, itself drawn from -1 to 1 pixel for each pixel."""
-    elastic_sigma: float = 5.0
-    """How much that field is smoothed, in pixels."""
-    gamma: tuple[float, float] = (0.5, 1.5)
-    """Exponents of the greys, the least and the largest."""
-
-    def __post_init__(self) -> None:
-        for name in ("scale", "sigma", "rotation", "shift", "shear", "elastic_alpha"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"episodes.{name} is {getattr(self, name)}; give 0 or more")
-        for name in ("zoom", "gamma"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high < math.inf:
-                raise ConfigError(
-                    f"episodes.{name} is {low} {high}; give two factors above 0, the lesser first"
-                )
-        if self.min_size < 1 or not 0 < self.elastic_sigma < math.inf:
-            raise ConfigError(
-                f"episodes: min_size {self.min_size}, elastic_sigma {self.elastic_sigma}; both lie above 0"
-            )
-        if max(self.rotation, self.shear) >= 90:
-            raise ConfigError("episodes: rotation and shear lie below 90 degrees")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

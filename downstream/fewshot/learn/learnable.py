@@ -13,43 +13,26 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ....platform.core.config import atomic_write, from_json, to_json
+from ....platform.core.config import from_json, to_json
 from ....platform.core.errors import CheckpointError, ConfigError
-from ...volumes.prepared import Volume
-from ..method.slices import SliceConfig, TokenFeatures, resized, standardised, with_places
+from ....platform.core.files import atomic_write
+from ...volumes.volume import Volume
+from ..method.config import SliceConfig
+from ..method.slices import TokenFeatures, resized, standardised, with_places
+from .config import LearnConfig
 from .lora import add_lora, sharing
 
 if TYPE_CHECKING:
     from ....platform.models.backbone import Backbone
 
 WEIGHTS, CARD = "learnt.safetensors", "learnt.json"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LearnConfig:
-    """What of a backbone may change."""
-
-    rank: int = 4
-    """Of the additions beside qkv, proj, fc1 and fc2 of all blocks (LoRA); 0: none."""
-    neighbours: Literal[0, 3] = 0
-    """3: a slice comes with the one below and the one above, which a learnt 1x1 convolution and an instance norm make
-    one picture of; 0: it comes alone, as it is."""
-    channels: Literal[1, 3] = 1
-    """Pictures that the convolution makes; a network of one grey channel sees their mean. The text of arXiv 2403.03273
-    says 1, its code 3."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 0:
-            raise ConfigError(f"learn.rank is {self.rank}; give 0 or more")
-        if not self.rank and not self.neighbours:
-            raise ConfigError("learn: rank 0 and neighbours 0 leave nothing to learn; give one of them")
 
 
 class Adapter(nn.Module):

@@ -18,87 +18,37 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from timm.scheduler import StepLRScheduler
 from torch import Tensor
 
-from ....platform.core.config import atomic_path, atomic_write, digest, flat, nearest, to_json
+from ....platform.core.config import digest, flat, nearest, to_json
+from ....platform.core.device import resolve_device
 from ....platform.core.errors import CheckpointError, ConfigError, DataError, TrainingError
+from ....platform.core.files import atomic_path, atomic_write
 from ....platform.core.progress import Progress
 from ....platform.core.runs import Run, open_run
+from ..method.config import PrototypeConfig, SliceConfig
 from ..method.protocol import folds_of
-from ..method.prototypes import PrototypeConfig, alignment_loss, predict, segmentation_loss
-from ..method.slices import SliceConfig
-from .episodes import EpisodeConfig, Episodes, Look, Shelf
-from .learnable import Learnable, LearnConfig, learnable_from
+from ..method.prototypes import alignment_loss, predict, segmentation_loss
+from .config import TrainConfig
+from .episodes import Episodes, Look, Shelf
+from .learnable import Learnable, learnable_from
 
 if TYPE_CHECKING:
     from ....platform.models.backbone import Backbone
-    from ...volumes.prepared import Volumes
+    from ...volumes.volume import Volumes
 
 EXPERIMENT = "vetdino/fewshot"
 """Where MLflow keeps these runs."""
 
-Device: TypeAlias = Literal["auto", "cpu", "cuda"]
-"""auto: a GPU where there is one."""
 
 ENCODERS, TRAINING, STATE = "encoders.json", "training.json", "state.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
-    """How encoders are trained on episodes; the published recipe."""
-
-    slices: SliceConfig = field(default_factory=SliceConfig)
-    learn: LearnConfig = field(default_factory=LearnConfig)
-    episodes: EpisodeConfig = field(default_factory=EpisodeConfig)
-    prototypes: PrototypeConfig = field(default_factory=PrototypeConfig)
-    setting: Literal["I", "II"] = "II"
-    """I: episodes from all slices; II: never from one that shows a test organ, and so an encoder for each group."""
-    groups: tuple[str, ...] = ()
-    """Test organs that share an encoder in Setting II, names or class numbers joined by `+`, such as `liver+spleen`.
-    None: the left and the right of a kind together, every other organ by itself."""
-    folds: int = 5
-    """As in evaluation."""
-    steps: int = 100_100
-    """Episodes that each encoder sees."""
-    lr: float = 1e-3
-    """Learning rate of the first step, of stochastic gradient descent."""
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    decay: float = 0.95
-    """Factor of the learning rate every `decay_every` steps."""
-    decay_every: int = 1000
-    record_every: int = 100
-    """Steps from one record of the losses to the next; each leaves a state to go on from."""
-    seed: int = 0
-    """Of the additions' start and of the episodes."""
-    device: Device = "auto"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "decay_every", "record_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give at least 1")
-        if not 0 < self.lr < math.inf or not 0 <= self.weight_decay < math.inf:
-            raise ConfigError(f"lr {self.lr}, weight_decay {self.weight_decay}; give above 0 and at least 0")
-        if not 0 <= self.momentum < 1 or not 0 < self.decay <= 1:
-            raise ConfigError(f"momentum {self.momentum}, decay {self.decay}; both lie from 0 to 1")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}; give 0 or more")
-        if self.groups and self.setting == "I":
-            raise ConfigError("groups: Setting I trains one encoder a fold for all organs; leave groups out")
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step, counted from 0.
-
-        >>> TrainConfig().rate(999), TrainConfig().rate(1000)
-        (0.001, 0.00095)
-        """
-        return self.lr * self.decay ** (step // self.decay_every)
 
 
 # One step ----------------------------------------------------------------------------------------
@@ -214,7 +164,7 @@ def train(volumes: Volumes, backbone: Backbone, config: TrainConfig, out: Path |
     """
     out = Path(out)
     jobs = jobs_of(volumes, config)
-    device = device_of(config.device)
+    device = resolve_device(config.device)
     _claim(out, volumes, backbone, config)
     shelf = Shelf(volumes, config.episodes)
     tags = {
@@ -263,6 +213,7 @@ class _Training:
         self.sgd = torch.optim.SGD(
             self.learnable.trainable(), config.lr, config.momentum, weight_decay=config.weight_decay
         )
+        self.rates = StepLRScheduler(self.sgd, config.decay_every, config.decay, t_in_epochs=False)
         self.episodes = Episodes(shelf, job.scans, (config.seed, number), job.never, config.learn.neighbours)
         self.told = {"step": 0, "seconds": 0.0, "first": math.nan, "last": math.nan}
 
@@ -284,8 +235,7 @@ class _Training:
 
     def _step(self, number: int) -> tuple[float, float]:
         """One episode, one step; its losses. Raises TrainingError where they are no numbers."""
-        for group in self.sgd.param_groups:
-            group["lr"] = self.config.rate(number)
+        self.rates.step_update(number)
         episode = self.episodes[number]
         try:
             losses = losses_of(self.learnable, episode.support, episode.query, self.config.prototypes)
@@ -308,7 +258,7 @@ class _Training:
         self.told["seconds"] += seconds
         steps = done - self.told["step"]
         values = {"loss": segmentation + alignment, "segmentation": segmentation, "alignment": alignment}
-        values |= {"lr": self.config.rate(done - 1), "seconds a step": seconds / steps}
+        values |= {"lr": self.sgd.param_groups[0]["lr"], "seconds a step": seconds / steps}
         run.metrics(done, {f"{self.job.name}/{name}": value for name, value in values.items()})
         if math.isnan(self.told["first"]):
             self.told["first"] = values["loss"]
@@ -355,14 +305,6 @@ class _Training:
             "loss_last": self.told["last"],
             "seconds": round(self.told["seconds"], 1),
         }
-
-
-def device_of(asked: Device) -> torch.device:
-    """Where encoders learn. Raises ConfigError for a GPU that there is not."""
-    cuda = asked == "cuda" or (asked == "auto" and torch.cuda.is_available())
-    if cuda and not torch.cuda.is_available():
-        raise ConfigError("device cuda needs a GPU, here is none; give --device cpu")
-    return torch.device("cuda" if cuda else "cpu")
 
 
 def _claim(out: Path, volumes: Volumes, backbone: Backbone, config: TrainConfig) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vetdino.infra.pages.compare import CompareConfig, compare, curve_of
+from vetdino.infra.pages.compare import compare, curve_of
+from vetdino.infra.pages.config import CompareConfig
 from vetdino.infra.pages.runs import records_of
 from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.measure.metrics import auroc, difference

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vetdino.infra.pages.report import ReportConfig, report
+from vetdino.infra.pages.config import ReportConfig
+from vetdino.infra.pages.report import report
 from vetdino.platform.core.config import from_json
 from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.models.backbone import Card

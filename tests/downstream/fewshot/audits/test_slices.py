@@ -12,17 +12,16 @@ from vetdino.downstream.fewshot.audits.adaptation import (
     BACKWARDS,
     BEFORE,
     NO_RESET,
-    TttConfig,
     passes_of,
     roughened,
     ttt_audit,
 )
-from vetdino.downstream.fewshot.audits.components import CcaConfig, cca_audit
+from vetdino.downstream.fewshot.audits.components import cca_audit
+from vetdino.downstream.fewshot.audits.config import AuditConfig, CcaConfig, TttConfig
 from vetdino.downstream.fewshot.audits.figures import examples
 from vetdino.downstream.fewshot.audits.record import cca_left, ttt_left
 from vetdino.downstream.fewshot.audits.slices import (
     MEAN,
-    AuditConfig,
     Example,
     Extremes,
     SliceScore,
@@ -33,14 +32,13 @@ from vetdino.downstream.fewshot.audits.slices import (
     questions,
     summary_of,
 )
-from vetdino.downstream.fewshot.learn.adaptation import AdaptConfig, weights_of
-from vetdino.downstream.fewshot.learn.episodes import EpisodeConfig
-from vetdino.downstream.fewshot.learn.learnable import Learnable, LearnConfig
+from vetdino.downstream.fewshot.learn.adaptation import weights_of
+from vetdino.downstream.fewshot.learn.config import AdaptConfig, EpisodeConfig, LearnConfig
+from vetdino.downstream.fewshot.learn.learnable import Learnable
 from vetdino.downstream.fewshot.method.answers import classes_of
+from vetdino.downstream.fewshot.method.config import PrototypeConfig, SliceConfig
 from vetdino.downstream.fewshot.method.protocol import dice
-from vetdino.downstream.fewshot.method.prototypes import PrototypeConfig
-from vetdino.downstream.fewshot.method.slices import SliceConfig
-from vetdino.downstream.volumes.prepared import Volume
+from vetdino.downstream.volumes.volume import Volume
 from vetdino.platform.core.errors import ConfigError, DataError
 
 CLASSES = {1: "liver", 2: "right kidney", 3: "left kidney"}

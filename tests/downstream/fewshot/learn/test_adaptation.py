@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from vetdino.downstream.fewshot.learn.adaptation import (
-    AdaptConfig,
     Adapted,
     course_of,
     drift_of,
@@ -17,12 +16,12 @@ from vetdino.downstream.fewshot.learn.adaptation import (
     trained_on,
     weights_of,
 )
-from vetdino.downstream.fewshot.learn.episodes import EpisodeConfig
-from vetdino.downstream.fewshot.learn.learnable import Learnable, LearnConfig
+from vetdino.downstream.fewshot.learn.config import AdaptConfig, EpisodeConfig, LearnConfig
+from vetdino.downstream.fewshot.learn.learnable import Learnable
 from vetdino.downstream.fewshot.method.answers import Lesson, by_prototypes, lesson_of
-from vetdino.downstream.fewshot.method.prototypes import PrototypeConfig, on_image, predict
-from vetdino.downstream.fewshot.method.slices import SliceConfig
-from vetdino.downstream.volumes.prepared import Volume
+from vetdino.downstream.fewshot.method.config import PrototypeConfig, SliceConfig
+from vetdino.downstream.fewshot.method.prototypes import on_image, predict
+from vetdino.downstream.volumes.volume import Volume
 from vetdino.platform.core.errors import ConfigError, TrainingError
 
 PROTOTYPES = PrototypeConfig(training_window=2)

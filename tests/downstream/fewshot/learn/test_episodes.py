@@ -10,15 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vetdino.downstream.fewshot.learn.episodes import (
-    EpisodeConfig,
-    Episodes,
-    Shelf,
-    superpixels,
-    two_looks,
-)
+from vetdino.downstream.fewshot.learn.config import EpisodeConfig
+from vetdino.downstream.fewshot.learn.episodes import Episodes, Shelf, superpixels, two_looks
 from vetdino.downstream.fewshot.method.slices import body_of, standardised
-from vetdino.downstream.volumes.prepared import Volume
+from vetdino.downstream.volumes.volume import Volume
 from vetdino.platform.core.errors import ConfigError, DataError
 
 SMALL = EpisodeConfig(min_size=40)

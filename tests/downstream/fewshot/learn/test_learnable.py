@@ -6,22 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from vetdino.downstream.fewshot.learn.learnable import (
-    CARD,
-    WEIGHTS,
-    Learnable,
-    LearnConfig,
-    learnable_from,
-    stacked,
-)
+from vetdino.downstream.fewshot.learn.config import LearnConfig
+from vetdino.downstream.fewshot.learn.learnable import CARD, WEIGHTS, Learnable, learnable_from, stacked
 from vetdino.downstream.fewshot.learn.lora import Lora
-from vetdino.downstream.fewshot.method.slices import (
-    SliceConfig,
-    TokenFeatures,
-    standardised,
-    with_places,
-)
-from vetdino.downstream.volumes.prepared import Volume
+from vetdino.downstream.fewshot.method.config import SliceConfig
+from vetdino.downstream.fewshot.method.slices import TokenFeatures, standardised, with_places
+from vetdino.downstream.volumes.volume import Volume
 from vetdino.platform.core.errors import CheckpointError, ConfigError
 from vetdino.platform.models.backbone import BackboneConfig, random_backbone, random_like
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from vetdino.downstream.fewshot.learn import training
-from vetdino.downstream.fewshot.learn.episodes import EpisodeConfig, Episodes, Shelf
-from vetdino.downstream.fewshot.learn.learnable import WEIGHTS, Learnable, LearnConfig
+from vetdino.downstream.fewshot.learn.config import EpisodeConfig, LearnConfig, TrainConfig
+from vetdino.downstream.fewshot.learn.episodes import Episodes, Shelf
+from vetdino.downstream.fewshot.learn.learnable import WEIGHTS, Learnable
 from vetdino.downstream.fewshot.learn.training import (
     ENCODERS,
     STATE,
-    TrainConfig,
     groups_of,
     jobs_of,
     losses_of,
@@ -25,12 +25,11 @@ from vetdino.downstream.fewshot.learn.training import (
     train,
     trained_of,
 )
+from vetdino.downstream.fewshot.method.config import PrototypeConfig, SliceConfig
 from vetdino.downstream.fewshot.method.protocol import folds_of
-from vetdino.downstream.fewshot.method.prototypes import PrototypeConfig
-from vetdino.downstream.fewshot.method.slices import SliceConfig
-from vetdino.downstream.volumes.prepared import Volume
+from vetdino.downstream.volumes.volume import Volume
 from vetdino.platform.core.errors import CheckpointError, ConfigError, DataError, TrainingError
-from vetdino.platform.core.runs import history
+from vetdino.platform.core.run_folder import history
 from vetdino.platform.models.backbone import random_like
 
 PROTOTYPES = PrototypeConfig(training_window=2)
