@@ -5,32 +5,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...platform.core.device import resolve_device
 from ...platform.core.errors import ConfigError, DataError
-from ..volumes.prepared import Volumes
+from ..volumes.volume import Volumes
+from .config import FewshotConfig, FewshotEvaluateConfig, KshotConfig, XdomainConfig
 from .figures import dice_bars, matrices, overlays, shot_curves
-from .learn.adaptation import AdaptConfig, Adapted
-from .learn.learnable import Learnable, LearnConfig
-from .learn.training import Device, device_of, trained_of
-from .measure import (
-    Evaluated,
-    FewshotConfig,
-    Floor,
-    Score,
-    Way,
-    measure,
-    plain,
-    row_name,
-    ways_by,
-    ways_of,
-)
+from .learn.adaptation import TestTimeTraining
+from .learn.encoder import TrainableEncoder
+from .learn.training import load_trained_encoders
+from .measure import Evaluated, Score, Way, measure, plain, row_name, ways_by, ways_of
 from .method.answers import Encoders, Lesson, classes_of
-from .method.prototypes import Compat
 from .record import Lines, Work, leave, metrics_of, record, seconds_of, show
 from .sources import backbone_of, data_of, floors_of, sources_of
 from .summary import MEAN, NOTES, summary_of
@@ -45,36 +35,6 @@ Backbones = Mapping[str, "Backbone | None"]
 
 ENCODER = "encoder"
 """Name of a table's only backbone."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluateConfig(FewshotConfig):
-    """How segmentation from a few labelled scans is measured, with or without training at test time."""
-
-    adapt: AdaptConfig = field(default_factory=AdaptConfig)
-    """Training on each slice before it is answered; with steps, rows of their own."""
-    learn: LearnConfig = field(default_factory=LearnConfig)
-    """What of a frozen backbone that training may change; encoders of `--trained` know their own."""
-    device: Device = "auto"
-    """Where encoders that were trained, or are, compute."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class KshotConfig(FewshotConfig):
-    """How more labelled scans are held against fewer."""
-
-    shots: tuple[int, ...] = (1, 2, 4)
-    """Scans that teach; each number is held against the first, on the same queries."""
-    beside: tuple[Compat, ...] = ("alpnet", "levayz")
-    """Other `prototypes.compat` modes, which pool several supports in other ways, rows of their own."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class XdomainConfig(FewshotConfig):
-    """How scans of one folder teach scans of another."""
-
-    floors: tuple[Floor, ...] = ("copy", "pixels", "oracle")
-    """What stands beside the encoder in every cell."""
 
 
 # Rows --------------------------------------------------------------------------------------------
@@ -92,18 +52,18 @@ def trained_ways(
     trained: Sequence[Path],
     config: FewshotConfig,
     device: torch.device | None = None,
-) -> tuple[list[Way], dict[str, dict[tuple[int, int], Learnable]]]:
+) -> tuple[list[Way], dict[str, dict[tuple[int, int], TrainableEncoder]]]:
     """Rows of encoders that `vetdino fewshot train` left, each with the backbone that it was trained from; and these.
 
     Every fold and organ is answered by its own encoder, which has not seen that fold's scans. Raises ConfigError where
-    none of the backbones is a folder's, and what `trained_of` raises.
+    none of the backbones is a folder's, and what `load_trained_encoders` raises.
     """
-    found: dict[str, dict[tuple[int, int], Learnable]] = {}
+    found: dict[str, dict[tuple[int, int], TrainableEncoder]] = {}
     for out in trained:
         name, backbone = _origin(out, backbones)
         own = "trained" if name == ENCODER else f"{name}, trained"
         called = own if len(trained) == 1 else f"{own} ({Path(out).name})"
-        found[called] = trained_of(
+        found[called] = load_trained_encoders(
             out, backbone, config.slices, volumes=volumes, folds=config.folds, device=device
         )
     scans = max(config.shots) + 1
@@ -112,7 +72,9 @@ def trained_ways(
     ], found
 
 
-def adapted_ways(encoders: Mapping[str, Callable[[Lesson], Learnable]], config: EvaluateConfig) -> list[Way]:
+def adapted_ways(
+    encoders: Mapping[str, Callable[[Lesson], TrainableEncoder]], config: FewshotEvaluateConfig
+) -> list[Way]:
     """Rows of encoders that are trained on each slice before they answer; none without steps."""
     if not config.adapt.steps:
         return []
@@ -121,10 +83,10 @@ def adapted_ways(encoders: Mapping[str, Callable[[Lesson], Learnable]], config: 
         Way(
             f"{name}, adapted",
             config.prototypes.compat,
-            Adapted(learnable_for, config.adapt, config.prototypes),
+            TestTimeTraining(learnable_for, config.adapt, config.prototypes),
             kept,
             shots,
-            config.scan.leaning(config.prototypes.compat),
+            config.scan.smoothing(config.prototypes.compat),
         )
         for name, learnable_for in encoders.items()
         for shots in config.shots
@@ -151,7 +113,7 @@ def _origin(out: Path, backbones: Backbones) -> tuple[str, Backbone]:
 def evaluate(
     volumes: Volumes,
     backbones: Backbones,
-    config: EvaluateConfig,
+    config: FewshotEvaluateConfig,
     out: Path | str,
     trained: Sequence[Path] = (),
 ) -> list[dict[str, Any]]:
@@ -159,16 +121,16 @@ def evaluate(
 
     Raises ConfigError for training without a network, else as `measure` and `trained_ways` do.
     """
-    device = device_of(config.device)
+    device = resolve_device(config.device)
     more, encoders = trained_ways(volumes, backbones, trained, config, device)
-    learnable_for: dict[str, Callable[[Lesson], Learnable]] = {
+    learnable_for: dict[str, Callable[[Lesson], TrainableEncoder]] = {
         name: lambda lesson, own=own: own[lesson.fold, lesson.organ] for name, own in encoders.items()
     }
     if config.adapt.steps:
         for name, backbone in backbones.items():
             if backbone is None:
                 raise ConfigError(f"adapt.steps is {config.adapt.steps}: {name} has no network to train")
-            fresh = Learnable(backbone, config.learn, config.slices, config.seed).to(device)
+            fresh = TrainableEncoder(backbone, config.learn, config.slices, config.seed).to(device)
             learnable_for[name] = lambda _, fresh=fresh: fresh
     own = ways(backbones, config, adapted_ways(learnable_for, config))
     found = measure(volumes, [*more, *own], config)
@@ -183,7 +145,7 @@ def adaptation_of(found: Evaluated) -> list[dict[str, Any]]:
     return [
         {"source": source, "shots": shots, **asdict(report)}
         for (source, shots), answer in answers.items()
-        if isinstance(answer, Adapted)
+        if isinstance(answer, TestTimeTraining)
         for report in answer.reports
     ]
 

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from ...platform.measure.figures import COLOURS, canvas_of, png_of, ruled
-from ..ultrasound.figures import Tile, grid
-from ..volumes.sheet import colour_of, outlined
+from ..common.figures import Tile, grid
+from ..volumes.overlays import class_color, outline_labels
 
 if TYPE_CHECKING:
     from .measure import Evaluated
@@ -196,16 +196,16 @@ def overlays(found: Evaluated, label: str) -> bytes:
 
 def painted(image_HW: np.ndarray, found_HW: np.ndarray, truth_HW: np.ndarray | None = None) -> np.ndarray:
     """A slice, twice as large, labels filled in their classes' colours, true ones outlined: (2H, 2W, 3) uint8."""
-    canvas = outlined(image_HW, None, scale=2)
+    canvas = outline_labels(image_HW, None, scale=2)
     large_HW = cv2.resize(found_HW, canvas.shape[1::-1], interpolation=cv2.INTER_NEAREST)
     for number in np.unique(found_HW[found_HW > 0]):
         mask_HW = large_HW == number
-        canvas[mask_HW] = np.round(0.55 * canvas[mask_HW] + 0.45 * np.array(colour_of(int(number)))).astype(
+        canvas[mask_HW] = np.round(0.55 * canvas[mask_HW] + 0.45 * np.array(class_color(int(number)))).astype(
             np.uint8
         )
     if truth_HW is None:
         return canvas
-    lines = outlined(np.zeros_like(image_HW), truth_HW, scale=2)
+    lines = outline_labels(np.zeros_like(image_HW), truth_HW, scale=2)
     drawn_HW = lines.any(axis=2)
     canvas[drawn_HW] = lines[drawn_HW]
     return canvas

@@ -12,22 +12,20 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ...platform.core.errors import ConfigError, DataError
 from ...platform.core.progress import track
-from ..volumes.prepared import Volume, Volumes
+from ..volumes.volume import Volume, Volumes
+from .config import FewshotConfig
 from .method.answers import (
     Answer,
-    Components,
-    FoldsConfig,
     Lesson,
     Remembered,
-    ScanConfig,
     answered,
     by_copy,
     by_lesson,
@@ -38,35 +36,12 @@ from .method.answers import (
     listed,
     mask_of,
 )
+from .method.config import Components
 from .method.protocol import Fold, dice, folds_of, guessed_parts, hd95, told_parts
-from .method.prototypes import Compat
 from .method.slices import SliceFeatures
-
-Floor = Literal["copy", "pixels", "random", "oracle"]
 
 SHOWN = 4
 """Slices of each scan that are kept for pictures."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FewshotConfig(FoldsConfig):
-    """How segmentation from a few labelled scans is measured over a prepared folder."""
-
-    shots: tuple[int, ...] = (1,)
-    """Scans that teach; several numbers are rows of their own, on the same queries."""
-    beside: tuple[Compat, ...] = ()
-    """Other `prototypes.compat` modes on the same features, rows of their own."""
-    components_beside: tuple[Components, ...] = ()
-    """Other `components` on the same scores, rows of their own."""
-    floors: tuple[Floor, ...] = ("copy", "pixels", "random", "oracle")
-    """What stands beside the encoder: the support's mask, pixels, random weights of its shape, the truth through
-    the grid."""
-    scan: ScanConfig = field(default_factory=ScanConfig)
-
-    def __post_init__(self) -> None:
-        FoldsConfig.__post_init__(self)
-        if not self.shots or len(set(self.shots)) < len(self.shots):
-            raise ConfigError(f"shots is {self.shots}; give numbers of scans, each once")
 
 
 # Rows --------------------------------------------------------------------------------------------
@@ -134,7 +109,7 @@ def ways_by(name: str, features_for: Callable[[Lesson], SliceFeatures], config: 
             by_lesson(features_for, replace(config.prototypes, compat=compat)),
             kept,
             shots,
-            config.scan.leaning(compat),
+            config.scan.smoothing(compat),
         )
         for compat in compats
         for shots in config.shots

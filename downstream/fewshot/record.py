@@ -11,11 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...platform.core.config import atomic_write, digest, flat, to_json
+from ...platform.core.config import digest, flat, to_json
+from ...platform.core.files import atomic_write
 from ...platform.core.progress import tables_console
 from ...platform.core.runs import Run, open_run
 from ..common.record import METRICS, finite, replaced
-from ..volumes.prepared import Volumes
+from ..volumes.volume import Volumes
 from .figures import dice_bars, overlays
 from .measure import Evaluated
 from .summary import MEAN, MEASURES, NOTES, summary_of
@@ -135,15 +136,15 @@ def leave(
         name = f"{work.experiment}, {work.label}, {where}"
         with open_run(folder, experiment=EXPERIMENT, name=name, params=flat(work.config), tags=tags) as run:
             for volumes in work.volumes:
-                run.dataset(volumes.folder.name, volumes.digest, "evaluation", {"scans": len(volumes)})
+                run.log_dataset(volumes.folder.name, volumes.digest, "evaluation", {"scans": len(volumes)})
             _tell(run, metrics, cards)
             for title, rows in tables.items():
-                run.table(title, rows)
+                run.log_table(title, rows)
             for title, png in pictures.items():
-                run.figure(title, png)
+                run.log_figure(title, png)
             for file in (METRICS, "config.json"):
-                run.artifact(folder / file)
-    return f"MLflow: {run.told}"
+                run.log_artifact(folder / file)
+    return f"MLflow: {run.view_hint}"
 
 
 def _tell(run: Run, metrics: Mapping[str, Mapping[str, float]], cards: Mapping[str, Any]) -> None:
@@ -153,8 +154,8 @@ def _tell(run: Run, metrics: Mapping[str, Mapping[str, float]], cards: Mapping[s
     for source, values in metrics.items():
         model, step = "", steps.get(source, first)
         if source in cards:
-            model = run.evaluates(cards[source].label, cards[source].digest, step)
-        run.metrics(step, values, model)
+            model = run.log_evaluated_model(cards[source].label, cards[source].digest, step)
+        run.log_metrics(step, values, model)
 
 
 def metrics_of(summary: Lines) -> dict[str, dict[str, float]]:

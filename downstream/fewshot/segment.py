@@ -7,36 +7,29 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...platform.core.config import atomic_write, to_json
+from ...platform.core.config import to_json
 from ...platform.core.errors import ConfigError, DataError
+from ...platform.core.files import atomic_write
 from ...platform.core.progress import track
 from ..common.record import METRICS, check_ours, replaced
-from ..volumes.files import kind_of
-from ..volumes.grid import grid_of_card
-from ..volumes.names import safe, stem
-from ..volumes.pairs import Found
-from ..volumes.prepared import Volume, save_mask
-from ..volumes.scan import PrepareConfig, class_names, organs_of, scan_of
-from ..volumes.sheet import sheet
-from .learn.adaptation import AdaptConfig, Adapted
-from .learn.learnable import Learnable, LearnConfig
-from .method.answers import (
-    Answer,
-    Lesson,
-    Remembered,
-    ScanConfig,
-    TaskConfig,
-    answered,
-    by_prototypes,
-    label_map,
-    lesson_of,
-)
+from ..volumes.classes import class_names, organ_classes
+from ..volumes.config import PrepareConfig
+from ..volumes.discovery import ScanFiles
+from ..volumes.files import file_kind
+from ..volumes.grid import grid_from_card
+from ..volumes.names import safe_name, stem
+from ..volumes.overlays import overlay_sheet
+from ..volumes.prepare_scan import prepare_scan
+from ..volumes.volume import Volume, save_mask
+from .config import FewshotSegmentConfig
+from .learn.adaptation import TestTimeTraining
+from .learn.encoder import TrainableEncoder
+from .method.answers import Answer, Lesson, Remembered, answered, by_prototypes, label_map, lesson_of
 from .method.protocol import guessed_parts
 from .sources import features_of
 
@@ -46,33 +39,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SegmentConfig(TaskConfig):
-    """How scans without truth are segmented."""
-
-    prepare: PrepareConfig = field(default_factory=PrepareConfig)
-    """How the files become slices; the same for the labelled scan and the new ones."""
-    adapt: AdaptConfig = field(default_factory=AdaptConfig)
-    """Training on each slice before it is answered; its `steps` are 0 unless asked for."""
-    learn: LearnConfig = field(default_factory=LearnConfig)
-    """What of the backbone may change in it."""
-    scan: ScanConfig = field(default_factory=ScanConfig)
-
-
 def segment(
     scans: Sequence[Path],
     support: Path,
     mask: Path,
     backbone: Backbone | None,
     out: Path | str,
-    config: SegmentConfig | None = None,
+    config: FewshotSegmentConfig | None = None,
 ) -> dict[str, dict[str, float]]:
     """Leaves masks/NAME.nii.gz (class numbers on the scan's own grid), overlays/NAME.png and metrics.json in `out`.
 
     Gives back millilitres by scan and organ. A scan that cannot be read is left out and said. Raises DataError
     where the support cannot be used, none of the scans can, or `out` holds what is not ours.
     """
-    config = config or SegmentConfig()
+    config = config or FewshotSegmentConfig()
     check_ours(out)
     answer = answer_of(backbone, config)
     names = class_names(config.prepare.classes, Path(support))
@@ -109,7 +89,7 @@ def segment(
     return found
 
 
-def answer_of(backbone: Backbone | None, config: SegmentConfig) -> Answer:
+def answer_of(backbone: Backbone | None, config: FewshotSegmentConfig) -> Answer:
     """Prototypes over the backbone's features, trained on each slice where that is asked for.
 
     Raises ConfigError where there is no backbone to train.
@@ -118,12 +98,12 @@ def answer_of(backbone: Backbone | None, config: SegmentConfig) -> Answer:
         return by_prototypes(Remembered(features_of(backbone, config), 2), config.prototypes)
     if backbone is None:
         raise ConfigError("adapt.steps trains a network, pixels have none; give a backbone, or 0 steps")
-    learnable = Learnable(backbone, config.learn, config.slices, config.adapt.seed)
-    return Adapted(lambda _: learnable, config.adapt, config.prototypes)
+    learnable = TrainableEncoder(backbone, config.learn, config.slices, config.adapt.seed)
+    return TestTimeTraining(lambda _: learnable, config.adapt, config.prototypes)
 
 
 def found_in(
-    query: Volume, lessons: Mapping[int, Lesson], answer: Answer, config: SegmentConfig
+    query: Volume, lessons: Mapping[int, Lesson], answer: Answer, config: FewshotSegmentConfig
 ) -> np.ndarray:
     """(Z, H, W) uint8 class numbers of a scan of which nothing is known but its image."""
     shape = query.image_ZHW.shape
@@ -131,7 +111,7 @@ def found_in(
         organ: guessed_parts(shape[0], lesson.volumes(), config.scan.reach)
         for organ, lesson in lessons.items()
     }
-    smooth = config.scan.leaning(config.prototypes.compat)
+    smooth = config.scan.smoothing(config.prototypes.compat)
     ahead = {
         organ: answered(answer, lesson, query, parts[organ], smooth=smooth)[0]
         for organ, lesson in lessons.items()
@@ -149,18 +129,18 @@ def _lessons(teacher: Volume, names: Mapping[int, str]) -> dict[int, Lesson]:
 
 def _read(path: Path, mask: Path | None, names: Mapping[int, str], config: PrepareConfig) -> Volume:
     """A scan with its labels, where a mask is given. Raises DataError that names the file."""
-    if not kind_of(path):
+    if not file_kind(path):
         raise DataError(f"{path}: no NIfTI file, folder of DICOM slices or of pictures; give one of these")
-    told = Found(safe(stem(path.name)), path, mask, path.name, mask.name if mask else "")
+    told = ScanFiles(safe_name(stem(path.name)), path, mask, path.name, mask.name if mask else "")
     try:
-        image_ZHW, labels_ZHW, card = scan_of(told, config, organs_of([mask], names))
+        image_ZHW, labels_ZHW, card = prepare_scan(told, config, organ_classes([mask], names))
     except DataError as reason:
         raise DataError(f"{path}: {reason}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({type(error).__name__})") from None
     for doubt in card["doubts"]:
         log.warning("%s: %s", path.name, doubt)
-    grid = grid_of_card(card["grid"])
+    grid = grid_from_card(card["grid"])
     return Volume(
         told.name, image_ZHW.astype(np.float32), labels_ZHW, grid.spacing, card["modality"], grid.affine, grid
     )
@@ -174,7 +154,7 @@ def _save(
     if not labels_ZHW.any():
         log.warning("%s: nothing was found", query.name)
     save_mask(folder / "masks" / f"{query.name}.nii.gz", labels_ZHW, query)
-    png = sheet(query.image_ZHW, labels_ZHW, names, title=query.name)
+    png = overlay_sheet(query.image_ZHW, labels_ZHW, names, title=query.name)
     atomic_write(folder / "overlays" / f"{query.name}.png", png)
     voxel = float(np.prod(query.spacing)) / 1000
     return {

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...platform.core.errors import CheckpointError
 from ...platform.models.backbone import load, random_like
+from .config import FewshotConfig
 from .learn.training import ENCODERS
-from .measure import FewshotConfig
-from .method.answers import TaskConfig
+from .method.config import TaskConfig
 from .method.slices import PixelFeatures, SliceFeatures, TokenFeatures
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .measure import Evaluated, FewshotConfig, Score
+from .config import FewshotConfig
+from .measure import Evaluated, Score
 from .method.protocol import intervals
 
 MEAN = "mean"

@@ -9,73 +9,23 @@ arXiv 2403.03273, 2007.09886.
 
 from __future__ import annotations
 
-import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ....platform.core.errors import ConfigError, DataError
-from ...volumes.prepared import Volume, Volumes
+from ...volumes.volume import Volume, Volumes
 from .components import count_components, keep_components
+from .config import Compat, Components, PrototypeConfig
 from .protocol import PARTS, support_slices
-from .prototypes import Compat, PrototypeConfig, Sets, copy_mask, grid_mask, on_image, scores, sets_of
-from .slices import SliceConfig, SliceFeatures
-
-Components = Literal["1", "n", "all"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TaskConfig:
-    """How an organ is looked for, with truth or without."""
-
-    slices: SliceConfig = field(default_factory=SliceConfig)
-    prototypes: PrototypeConfig = field(default_factory=PrototypeConfig)
-    components: Components = "n"
-    """Connected parts of a mask that are kept in each slice: the surest, as many as the support shows, or all."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ScanConfig:
-    """What a scan's slices have to do with one another."""
-
-    reach: float = 0.1
-    """Without truth, an organ is looked for this far beyond where it lies in the supports, in parts of its length."""
-    smooth: float = 1.0
-    """In mode `ours`, how far a slice's scores lean on those above and below: deviation of a Gaussian, in slices; 0:
-    each slice answers by itself, as in the released codes."""
-
-    def __post_init__(self) -> None:
-        for name in ("reach", "smooth"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more")
-
-    def leaning(self, compat: Compat) -> float:
-        """`smooth` of a mode."""
-        return self.smooth if compat == "ours" else 0.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FoldsConfig(TaskConfig):
-    """What is asked of a prepared folder whose truth is known."""
-
-    folds: int = 5
-    """Over the sorted scans; each scan is a query once."""
-    organs: tuple[int, ...] = ()
-    """Class numbers; none named: all."""
-    resamples: int = 1000
-    """Of the bootstrap over scans."""
-    seed: int = 0
-    """Of all that is drawn: random weights, the bootstrap."""
-
-    def __post_init__(self) -> None:
-        if self.resamples < 1:
-            raise ConfigError(f"resamples is {self.resamples}; give at least 1")
+from .prototypes import Sets, copy_mask, grid_mask, on_image, scores, sets_of
+from .slices import SliceFeatures
 
 
 def classes_of(volumes: Volumes, asked: Sequence[int]) -> dict[int, str]:

@@ -14,15 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ....platform.core.errors import ConfigError, DataError
-
-Compat: TypeAlias = Literal["ours", "alpnet", "levayz"]
+from .config import Compat, PrototypeConfig
 
 SHORTEST = 1e-4
 """A shorter vector is divided by this instead of its length: next to nothing has no direction."""
@@ -30,73 +29,6 @@ EMPTY = 1e-5
 """Added to a mask's sum before it divides (as both codes release it)."""
 VOID = 255
 """A pixel of this label counts in no loss."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PrototypeConfig:
-    """How prototypes are taken from support slices and compared with a query slice."""
-
-    compat: Compat = "ours"
-    """`ours`, or the behaviour of a released code: `alpnet`, `levayz`. They differ in how a mask comes to the grid
-    (area, bilinear, nearest), in the gate's window and the factor of cosines at test (`window`, `tau`, else
-    `training_window`, `training_tau`), in how several supports are pooled (joint set, mean prototype, largest score)
-    and in cells at the edge that a window fills in part only (kept, else dropped)."""
-    window: int = 2
-    """Side of the square that is pooled to one local prototype at test, in cells of the feature grid."""
-    training_window: int = 4
-    """The same in training and in the alignment loss."""
-    tau: float = 40.0
-    """Factor of every cosine (1 / temperature) at test: the larger, the more the nearest prototype alone decides."""
-    training_tau: float = 20.0
-    """The same in training and in the alignment loss."""
-    foreground_share: float = 0.95
-    """A pooled cell with more than this share of organ is a local prototype of it; where none of the gate's cells
-    reaches it, the organ's mean alone answers (`mask` mode)."""
-    background_share: float = 0.95
-    """A pooled cell with more than this share of background is a prototype of it."""
-    background_weight: float = 0.05
-    """Weight of a background pixel in the cross-entropy; an organ's weighs 1."""
-
-    def __post_init__(self) -> None:
-        for name in ("window", "training_window"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"prototypes.{name} is {getattr(self, name)}; a window has at least 1 cell")
-        for name in ("foreground_share", "background_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(
-                    f"prototypes.{name} is {getattr(self, name)}; a share lies from 0 to below 1"
-                )
-        for name in ("tau", "training_tau"):
-            if not 0 < getattr(self, name) <= 40:
-                raise ConfigError(
-                    f"prototypes.{name} is {getattr(self, name)}; exp(-2 tau) must stay a float32: 40 at most"
-                )
-        if not 0 < self.background_weight <= 1:
-            raise ConfigError(
-                f"prototypes.background_weight is {self.background_weight}; give above 0, up to 1"
-            )
-
-    def pooled(self, training: bool) -> int:
-        """Side of the window that local prototypes are pooled with."""
-        return self.training_window if training else self.window
-
-    def gate(self, training: bool) -> int:
-        """Side of the window that decides between local prototypes and the organ's mean.
-
-        Both released codes take that of training at test too, where 4 x 4 cells within a kidney are rare.
-
-        >>> PrototypeConfig().gate(training=False), PrototypeConfig(compat="alpnet").gate(training=False)
-        (2, 4)
-        """
-        return self.pooled(training or self.compat != "ours")
-
-    def sharpness(self, training: bool) -> float:
-        """Factor of every cosine; both released codes take that of training at test too.
-
-        >>> PrototypeConfig().sharpness(training=False), PrototypeConfig(compat="alpnet").sharpness(training=False)
-        (40.0, 20.0)
-        """
-        return self.training_tau if training or self.compat != "ours" else self.tau
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,10 +232,10 @@ def sets_of(
     """
     supports_NChw = _real(supports_NCHW)
     grid_ONhw = grid_ONhw.to(supports_NChw)
-    window = config.pooled(training)
+    window = config.pooling_window(training)
     cells_NkC = _pooled(supports_NChw, window, config).flatten(2).mT
     organ_ONk = _pooled(grid_ONhw, window, config).flatten(2) > config.foreground_share
-    gate_ONk = _pooled(grid_ONhw, config.gate(training), config).flatten(2)
+    gate_ONk = _pooled(grid_ONhw, config.gate_window(training), config).flatten(2)
     open_ON = (gate_ONk >= config.foreground_share).any(dim=2)
     ground_OK = (_pooled(1 - grid_ONhw, window, config) > config.background_share).flatten(1)
     with _full_precision(supports_NChw):
@@ -314,7 +246,7 @@ def sets_of(
         members=torch.cat([back.members, front.members]),
         means=_unit(torch.cat([back.means, front.means])),
         present=torch.cat([back.present, front.present]),
-        tau=config.sharpness(training),
+        tau=config.cosine_factor(training),
         used=_used(names, len(supports_NChw), back, front),
     )
 

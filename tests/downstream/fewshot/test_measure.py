@@ -11,13 +11,12 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 
-from vetdino.downstream.fewshot.measure import FewshotConfig, evaluate, measure, ways_by, ways_of
+from vetdino.downstream.fewshot.config import FewshotConfig
+from vetdino.downstream.fewshot.measure import evaluate, measure, ways_by, ways_of
 from vetdino.downstream.fewshot.method.answers import (
     Encoders,
     Lesson,
     Remembered,
-    ScanConfig,
-    TaskConfig,
     answered,
     by_copy,
     by_prototypes,
@@ -27,10 +26,17 @@ from vetdino.downstream.fewshot.method.answers import (
     mask_of,
     smoothed,
 )
+from vetdino.downstream.fewshot.method.config import (
+    Compat,
+    PrototypeConfig,
+    ScanConfig,
+    SliceConfig,
+    TaskConfig,
+)
 from vetdino.downstream.fewshot.method.protocol import told_parts
-from vetdino.downstream.fewshot.method.prototypes import Compat, PrototypeConfig, on_image, predict
-from vetdino.downstream.fewshot.method.slices import PixelFeatures, SliceConfig
-from vetdino.downstream.volumes.prepared import Volume
+from vetdino.downstream.fewshot.method.prototypes import on_image, predict
+from vetdino.downstream.fewshot.method.slices import PixelFeatures
+from vetdino.downstream.volumes.volume import Volume
 from vetdino.platform.core.errors import ConfigError, DataError
 
 ORGANS = {1: "liver", 2: "kidneys"}

@@ -7,7 +7,8 @@ from itertools import product
 import numpy as np
 import pytest
 
-from vetdino.downstream.fewshot.measure import Evaluated, FewshotConfig, Score, Way
+from vetdino.downstream.fewshot.config import FewshotConfig
+from vetdino.downstream.fewshot.measure import Evaluated, Score, Way
 from vetdino.downstream.fewshot.method.answers import by_copy
 from vetdino.downstream.fewshot.summary import MEAN, few, paired_p, summary_of, values_of
 

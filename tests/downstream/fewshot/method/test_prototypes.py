@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vetdino.downstream.fewshot.method.config import PrototypeConfig
 from vetdino.downstream.fewshot.method.prototypes import (
-    PrototypeConfig,
     alignment_loss,
     copy_mask,
     grid_mask,
@@ -344,7 +344,7 @@ def test_background_too_thin_for_a_cell_answers_with_its_mean_and_says_so(compat
     grid = grid_mask(masks.double(), 8, 8, compat)
     mean = torch.from_numpy(mean_of(supports.numpy(), 1 - grid.numpy()))
     cosine = F.cosine_similarity(query, mean[:, None, None], dim=0)
-    torch.testing.assert_close(logits[0], config.sharpness(False) * cosine, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits[0], config.cosine_factor(False) * cosine, atol=1e-4, rtol=0)
 
 
 def test_an_organ_lost_on_the_grid_scores_0_and_says_so():

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from vetdino.downstream.fewshot.method.config import SliceConfig
 from vetdino.downstream.fewshot.method.slices import (
     PixelFeatures,
-    SliceConfig,
     TokenFeatures,
     body_of,
     greys_of,
@@ -18,7 +18,7 @@ from vetdino.downstream.fewshot.method.slices import (
     resized,
     standardised,
 )
-from vetdino.downstream.volumes.prepared import Volume
+from vetdino.downstream.volumes.volume import Volume
 from vetdino.platform.core.errors import ConfigError, DataError
 
 
