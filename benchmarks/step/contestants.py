@@ -16,7 +16,7 @@ from vetdino.platform.models.backbone import BackboneConfig, random_backbone, ti
 from vetdino.pretrain.batches.batch import CropBatch
 from vetdino.pretrain.distillation.config import DistillConfig, HeadConfig, OptimConfig
 from vetdino.pretrain.distillation.distiller import Distiller
-from vetdino.pretrain.distillation.engine import groups_of, prepare_blocks
+from vetdino.pretrain.distillation.engine import prepare_blocks, student_groups
 
 from .settings import CLIP, DECAY, MOMENTUM, RATE, TEMPERATURE, Setting
 
@@ -34,10 +34,10 @@ class Ours:
         groups = [
             {
                 "params": group["params"],
-                "lr": RATE * group["rule"].lr,
+                "lr": RATE * group["rule"].lr_factor,
                 "weight_decay": DECAY if group["rule"].decays else 0.0,
             }
-            for group in groups_of(self.distiller.student, config)
+            for group in student_groups(self.distiller.student, config)
         ]
         self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
         self.parameters = list(self.distiller.student.parameters())

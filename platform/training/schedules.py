@@ -1,4 +1,4 @@
-"""Values that change with the step: warm up, then follow a cosine."""
+"""Values that change with the step: a warm-up and half a cosine, or a straight line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Cosine:
         if step < rise:
             return self.start * step / max(1, rise - 1)
         done = (step - rise) / max(1, steps - rise)
-        return self.end + 0.5 * (self.start - self.end) * (1 + math.cos(math.pi * min(1.0, done)))
+        return _half_cosine(self.start, self.end, math.pi * min(1.0, done))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,3 +51,24 @@ class Ramp:
         """
         done = min(1.0, step / max(1.0, self.over * steps))
         return self.start + (self.end - self.start) * done
+
+
+def warmup_cosine(step: int, steps: int, *, peak: float, warmup: float) -> float:
+    """A rise in a straight line to `peak`, then half a cosine down to nearly 0, at a step of 0..steps - 1.
+
+    The schedule of fine-tuning (MAE, arXiv 2111.06377, appendix A.1). Other than `Cosine`, the first step already
+    learns: the rise takes the share `warmup` of the steps, and step k of a rise over n has (k + 1) / n of the peak.
+
+    >>> [round(warmup_cosine(step, 10, peak=1.0, warmup=0.2), 3) for step in (0, 1, 2, 6, 9)]
+    [0.5, 1.0, 1.0, 0.5, 0.038]
+    """
+    # timm's CosineLRScheduler has the same cosine, but its rise begins at 0 and reaches the peak a step later.
+    rise = round(warmup * steps)
+    if step < rise:
+        return peak * (step + 1) / rise
+    return _half_cosine(peak, 0.0, math.pi * (step - rise) / (steps - rise))
+
+
+def _half_cosine(start: float, end: float, angle: float) -> float:
+    """From `start` at angle 0 to `end` at pi."""
+    return end + 0.5 * (start - end) * (1 + math.cos(angle))

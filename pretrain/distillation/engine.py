@@ -32,15 +32,15 @@ SMALL = 100_000
 """Numbers up to which a parameter stays whole on every worker under ZeRO 3: fetching it would cost more."""
 
 
-def parameter_kind(name: str) -> str:
-    """Which part of a `Learner` a parameter belongs to, as far as it may be held still: see `Engine.schedule`.
+def student_groups(student: Learner, config: OptimConfig) -> list[dict[str, Any]]:
+    """The student's parameter groups; what `Engine.schedule` may hold still is of the kind `backbone` or `prototypes`."""
 
-    >>> parameter_kind("backbone.vit.norm.bias"), parameter_kind("head.prototypes_KW"), parameter_kind("head.mlp.0.bias")
-    ('backbone', 'prototypes', '')
-    """
-    if name.endswith(".prototypes_KW"):
-        return "prototypes"
-    return "backbone" if name.startswith("backbone.") else ""
+    def kind(name: str) -> str:
+        if name.endswith(".prototypes_KW"):
+            return "prototypes"
+        return "backbone" if name.startswith("backbone.") else ""
+
+    return parameter_groups(student, config.layer_decay, patch_embed=config.patch_embed, kind=kind)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,9 +84,7 @@ class Engine:
         self.scale = math.sqrt(batch / 1024)
         self.parts = config.parts(batch, world)
         self.student = student
-        groups = parameter_groups(
-            student, config.layer_decay, patch_embed=config.patch_embed, kind=parameter_kind
-        )
+        groups = student_groups(student, config)
         self.rules = [group.pop("rule") for group in groups]
         self.adam = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), fused=True)
         prepare_blocks(student, config, device)

@@ -1,13 +1,17 @@
-"""Schedules against numpy's own curves."""
+"""Schedules against NumPy's curves and timm's schedulers."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.scheduler import CosineLRScheduler, StepLRScheduler
 
-from vetdino.platform.training.schedules import Cosine, Ramp
+from vetdino.platform.training.schedules import Cosine, Ramp, warmup_cosine
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
@@ -37,3 +41,46 @@ def test_no_value_leaves_the_span_of_start_and_end(steps, start, end, over):
     for step in {0, steps // 3, steps - 1, steps, 2 * steps}:
         assert low <= Ramp(start=start, end=end, over=over).at(step, steps) <= high
         assert low <= Cosine(start=start, end=end).at(step, steps) <= high
+
+
+def test_fine_tuning_rises_to_its_peak_then_falls_to_nearly_nothing():
+    rates = [warmup_cosine(step, 40, peak=2.0, warmup=0.25) for step in range(40)]
+    assert max(rates) == rates[9] == rates[10] == 2.0
+    assert rates[0] == pytest.approx(0.2)
+    assert rates[-1] < 0.02
+    assert np.all(np.diff(rates[10:]) < 0)
+    assert warmup_cosine(0, 1, peak=2.0, warmup=1.0) == 2.0
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.35])
+def test_fine_tunings_schedule_is_this_formula_to_the_last_bit(warmup):
+    for steps in (1, 7, 240):
+        rise = round(warmup * steps)
+        for step in range(steps):
+            fall = 5e-4 * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+            expected = 5e-4 * (step + 1) / rise if step < rise else fall
+            assert warmup_cosine(step, steps, peak=5e-4, warmup=warmup) == expected
+
+
+def test_timms_cosine_falls_alike_but_rises_otherwise():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    timms = CosineLRScheduler(optimizer, 30, warmup_t=10, warmup_prefix=True, t_in_epochs=False)
+    rises = []
+    for step in range(40):
+        timms.step_update(step)
+        ours, theirs = warmup_cosine(step, 40, peak=2.0, warmup=0.25), optimizer.param_groups[0]["lr"]
+        if step < 10:
+            rises.append(ours != theirs)
+        else:
+            assert ours == theirs
+    assert all(rises)
+
+
+@pytest.mark.parametrize(("decay", "every"), [(0.95, 1000), (0.5, 3)])
+def test_timms_steps_are_a_power_to_the_last_bit(decay, every):
+    """Few-shot training relies on this: the rate of a step depends on its number alone."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    timms = StepLRScheduler(optimizer, every, decay, t_in_epochs=False)
+    for step in (0, 1, every - 1, every, 7 * every + 1, 100_099, 2):
+        timms.step_update(step)
+        assert optimizer.param_groups[0]["lr"] == 1e-3 * decay ** (step // every)

@@ -26,7 +26,7 @@ from vetdino.platform.training.schedules import Cosine
 from vetdino.pretrain.distillation import engine as engine_module
 from vetdino.pretrain.distillation.config import HeadConfig, OptimConfig
 from vetdino.pretrain.distillation.distiller import Learner
-from vetdino.pretrain.distillation.engine import Engine, groups_of
+from vetdino.pretrain.distillation.engine import Engine, student_groups
 
 STEPS, BATCH = 4, 4
 
@@ -156,14 +156,14 @@ def by_hand(folder: Path) -> None:
     for block in plain.backbone.vit.blocks:
         # As the engine has it on a CPU: where a gradient is next to nothing, AdamW makes much of its rounding.
         block.attn.fused_attn = False
-    groups = groups_of(plain, CONFIG)
+    groups = student_groups(plain, CONFIG)
     rules = [group.pop("rule") for group in groups]
     adam = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.95), foreach=False)
     kept = {}
     for step in range(STEPS):
         lr, decay = CONFIG.lr.at(step, STEPS) * (BATCH / 1024) ** 0.5, CONFIG.weight_decay.at(step, STEPS)
         for group, rule in zip(adam.param_groups, rules, strict=True):
-            group["lr"] = 0.0 if rule.prototypes and step < 0.5 * STEPS else lr * rule.lr
+            group["lr"] = 0.0 if rule.kind == "prototypes" and step < 0.5 * STEPS else lr * rule.lr_factor
             group["weight_decay"] = decay if rule.decays else 0.0
         adam.zero_grad()
         loss_of(plain, slice(0, BATCH), step).backward()
