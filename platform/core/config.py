@@ -1,4 +1,4 @@
-"""A setting's three faces: a frozen dataclass in code, flags on a command line, JSON in a folder.
+"""Settings as a frozen dataclass in code, as flags on a command line and as JSON in a folder.
 
 The same dotted path names a setting everywhere: `crops.global_side` in code and in MLflow,
 `--crops.global-side` on the command line, nested objects in `config.json`.
@@ -10,14 +10,11 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import os
-import secrets
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from io import StringIO
-from pathlib import Path
 from typing import Any, TypeVar
 
 from .errors import ConfigError
@@ -34,9 +31,8 @@ def to_json(config: Any) -> str:
 def from_json(cls: type[T], text: str, source: str = "") -> T:
     """The config that `text` describes; keys left out keep their defaults.
 
-    `source` is named in messages (a file). Raises ConfigError where the text is no JSON, a key is unknown
-    (the nearest known one is named) or a value has another type: nothing is converted but a list to a tuple
-    and a string to a path.
+    source: the file's name, for messages. Raises ConfigError where the text is not JSON, a key is unknown (the
+    nearest known one is named) or a value has another type; only a list becomes a tuple and a string a path.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -62,7 +58,7 @@ def digest(config: Any) -> str:
 
 
 def flat(config: Any) -> dict[str, Scalar]:
-    """Dotted path -> value, for MLflow and tables; what is no scalar (a tuple) becomes its JSON text.
+    """Dotted path -> value, for MLflow and tables; a tuple becomes its JSON text.
 
     >>> @dataclasses.dataclass
     ... class Optim:
@@ -75,9 +71,9 @@ def flat(config: Any) -> dict[str, Scalar]:
 
 
 def cli_config(default: T | type[T], args: Sequence[str], prog: str) -> T:
-    """`default` changed by flags such as `--crops.global-side 96`; `--help` prints them all, exit code 0.
+    """The config of a class's defaults, or of an instance, changed by flags such as `--crops.global-side 96`.
 
-    An unknown flag or a bad value prints one line to stderr, the nearest known name in it, exit code 2.
+    An unknown flag or a bad value prints one line to stderr, the nearest known name in it, and raises SystemExit(2).
     """
     import sys
 
@@ -93,6 +89,7 @@ def cli_config(default: T | type[T], args: Sequence[str], prog: str) -> T:
                 args=list(args),
                 prog=prog,
                 return_unknown_args=True,
+                add_help=False,
                 config=(tyro.conf.AvoidSubcommands,),
                 **start,
             )
@@ -102,60 +99,96 @@ def cli_config(default: T | type[T], args: Sequence[str], prog: str) -> T:
         raise
     if unknown:
         word = unknown[0].partition("=")[0]
-        known = ["--" + key.replace("_", "-") for key in _keys(cls)]
+        known = [flag_of(key) for key in _keys(cls)]
         print(f"{prog}: unknown argument {word}; {nearest(word, known)}", file=sys.stderr)
         raise SystemExit(2)
     return config
 
 
-def part_of(cls: type[T], asked: Any) -> T:
-    """The `cls` inside a config that has its settings and more, such as a command's with the places added.
+def with_settings(default: T | type[T], settings: Mapping[str, Any]) -> T:
+    """The config of a class's defaults, or of an instance, with settings changed by dotted path.
+
+    Raises ConfigError where a path is unknown (the nearest is named), a value has another type, or a setting
+    without a default is missing.
 
     >>> @dataclasses.dataclass
-    ... class Work:
+    ... class Optim:
+    ...     lr: float = 0.1
+    >>> @dataclasses.dataclass
+    ... class Training:
+    ...     steps: int
+    ...     optim: Optim = dataclasses.field(default_factory=Optim)
+    >>> with_settings(Training, {"steps": 3, "optim.lr": 0.5})
+    Training(steps=3, optim=Optim(lr=0.5))
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    cls = default if isinstance(default, type) else type(default)
+    hints, known = typing.get_type_hints(cls), {field.name: field for field in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for path, value in sorted(settings.items()):
+        name, _, rest = path.partition(".")
+        if name not in known or (rest and not _parts(hints[name])):
+            raise ConfigError(f"unknown setting '{path}'; {nearest(path, list(_keys(cls)))}")
+        if rest:
+            inner = values[name] if name in values else default_value(known[name], default)
+            values[name] = with_settings(inner, {rest: value})
+            continue
+        try:
+            values[name] = TypeAdapter(hints[name]).validate_python(value)
+        except ValidationError as error:
+            raise ConfigError(f"setting '{path}' is {value!r}: {error.errors()[0]['msg']}") from None
+    if not isinstance(default, type):
+        return dataclasses.replace(default, **values)
+    for name, field in known.items():
+        if name not in values and default_value(field, cls) is dataclasses.MISSING:
+            raise ConfigError(f"setting '{name}' is missing")
+    return cls(**values)
+
+
+def default_value(field: dataclasses.Field[Any], default: Any) -> Any:
+    """A field's value in an instance, or its default in a class; `dataclasses.MISSING` where it has none."""
+    if not isinstance(default, type):
+        return getattr(default, field.name)
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def flag_of(path: str, switch: bool = False) -> str:
+    """A setting's flag on the command line; a switch has one for on and one for off.
+
+    >>> flag_of("crops.global_side"), flag_of("optim.compile", switch=True)
+    ('--crops.global-side', '--optim.compile, --optim.no-compile')
+    """
+    group, dot, name = path.replace("_", "-").rpartition(".")
+    flag = f"--{group}{dot}{name}"
+    return f"{flag}, --{group}{dot}no-{name}" if switch else flag
+
+
+def subconfig(cls: type[T], config: Any) -> T:
+    """The `cls` whose fields are all in a larger config, such as that of a command, which adds its folders.
+
+    >>> @dataclasses.dataclass
+    ... class Training:
     ...     rate: float = 1.0
     >>> @dataclasses.dataclass
-    ... class Command(Work):
+    ... class TrainCommand(Training):
     ...     out: str = "here"
-    >>> part_of(Work, Command(rate=2.0))
-    Work(rate=2.0)
+    >>> subconfig(Training, TrainCommand(rate=2.0))
+    Training(rate=2.0)
     """
-    return cls(**{field.name: getattr(asked, field.name) for field in dataclasses.fields(cls)})
+    return cls(**{field.name: getattr(config, field.name) for field in dataclasses.fields(cls)})
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The end of a message about a word that is not known.
+    """The end of a message about an unknown word, which names the most similar known one.
 
     >>> nearest("evalute", ["evaluate", "prepare"])
     "the nearest is 'evaluate'"
     """
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.0)
     return f"the nearest is '{near[0]}'" if near else "there is none"
-
-
-def atomic_write(path: Path | str, content: bytes | str) -> None:
-    """Writes a file whole or not at all; makes its folder. Raises OSError with nothing left behind."""
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-@contextmanager
-def atomic_path(path: Path | str) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; it becomes `path` when the block ends well, else it goes.
-
-    For writers that want a file name of their own (Parquet, FAISS).
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _plain(config: Any) -> Any:
@@ -195,7 +228,7 @@ def _keys(cls: type, path: str = "") -> Iterator[str]:
 
 
 def _unknown_keys(cls: type, data: Any, path: str = "") -> Iterator[str]:
-    """Dotted paths in `data` that no field of the config answers to."""
+    """Dotted paths in `data` that name no field of the config."""
     if not isinstance(data, dict):
         return
     hints = typing.get_type_hints(cls)
@@ -211,11 +244,11 @@ def _unknown_keys(cls: type, data: Any, path: str = "") -> Iterator[str]:
 
 
 def _one_line(box: str) -> str:
-    """What tyro says in a box of several lines, as one: the lines above its first rule."""
+    """tyro's message, a box of several lines, as one line: the text above its first rule."""
     lines = [line.strip("│╭╮╰╯ \t") for line in box.splitlines()]
-    said = []
+    message = []
     for line in lines[1:]:
         if line and set(line) == {"─"}:
             break
-        said.append(line)
-    return " ".join(filter(None, said)) or "cannot read these arguments"
+        message.append(line)
+    return " ".join(filter(None, message)) or "cannot read these arguments"

@@ -1,15 +1,15 @@
-"""The errors that people meet. Each reaches the terminal as one line: what was found, where, what to do next.
+"""Errors meant for people: each reaches the terminal as one line, with what was found, where, and what to do.
 
-An `assert` elsewhere in the house guards what only a mistake of ours could break.
+An `assert` elsewhere in the package guards what only a mistake of ours could break.
 """
 
 
 class VetdinoError(Exception):
-    """Root of all errors meant for people."""
+    """Base of all errors meant for people."""
 
 
 class ConfigError(VetdinoError):
-    """A setting, a recipe or a command line that cannot be obeyed."""
+    """A setting, a recipe or a command line that is invalid."""
 
 
 class DataError(VetdinoError):
@@ -19,7 +19,7 @@ class DataError(VetdinoError):
 class DicomError(DataError):
     """One file that gives no view.
 
-    `code` is one of the closed list in `dicom.CODES`; the message holds no identifier.
+    code: one of the closed list `ingest.header.CODES`. detail: more about it; holds no identifier.
     """
 
     def __init__(self, code: str, detail: str = "") -> None:
@@ -29,7 +29,7 @@ class DicomError(DataError):
 
 
 class ShardError(DataError):
-    """A shard or manifest that is damaged, incomplete or not what was asked for."""
+    """A shard or manifest that is damaged, incomplete or of another version."""
 
 
 class FeaturesError(DataError):
@@ -37,7 +37,7 @@ class FeaturesError(DataError):
 
 
 class CheckpointError(VetdinoError):
-    """A checkpoint or backbone folder that is damaged or belongs to something else."""
+    """A checkpoint or backbone folder that is damaged or does not fit the model or the data."""
 
 
 class GalleryError(VetdinoError):
@@ -45,4 +45,4 @@ class GalleryError(VetdinoError):
 
 
 class TrainingError(VetdinoError):
-    """A training that cannot go on."""
+    """A training that cannot continue."""

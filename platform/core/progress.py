@@ -1,6 +1,6 @@
-"""How far a long piece of work is: a bar on a terminal, a line of JSON now and then anywhere else.
+"""Progress of a long task: a bar on a terminal, elsewhere a line of JSON every few seconds.
 
-Both go to stderr, so that what a command prints to stdout stays clean; tables of results are printed there.
+Both go to stderr; stdout is for results.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 LINE_EVERY = 5.0
-"""Seconds between two lines where stderr is no terminal."""
+"""Seconds between two lines of JSON."""
 
 
 class Progress:
     """Counts finished units; use it as a context manager.
 
-    label: what is being done; total: units expected, None where unknown; unit: what is counted (plural).
+    label: the task; total: expected units, None where unknown; unit: what is counted, in the plural.
 
     >>> with Progress("decode", total=2) as progress:
     ...     progress.advance(loss=0.5)
@@ -37,24 +37,24 @@ class Progress:
         self.unit = unit
         self.done = 0
         self.notes: dict[str, Any] = {}
-        self._bar = None
-        self._began = self._spoke = time.monotonic()
+        self._bar: Any = None
+        self._began = self._last_line = time.monotonic()
 
     def __enter__(self) -> Progress:
-        self._began = self._spoke = time.monotonic()
+        self._began = self._last_line = time.monotonic()
         if sys.stderr.isatty():
             self._bar = _bar(self.label, self.total, self.unit)
             self._bar.start()
         return self
 
     def advance(self, n: int = 1, **notes: Any) -> None:
-        """`n` more units are done; notes (`loss=0.31`) are shown beside the bar until they change."""
+        """Counts `n` more units; notes (`loss=0.31`) are shown beside the bar until they change."""
         self.done += n
         self.notes.update(notes)
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self.done, notes=_beside(self.notes))
-        elif time.monotonic() - self._spoke >= LINE_EVERY:
-            self._say(finished=False)
+            self._bar.update(self._bar.task_ids[0], completed=self.done, notes=_notes_text(self.notes))
+        elif time.monotonic() - self._last_line >= LINE_EVERY:
+            self._print_line(finished=False)
 
     @property
     def rate(self) -> float:
@@ -65,11 +65,11 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
         else:
-            self._say(finished=kind is None and (self.total is None or self.done >= self.total))
+            self._print_line(finished=kind is None and (self.total is None or self.done >= self.total))
 
-    def _say(self, finished: bool) -> None:
-        """One line of JSON: the words, the count, the rate, the seconds left and the notes."""
-        self._spoke = time.monotonic()
+    def _print_line(self, finished: bool) -> None:
+        """Prints one line of JSON: label, count, rate, seconds left and the notes."""
+        self._last_line = time.monotonic()
         left = None
         if self.total is not None and self.done:
             left = round((self.total - self.done) / self.rate, 1)
@@ -79,16 +79,16 @@ class Progress:
             "total": self.total,
             "unit": self.unit,
             "per_second": round(self.rate, 2),
-            "seconds": round(self._spoke - self._began, 1),
+            "seconds": round(self._last_line - self._began, 1),
             "seconds_left": 0.0 if finished else left,
             "finished": finished,
-            **{key: _short(value) for key, value in self.notes.items()},
+            **{key: _rounded(value) for key, value in self.notes.items()},
         }
         print(json.dumps(line, default=str), file=sys.stderr, flush=True)
 
 
 def track(items: Iterable[T], *, label: str, total: int | None = None, unit: str = "studies") -> Iterator[T]:
-    """The items, counted as they go by; `total` is their length where they have one.
+    """Yields the items and counts them; `total` is their length where they have one.
 
     >>> list(track("ab", label="letters"))
     ['a', 'b']
@@ -102,7 +102,7 @@ def track(items: Iterable[T], *, label: str, total: int | None = None, unit: str
 
 
 def tables_console() -> Console:
-    """A rich console on stdout that folds no table in a pipe, which has no width of its own."""
+    """A rich console on stdout that wraps no table in a pipe, which has no width."""
     from rich.console import Console
 
     console = Console()
@@ -133,10 +133,10 @@ def _bar(label: str, total: int | None, unit: str) -> Any:
     return bar
 
 
-def _beside(notes: dict[str, Any]) -> str:
-    return "  ".join(f"{key} {_short(value)}" for key, value in notes.items())
+def _notes_text(notes: dict[str, Any]) -> str:
+    return "  ".join(f"{key} {_rounded(value)}" for key, value in notes.items())
 
 
-def _short(value: Any) -> Any:
-    """Numbers to four significant digits, the rest as it is."""
+def _rounded(value: Any) -> Any:
+    """A float to four significant digits, anything else unchanged."""
     return float(f"{value:.4g}") if isinstance(value, float) else value

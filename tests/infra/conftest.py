@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vetdino.platform.core.runs import Run
+from vetdino.platform.core.run_folder import RunFolder
 from vetdino.platform.data.shards import Manifest, ShardWriter, save_manifest
 from vetdino.platform.data.study import Study, View
 from vetdino.platform.measure.metrics import Answers, figures_of
 from vetdino.platform.measure.predictions import answers_file, save_answers
-from vetdino.platform.models.backbone import BackboneConfig, random_backbone, save_backbone
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.platform.models.saving import save_backbone
 
 FINDINGS = ("mass", "stones")
 PATIENTS = tuple(f"canary-patient-{n // 2}" for n in range(60))
@@ -35,9 +37,11 @@ class Folders:
             params={"optim.lr": lr, "seed": seed, "out": str(self.root / name), "shards": "shards"},
             tags={"config": f"config-{lr}", "seed": seed, "views": "multi"},
         )
-        run = Run(folder, silent=False)
+        run = RunFolder(folder)
         for step in range(10, 60, 10):
-            run.metrics(step, {"loss/total": 5 - lr * step + seed, "probe/auroc_macro": 0.5 + lr * step / 99})
+            run.append_metrics(
+                step, {"loss/total": 5 - lr * step + seed, "probe/auroc_macro": 0.5 + lr * step / 99}
+            )
         if backbone:
             made = random_backbone(SMALL, seed + round(1000 * lr))  # one training, one backbone
             object.__setattr__(made.card, "origin", {"config": f"config-{lr}", "manifest": self.manifest})
@@ -52,9 +56,9 @@ class Folders:
         answers = {"backbone": answers_of(skill, seed), "pixels": answers_of(0.0, 99)}
         folder = self._folder(name, params={"resamples": 50}, tags={"manifest": manifest, "backbone": digest})
         figures = figures_of(answers, 50)
-        run = Run(folder, silent=False)
-        run.table("knn", [asdict(figure) for figure in figures])
-        run.metrics(0, {"knn/auroc.macro.backbone": figures[0].value})
+        run = RunFolder(folder)
+        run.write_table("knn", [asdict(figure) for figure in figures])
+        run.append_metrics(0, {"knn/auroc.macro.backbone": figures[0].value})
         whole = {
             "sources": {"backbone": {"digest": digest}, "pixels": {"digest": "pixels-32"}},
             "left_out": {"knn": {"never": "0 present and 60 absent in train"}},

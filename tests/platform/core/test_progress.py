@@ -18,12 +18,17 @@ def test_nothing_to_do_is_finished_at_once(capsys):
 def test_the_items_go_by_unchanged_and_the_last_line_counts_them(capsys):
     assert list(track(iter("abc"), label="letters", total=3, unit="letters")) == ["a", "b", "c"]
     (line,) = capsys.readouterr().err.splitlines()
-    told = json.loads(line)
-    assert (told["progress"], told["done"], told["total"], told["unit"]) == ("letters", 3, 3, "letters")
-    assert told["finished"]
+    record = json.loads(line)
+    assert (record["progress"], record["done"], record["total"], record["unit"]) == (
+        "letters",
+        3,
+        3,
+        "letters",
+    )
+    assert record["finished"]
 
 
-def test_a_line_is_said_at_most_every_few_seconds(capsys, monkeypatch):
+def test_a_line_is_printed_at_most_every_few_seconds(capsys, monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock) * 1.0)
     with Progress("steps", total=40) as bar:

@@ -1,0 +1,345 @@
+"""MLflow: the run that mirrors a folder's files, its logged models, and the pages that show them.
+
+A pretraining is one MLflow run with the whole curve; each resume adds a child run. A backbone, or a checkpoint
+that was kept, is a logged model, known by its digest: what other runs measure of it is logged there by the step
+of the pretraining.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import re
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from .extras import EXTRAS, has_extra
+from .files import atomic_write
+from .run_folder import metric_name
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+EXPERIMENTS = ("vetdino/pretrain", "vetdino/evaluate", "vetdino/zeroshot", "vetdino/fewshot")
+"""MLflow experiments, one for each kind of run."""
+
+MODEL_TAGS = {"mlflow.model.isExternal": "true"}
+"""Tags of a logged model whose weights MLflow does not keep."""
+
+PENDING = 1000
+"""Most batches of metrics on their way to MLflow before one is waited for."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RunPages:
+    """Where MLflow shows a run. serve: the command that starts the server, empty where one is running."""
+
+    run: str
+    charts: str
+    serve: str
+
+    def __str__(self) -> str:
+        pages = f"{self.run} (all runs: {self.charts})"
+        return f"{self.serve}, then {pages}" if self.serve else pages
+
+
+def _never_raises(
+    method: Callable[Concatenate[Tracker, P], R],
+) -> Callable[Concatenate[Tracker, P], R | None]:
+    """The method as a best effort: None where MLflow is not connected or fails; the first failure is a warning."""
+
+    @functools.wraps(method)
+    def best_effort(self: Tracker, *args: P.args, **kwargs: P.kwargs) -> R | None:
+        if self.client is None:
+            return None
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            if not self.warned:
+                log.warning("recording in %s failed (%s); the work goes on", self.folder, _first_line(error))
+            self.warned = True
+            return None
+
+    return best_effort
+
+
+class Tracker:
+    """The MLflow run of a folder. Until `open` has succeeded, and after `close`, every method does nothing."""
+
+    def __init__(self, folder: Path, uri: str) -> None:
+        """uri: address of MLflow, as `tracking_address` gives it."""
+        self.folder = folder
+        self.uri = uri
+        self.client: Any = None
+        self.warned = False
+        self.run_id = ""
+        self.experiment_id = ""
+        self.child_id = ""
+        """The child run of this start where the run was resumed, else empty."""
+        self.pages: RunPages | None = None
+        self._pending: deque[Any] = deque()
+        self._tables: list[dict[str, str]] = []
+
+    def open(
+        self,
+        experiment: str,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, Any],
+        last_step: int,
+    ) -> None:
+        """Starts the MLflow run, or continues that of the folder's run.json; one line where that fails.
+
+        last_step: the last step that the folder's history holds.
+        """
+        if not has_extra("mlflow"):
+            log.warning("no MLflow run: pip install 'vetdino[%s]'", EXTRAS["mlflow"])
+            return
+        resumed = (self.folder / "run.json").is_file()
+        try:
+            client = connect(self.uri)
+            self._begin(client, experiment, name, params, tags)
+            if resumed:
+                tags = {**tags, "mlflow.parentRunId": self.run_id, "resumed_after_step": last_step}
+                self.child_id = _create_run(
+                    client, self.experiment_id, f"{name}, resumed after {last_step}", params, tags
+                )
+        except Exception as error:
+            log.warning(
+                "no tracking at %s (%s); the files in %s are written all the same",
+                self.uri,
+                _first_line(error),
+                self.folder,
+            )
+            return
+        self.client = client
+        self.pages = run_pages(self.uri, self.experiment_id, self.run_id)
+
+    def _begin(
+        self, client: Any, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]
+    ) -> None:
+        """Continues the run in run.json where it is one of this MLflow, else creates a run and run.json."""
+        path = self.folder / "run.json"
+        if path.is_file():
+            known = json.loads(path.read_text())
+            if known["tracking_uri"] == self.uri:
+                client.update_run(known["run_id"], status="RUNNING")
+                self.run_id, self.experiment_id = known["run_id"], known["experiment_id"]
+                return
+        experiment_id = _experiment_id(client, self.uri, experiment)
+        run_id = _create_run(client, experiment_id, name, params, tags)
+        content = {
+            "run_id": run_id,
+            "experiment_id": experiment_id,
+            "experiment": experiment,
+            "name": name,
+            "tracking_uri": self.uri,
+        }
+        atomic_write(path, json.dumps(content, indent=2))
+        self.run_id, self.experiment_id = run_id, experiment_id
+
+    @_never_raises
+    def log_metrics(self, step: int, values: Mapping[str, float], model_id: str) -> None:
+        """Sends the values in the background; the names are such as `metric_name` gives."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        batch = [Metric(name, value, now, step, model_id or None) for name, value in values.items()]
+        self._pending.append(self.client.log_batch(self.run_id, metrics=batch, synchronous=False))
+        self._wait_until_pending(PENDING)
+
+    @_never_raises
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes a table as MLflow's `log_table`, which would append to that of an earlier start of the run."""
+        content = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
+        self._tables.append({"path": f"{name}.json", "type": "table"})
+        self.client.log_dict(self.run_id, content, f"{name}.json")
+        self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps(self._tables))
+
+    @_never_raises
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """Copies a file or a folder into the run's artifacts, there below `folder`."""
+        send = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+        send(self.run_id, str(path), folder)
+
+    @_never_raises
+    def log_dataset(self, name: str, digest: str, context: str, facts: Mapping[str, Any]) -> None:
+        """Logs a data set as an input of the run."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        # MLflow takes 36 characters of a digest; the whole of it is in the run's tags.
+        source = json.dumps({"manifest": digest})
+        dataset = Dataset(name, digest[:36], "vetdino", source, profile=json.dumps(facts))
+        tags = [InputTag("mlflow.data.context", context)]
+        self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
+
+    @_never_raises
+    def log_trained_model(self, name: str, digest: str, step: int, facts: Mapping[str, Any]) -> str:
+        """Id of the logged model with this digest that this run made; made now where there is none."""
+        from mlflow.entities import LoggedModelOutput
+
+        if known := self._model_id(digest, f"source_run_id = '{self.run_id}'"):
+            return known
+        model_id = self._create_model(name, digest, step, facts)
+        self.client.log_outputs(self.run_id, [LoggedModelOutput(model_id, step)])
+        return model_id
+
+    @_never_raises
+    def log_evaluated_model(self, name: str, digest: str, step: int, facts: Mapping[str, Any]) -> str:
+        """Id of the oldest logged model with this digest, made now where there is none; an input of the run."""
+        from mlflow.entities import LoggedModelInput
+
+        model_id = self._model_id(digest) or self._create_model(name, digest, step, facts)
+        self.client.log_inputs(self.run_id, models=[LoggedModelInput(model_id)])
+        return model_id
+
+    def _model_id(self, digest: str, condition: str = "") -> str:
+        """Id of the oldest logged model with this digest in our experiments, empty where there is none."""
+        experiments = [self.client.get_experiment_by_name(name) for name in EXPERIMENTS]
+        models = self.client.search_logged_models(
+            [experiment.experiment_id for experiment in experiments if experiment is not None],
+            filter_string=" AND ".join(filter(None, (f"tags.digest = '{digest}'", condition))),
+            order_by=[{"field_name": "creation_timestamp", "ascending": True}],
+            max_results=1,
+        )
+        return models[0].model_id if models else ""
+
+    def _create_model(self, name: str, digest: str, step: int, facts: Mapping[str, Any]) -> str:
+        """As `mlflow.create_external_model`, which knows one tracking address a process only."""
+        tags = MODEL_TAGS | _texts({"digest": digest, "step": step, **facts})
+        name = re.sub(r"[/:.%\"']", "_", name)  # MLflow refuses these in a model's name
+        model = self.client.create_logged_model(
+            self.experiment_id, name, source_run_id=self.run_id, tags=tags, model_type="backbone"
+        )
+        self.client.finalize_logged_model(model.model_id, "READY")
+        return model.model_id
+
+    @_never_raises
+    def log_best(self, name: str, value: float, step: int) -> None:
+        """Logs the metric `best/NAME` and the tag `best.NAME.step`."""
+        self.client.log_metric(self.run_id, f"best/{name}", value, step=step)
+        self.client.set_tag(self.run_id, f"best.{name}.step", str(step))
+
+    def close(self, status: str) -> None:
+        """Ends the run, and its child, and waits for all metrics on their way."""
+        # Ended first: that hands over what waits in MLflow's buffer. The batches themselves are awaited after it.
+        self._terminate(status)
+        self._wait_until_pending(0)
+        self.client = None
+
+    @_never_raises
+    def _terminate(self, status: str) -> None:
+        for run_id in filter(None, (self.child_id, self.run_id)):
+            self.client.set_terminated(run_id, status)
+
+    @_never_raises
+    def _wait_until_pending(self, most: int) -> None:
+        while len(self._pending) > most:
+            self._pending.popleft().wait()
+
+
+def create_database(uri: str) -> None:
+    """Creates the tables of a tracking database, once, in the driver: workers doing so together collide.
+
+    Raises OSError where its folder cannot be made; anything else is reported when the run is opened.
+    """
+    if uri.startswith("sqlite:///"):
+        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if not has_extra("mlflow"):
+        return
+    try:
+        connect(uri)
+    except Exception as error:
+        log.warning("no tracking at %s (%s)", uri, _first_line(error))
+
+
+def tracking_address(folder: Path | str, given: str | None = None) -> str:
+    """Address of MLflow: `given`, else MLFLOW_TRACKING_URI, else the database mlflow.db beside the folder.
+
+    Absolute, since Ray's workers start in a directory of their own.
+    """
+    beside = f"sqlite:///{Path(folder).resolve().parent}/mlflow.db"
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or beside
+
+
+def connect(uri: str) -> Any:
+    """An MlflowClient that has answered once, quiet, quick to give up. Raises what MLflow raises."""
+    for key, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ASYNC_LOGGING_BUFFERING_SECONDS": "2",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    }.items():
+        os.environ.setdefault(key, value)
+    # MLflow reports each migration of a new database, some thirty lines of them.
+    for chatty in ("alembic", "mlflow.store.db.utils", "mlflow.store.db"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Its first query raises warnings for what SQLAlchemy calls deprecated in MLflow's tables.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)
+    return client
+
+
+def run_pages(uri: str, experiment_id: str, run_id: str) -> RunPages:
+    """The page of a run, that of its experiment's charts, and the command that serves them where no server does."""
+    server, command = uri.rstrip("/"), ""
+    if not uri.startswith("http"):
+        server, command = "http://127.0.0.1:5000", f"mlflow server --backend-store-uri {uri}"
+    # Without the query the page opens in the mode for language models, which has no charts of metrics.
+    mode = "workflowType=machine_learning"
+    runs = f"{server}/#/experiments/{experiment_id}/runs"
+    return RunPages(f"{runs}/{run_id}?{mode}", f"{runs}?{mode}&compareRunsMode=CHART", command)
+
+
+def _create_run(
+    client: Any, experiment_id: str, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]
+) -> str:
+    """Id of a new MLflow run with these params and tags."""
+    from mlflow.entities import Param
+
+    run_id = client.create_run(experiment_id, tags=_texts(tags), run_name=name).info.run_id
+    batch = [Param(metric_name(key), str(value)[:6000]) for key, value in params.items()]
+    for start in range(0, len(batch), 100):  # MLflow's limit for one call
+        client.log_batch(run_id, params=batch[start : start + 100])
+    return run_id
+
+
+def _experiment_id(client: Any, uri: str, name: str) -> str:
+    """Id of the experiment, created where it is missing.
+
+    Artifacts lie beside the database, not in the current directory (MLflow's choice).
+    """
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return experiment.experiment_id
+    location = None
+    if uri.startswith("sqlite:///"):
+        location = (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
+    try:
+        return client.create_experiment(name, artifact_location=location)
+    except MlflowException:  # another process was faster
+        return client.get_experiment_by_name(name).experiment_id
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {key: str(value) for key, value in values.items()}
+
+
+def _first_line(error: Exception) -> str:
+    line = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return line if len(line) <= 120 else line[:119] + "…"
