@@ -3,9 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 CHROMIUM := chromium chromium-browser google-chrome
+ROOMS := platform pretrain downstream serving infra
 ARGS ?=
 
-.PHONY: setup demo test check browser
+.PHONY: setup demo test quick check types docs browser
 
 setup: $(INSTALLED)
 
@@ -22,12 +23,27 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/vetdino demo $(ARGS)
 
+# Every test, on two processes; tests that start Ray share one of them.
 test: setup browser
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
-check: setup
+# What is fast: no training, no Ray, no browser.
+quick: setup
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu" $(ARGS)
+
+check: setup types docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# mypy finds the package through a folder of links, because the repository root is the package.
+types: setup
+	mkdir -p build/types/vetdino
+	for name in $(ROOMS) __init__.py __main__.py; do ln -sfn "$(CURDIR)/$$name" build/types/vetdino/$$name; done
+	cd build/types && MYPYPATH=. "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml"
+
+# The documentation as a site in site/; strict: a broken link is an error. Nothing is fetched.
+docs: setup
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 # The page's test opens the system's Chromium: as root on Debian it is installed, elsewhere we say what is missing.
 browser:

@@ -1,22 +1,59 @@
 """vetdino: pretrain a foundation encoder on imaging studies by multi-view distillation, and use it.
 
-The public names load their module when they are first asked for, so that `import vetdino` costs nothing.
+The public names load their module when they are first used, so that `import vetdino` costs nothing.
 
 >>> import vetdino
 >>> vetdino.Study(key="4f2a", patient="9c01", views=(vetdino.StoredView(b"...", "VD"),))
 Study(4f2a, 1 view: VD)
->>> backbone = vetdino.load("runs/demo/backbone")        # doctest: +SKIP
 """
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "Features",
+    "StoredView",
+    "Study",
+    "VetdinoError",
+    "View",
+    "embed",
+    "evaluate",
+    "extract",
+    "ingest",
+    "load",
+    "load_features",
+    "load_manifest",
+    "nearest",
+    "phantom",
+    "pretrain",
+    "read",
+    "save_features",
+    "segment",
+]
+
+if TYPE_CHECKING:
+    from .infra.api import embed, evaluate, ingest, phantom, segment
+    from .platform.core.errors import VetdinoError
+    from .platform.data.manifest import load_manifest
+    from .platform.data.shards import read
+    from .platform.data.study import StoredView, Study, View
+    from .platform.measure.features import Features, extract, load_features, save_features
+    from .platform.measure.neighbors import nearest
+    from .platform.models.loading import load
+
 _HOMES = {
+    "phantom": "infra.api",
+    "ingest": "infra.api",
+    "embed": "infra.api",
+    "evaluate": "infra.api",
+    "segment": "infra.api",
     "View": "platform.data.study",
     "StoredView": "platform.data.study",
     "Study": "platform.data.study",
     "load_manifest": "platform.data.shards",
     "read": "platform.data.shards",
-    "load": "platform.models.backbone",
+    "load": "platform.models.loading",
     "Features": "platform.measure.features",
     "extract": "platform.measure.features",
     "load_features": "platform.measure.features",
@@ -24,15 +61,16 @@ _HOMES = {
     "nearest": "platform.measure.neighbors",
     "VetdinoError": "platform.core.errors",
 }
-
-__all__ = sorted(_HOMES)
+"""Public name -> the module that defines it."""
 
 
 def __getattr__(name):
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "pretrain":  # the package itself can be called
+        return import_module(".pretrain", __name__)
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 

@@ -1,143 +1,214 @@
-"""The command line: which verbs there are, and how each of them ends.
+"""The command line: which commands there are, their help, and how each of them ends.
 
-A verb is imported when it is asked for, so `vetdino --help` never waits for torch or ray. Exit codes:
-0 done, 1 the work could not be done, 2 the command line could not be read, 130 stopped with Ctrl-C.
+A command's module is imported when it is used, so `vetdino --help` never waits for a library, and a command's
+`--help` never for torch or Ray. Exit codes: 0 done, 1 the work could not be done, 2 the command line could not be
+read, 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from ..platform.core.config import nearest
+from ..platform.core.config import cli_config, nearest
 from ..platform.core.errors import VetdinoError
+
+if TYPE_CHECKING:
+    from .commands.arguments import Command
+
+REPEAT = "run the same command again"
+CONTINUE = "run the same command again to continue"
 
 
 @dataclass(frozen=True, slots=True)
-class Verb:
-    """One word after `vetdino`: the function that does it, and what it does in one line.
+class Entry:
+    """Where a command is, and what the overview says of it.
 
-    home: `module:function` within this room; the function takes the remaining arguments and gives back what
-    the last line shall say (the folder it left), or None.
+    home: `module:class` below `infra.commands`. usage: the arguments after its name. again: what to do after Ctrl-C.
     """
 
     home: str
     usage: str
-    help: str
-    again: str = "run the same command again to continue"
+    summary: str
+    again: str = REPEAT
+
+    def load(self) -> type[Command]:
+        """The command's class."""
+        module, _, name = self.home.partition(":")
+        return getattr(import_module(f".commands.{module}", __package__), name)
 
 
-AFRESH = "run the same command again"
-
-VERBS = {
-    "phantom": Verb(
-        "commands.verbs:phantom", "OUT", "generated studies (DICOM) or ultrasound frames (--kind), with truth"
+COMMANDS = {
+    "phantom": Entry(
+        "phantom:PhantomRadiographs",
+        "OUT",
+        "generated radiographs, ultrasound or CT/MRI, with truth",
+        CONTINUE,
     ),
-    "ingest": Verb("commands.verbs:ingest", "SRC OUT", "DICOM tree or image table -> shards"),
-    "pretrain": Verb(
-        "commands.verbs:pretrain",
+    "ingest": Entry("ingest:Ingest", "SRC OUT", "DICOM tree or image table -> shards", CONTINUE),
+    "pretrain": Entry(
+        "pretrain:Pretrain",
         "RECIPE",
         "shards -> backbone, on one worker or many",
-        again="run the same command with --resume to continue",
+        "run the same command with --resume to continue",
     ),
-    "replay": Verb("commands.verbs:replay", "RUN", "looks again at a step whose loss was no number", AFRESH),
-    "embed": Verb(
-        "commands.verbs:embed", "BACKBONE SHARDS OUT", "backbone, shards -> features (Parquet)", AFRESH
+    "replay": Entry("replay:Replay", "RUN", "run a step with a non-finite loss again"),
+    "embed": Entry("embed:Embed", "BACKBONE SHARDS OUT", "backbone, shards -> features (Parquet)"),
+    "evaluate": Entry("evaluate:Evaluate", "BACKBONE SHARDS", "how good a backbone's features are"),
+    "compare-backbones": Entry(
+        "compare_backbones:CompareBackbones", "BACKBONE…", "backbones and baselines on the same studies"
     ),
-    "evaluate": Verb(
-        "commands.verbs:evaluate", "BACKBONE SHARDS", "how good the backbone's features are", AFRESH
+    "zeroshot assess": Entry(
+        "zeroshot.experiments:Assess", "DOMAINS", "one image a domain through all blocks, with attention"
     ),
-    "compare-backbones": Verb(
-        "commands.verbs:compare_backbones",
-        "BACKBONE…",
-        "backbones and floors on equal terms, one table",
-        AFRESH,
+    "zeroshot scatter": Entry(
+        "zeroshot.experiments:Scatter", "DOMAINS", "patches of all domains in three dimensions"
     ),
-    "zeroshot": Verb(
-        "commands.verbs:zeroshot",
-        "COMMAND",
-        "b-mode frames without training: five experiments, masks",
-        AFRESH,
+    "zeroshot same-domain": Entry(
+        "zeroshot.experiments:SameDomain", "DOMAINS", "co-segmentation of growing sets of each domain"
     ),
-    "fewshot": Verb(
-        "commands.verbs:fewshot", "COMMAND", "organs of CT and MRI scans from one labelled example", AFRESH
+    "zeroshot cross-domain": Entry(
+        "zeroshot.experiments:CrossDomain", "DOMAINS", "co-segmentation of two domains together"
     ),
-    "compare": Verb(
-        "commands.verbs:compare", "RUN…", "runs side by side on one page, differences with intervals", AFRESH
+    "zeroshot noise": Entry("zeroshot.experiments:Noise", "DOMAINS", "co-segmentation under growing noise"),
+    "zeroshot segment": Entry(
+        "zeroshot.segment:ZeroshotSegment", "IMAGES…", "masks for new frames, without ground truth"
     ),
-    "report": Verb(
-        "commands.verbs:report", "BACKBONE", "a model card: data, recipe, figures, limits", AFRESH
+    "fewshot prepare": Entry("fewshot.prepare:Prepare", "SRC OUT", "scans and label maps -> prepared slices"),
+    "fewshot train": Entry(
+        "fewshot.train:Train", "VOLUMES", "encoders trained on superpixels, without labels", CONTINUE
     ),
-    "demo": Verb("commands.verbs:demo", "", "all of it on generated studies, then opens the page"),
-    "app": Verb("commands.verbs:app", "", "the page: patch similarity, attention, nearest studies", AFRESH),
+    "fewshot evaluate": Entry(
+        "fewshot.evaluate:FewshotEvaluate", "VOLUMES", "segmentation over folds, with baselines and oracle"
+    ),
+    "fewshot compare": Entry("fewshot.compare:FewshotCompare", "VOLUMES", "encoders side by side"),
+    "fewshot kshot": Entry("fewshot.kshot:Kshot", "VOLUMES", "what more labelled scans add"),
+    "fewshot xdomain": Entry(
+        "fewshot.xdomain:Xdomain", "VOLUMES VOLUMES…", "one folder's scans as support for another's"
+    ),
+    "fewshot cca-audit": Entry(
+        "fewshot.cca_audit:CcaAudit", "VOLUMES", "what cutting masks to connected components does"
+    ),
+    "fewshot ttt-audit": Entry(
+        "fewshot.ttt_audit:TttAudit", "VOLUMES", "what test-time training does, slice by slice"
+    ),
+    "fewshot segment": Entry(
+        "fewshot.segment:FewshotSegment", "SCAN…", "organs of new scans from one labelled scan"
+    ),
+    "compare": Entry("compare:Compare", "RUN…", "runs side by side on one page, differences with intervals"),
+    "report": Entry("report:ModelCard", "BACKBONE", "a model card: data, recipe, figures, limits"),
+    "demo": Entry("demo:Demo", "", "all of it on generated studies, then the app", CONTINUE),
+    "app": Entry("app:App", "", "the page: patch similarity, attention, nearest studies"),
 }
+
+GROUPS = {
+    "zeroshot": "bone in b-mode ultrasound without training: experiments, masks",
+    "fewshot": "organs of CT and MRI scans from one labelled scan",
+}
+"""First words of commands with two."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Does what the arguments ask for (default: the process's own) and gives back the exit code."""
+    """Runs the command that the arguments name (default: the process's own); the exit code."""
     try:
-        code = _answer(list(sys.argv[1:] if argv is None else argv))
+        code = _dispatch(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader has gone: nobody is left to tell, and Python's own flush at exit must not fail either.
+        # The reader has closed the pipe; Python's own flush at exit must not fail either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
-def _answer(arguments: list[str]) -> int:
-    """The exit code of what was asked; BrokenPipeError goes through."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(overview())
+def _dispatch(arguments: list[str]) -> int:
+    """The exit code of the named command; BrokenPipeError goes through."""
+    group = arguments[0] if arguments and arguments[0] in GROUPS else ""
+    name, rest = " ".join(arguments[: 1 + bool(group)]), arguments[1 + bool(group) :]
+    if name in ("", group) or name.removeprefix(group).strip() in HELP:
+        print(overview(group))
         return 0
-    if arguments[0] == "--version":
+    if name == "--version":
         from .. import __version__
 
         print(f"vetdino {__version__}")
         return 0
-    name, *rest = arguments
-    if name not in VERBS:
-        return _complain(f"unknown verb '{name}'; {nearest(name, VERBS)} (see vetdino --help)", 2)
-    return _run(VERBS[name], rest)
+    if name not in COMMANDS:
+        known = [command for command in COMMANDS if command.startswith(group)]
+        help_command = f"vetdino {group} --help".replace("  ", " ")
+        return _fail(f"unknown command '{name}'; {nearest(name, [*known, *GROUPS])} (see {help_command})", 2)
+    return _run(name, rest)
 
 
-def overview() -> str:
-    """What `vetdino --help` prints: every verb with its arguments and one line."""
-    left = {name: f"{name} {verb.usage}".strip() for name, verb in VERBS.items()}
-    width = max(map(len, left.values()))
-    verbs = "\n".join(f"  {left[name]:<{width}}   {verb.help}" for name, verb in VERBS.items())
-    return (
-        "usage: vetdino VERB … [--setting value …]\n\n"
-        f"{verbs}\n\n"
-        "vetdino VERB --help lists the verb's settings. Every long verb prints the folder it left as its\n"
-        "last line, and can be stopped with Ctrl-C and run again."
-    )
+HELP = ("-h", "--help", "--help-all")
 
 
-def _run(verb: Verb, arguments: list[str]) -> int:
-    """The verb's exit code; whatever a person can put right reaches them as one line."""
-    module, _, function = verb.home.partition(":")
+def overview(group: str = "") -> str:
+    """What `vetdino --help` (or `vetdino GROUP --help`) prints: commands, their arguments, one line each."""
+    rows = {}
+    for name, entry in COMMANDS.items():
+        first = name.split()[0]
+        if group and first == group:
+            rows[f"{name.split()[1]} {entry.usage}"] = entry.summary
+        elif not group and first in GROUPS:
+            rows[f"{first} COMMAND"] = GROUPS[first]
+        elif not group:
+            rows[f"{name} {entry.usage}".strip()] = entry.summary
+    width = max(map(len, rows))
+    prog = f"vetdino {group}".strip()
+    lines = [f"usage: {prog} COMMAND … [--setting value …]", ""]
+    lines += [f"  {usage:<{width}}   {summary}" for usage, summary in rows.items()]
+    lines += ["", f"{prog} COMMAND --help shows a command's usual settings, --help-all every one."]
+    if not group:
+        lines[-1] += (
+            "\nLong commands print the folder they wrote as their last line, and can be stopped with Ctrl-C."
+        )
+    return "\n".join(lines)
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    """The command's exit code; what a person can put right reaches them as one line."""
+    entry = COMMANDS[name]
     try:
-        left = getattr(import_module(f".{module}", __package__), function)(arguments)
-        if left is not None:
-            print(left)
+        if any(word in HELP for word in arguments):
+            print(command_help(name, arguments, shutil.get_terminal_size((100, 24)).columns))
+            return 0
+        start, rest, more = entry.load().parse_start(arguments)
+        written = cli_config(start, rest, f"vetdino {name} {more}".strip()).run()
+        if written is not None:
+            print(written)
         return 0
     except VetdinoError as error:
-        return _complain(str(error), 1)
+        return _fail(str(error), 1)
     except KeyboardInterrupt:
-        return _complain(f"stopped; {verb.again}", 130)
+        return _fail(f"stopped; {entry.again}", 130)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            return _complain(f"the disk is full; free some space, then {verb.again}", 1)
+            return _fail(f"the disk is full; free some space, then {entry.again}", 1)
         raise
-    except SystemExit as stop:  # the parser has said what it had to say
+    except SystemExit as stop:  # the parser has printed its message
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
 
-def _complain(message: str, code: int) -> int:
+def command_help(name: str, arguments: Sequence[str], width: int) -> str:
+    """What `vetdino NAME … --help` or `--help-all` prints, at most `width` (and 110) columns wide."""
+    from .settings import help_text
+
+    command = COMMANDS[name].load()
+    words = [word for word in arguments if word not in HELP]
+    if not words and (recipes := getattr(command, "overview", None)):
+        return recipes()
+    start, _, more = command.parse_start(words)
+    prog = f"vetdino {name} {more}".strip()
+    chosen = start if isinstance(start, type) else type(start)
+    return help_text(prog, start, chosen.basic, "--help-all" in arguments, min(width, 110))
+
+
+def _fail(message: str, code: int) -> int:
     print(f"vetdino: {' '.join(message.split())}", file=sys.stderr, flush=True)
     return code

@@ -1,139 +1,58 @@
-"""docs/reference.md, written from the source: every verb's settings, every public name with its first line.
+"""docs/commands.md: every command with every setting, from the same config classes that the command line parses.
 
-`python -m vetdino.infra.reference` writes it anew. It reads the syntax only and imports no room, so it is
-quick and needs no library of theirs.
+`python -m vetdino.infra.reference` writes it anew. A test compares the page with what `--help-all` prints.
 """
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from .cli import VERBS, overview
+from ..platform.core.files import atomic_write
+from .cli import COMMANDS, overview
+from .commands.phantom import KINDS
+from .settings import Setting, description, settings
 
-ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("platform", "pretrain", "downstream", "serving", "infra")
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
 
 
-def reference(root: Path = ROOT) -> str:
+def reference() -> str:
     """The whole page as Markdown."""
-    trees = {
-        path.relative_to(root).as_posix(): ast.parse(path.read_text(encoding="utf-8"))
-        for room in ROOMS
-        for path in sorted((root / room).rglob("*.py"))
-        if path.stem != "__init__"
-    }
-    classes = {node.name: node for tree in trees.values() for node in ast.walk(tree) if _is_class(node)}
     lines = [
-        "# Reference",
+        "# Commands",
         "",
-        "Written by `python -m vetdino.infra.reference` from the source; do not edit by hand.",
-        "",
-        "## Command line",
+        "Written by `python -m vetdino.infra.reference`; do not edit by hand. `vetdino COMMAND --help` shows the usual",
+        "settings, `--help-all` all of these. A setting has the same dotted name in `config.json` and in Python.",
         "",
         "```text",
         overview(),
         "```",
     ]
-    for name, verb in VERBS.items():
-        lines += ["", f"### vetdino {name} {verb.usage}".rstrip(), "", *_verb(verb.home, trees, classes)]
-    lines += ["", "## Modules"]
-    for path, tree in trees.items():
-        lines += ["", f"### {path}", "", _first_line(tree), "", *_names(tree)]
-    return "\n".join(lines).rstrip() + "\n"
+    for title, command in variants():
+        lines += ["", f"## vetdino {title}", "", description(command), ""]
+        lines += ["| setting | values | default | meaning |", "| --- | --- | --- | --- |"]
+        lines += [row(setting) for setting in settings(command)]
+    return "\n".join(lines) + "\n"
 
 
-def _verb(home: str, trees: dict[str, ast.Module], classes: dict[str, ast.ClassDef]) -> Iterator[str]:
-    """The verb's purpose and a table of its settings: its own places first, then the room's."""
-    module, _, function = home.partition(":")
-    body = next(
-        node
-        for node in trees[f"infra/{module.replace('.', '/')}.py"].body
-        if isinstance(node, ast.FunctionDef) and node.name == function
-    )
-    asked = [node for node in ast.walk(body) if _is_class(node)]
-    yield _first_line((asked or [body])[0])
-    for number, cls in enumerate(asked):  # a verb of several kinds has settings for each
-        if number:
-            yield from ("", _first_line(cls))
-        yield from ("", "| setting | default | meaning |", "| --- | --- | --- |")
-        for path, default, meaning in _settings(cls, classes):
-            yield f"| `{path}` | {default} | {meaning} |".replace("|  |", "| |")
+def variants() -> Iterator[tuple[str, object]]:
+    """Each command's name and its config class; each kind of phantom; the first recipe as an instance."""
+    for name, entry in COMMANDS.items():
+        if name == "phantom":
+            yield from ((f"phantom OUT --kind {kind}", command) for kind, command in KINDS.items())
+        elif name == "pretrain":
+            yield "pretrain RECIPE", entry.load().parse_start(["small"])[0]
+        else:
+            yield f"{name} {entry.usage}".strip(), entry.load()
 
 
-def _settings(
-    cls: ast.ClassDef, classes: dict[str, ast.ClassDef], path: str = ""
-) -> Iterator[tuple[str, ...]]:
-    """(name as on the command line, default, meaning) of each field; nested configs are spelled out."""
-    for node, after in zip(cls.body, [*cls.body[1:], None], strict=True):
-        if not isinstance(node, ast.AnnAssign):
-            continue
-        name, kind = f"{path}{node.target.id}", ast.unparse(node.annotation)
-        inner = next((classes[word] for word in _words(node.annotation) if word in classes), None)
-        if inner is not None and inner.name.endswith("Config"):
-            yield from _settings(inner, classes, f"{name}.")
-            continue
-        shown = kind if kind.isupper() else "--" + name.replace("_", "-")
-        yield shown, _default(node.value), _text(after).replace("|", "\\|")
-    for base in cls.bases:
-        if isinstance(base, ast.Name) and base.id in classes:
-            yield from _settings(classes[base.id], classes, path)
-
-
-def _default(value: ast.expr | None) -> str:
-    """A default as one would type it: a text without its quotes, a path without its class."""
-    if value is None:
-        return ""
-    if isinstance(value, ast.Call) and ast.unparse(value.func) == "Path" and value.args:
-        value = value.args[0]
-    plain = value.value if isinstance(value, ast.Constant) and value.value != "" else ast.unparse(value)
-    return f"`{plain}`".replace("|", "\\|")
-
-
-def _names(tree: ast.Module) -> Iterator[str]:
-    """One line for each public function, class and method."""
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            yield f"* `{_signature(node)}`: {_first_line(node)}".rstrip(": ")
-        elif _is_class(node) and not node.name.startswith("_"):
-            yield f"* class `{node.name}`: {_first_line(node)}"
-            for method in node.body:
-                if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
-                    yield f"    * `{_signature(method)}`: {_first_line(method)}".rstrip(": ")
-
-
-def _signature(node: ast.FunctionDef) -> str:
-    gives = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    return f"{node.name}({ast.unparse(node.args)}){gives}"
-
-
-def _first_line(node: ast.AST) -> str:
-    """The docstring's first paragraph, as one line."""
-    return " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
-
-
-def _text(node: ast.AST | None) -> str:
-    """The docstring under a field, as one line; nothing where what follows the field is no string."""
-    if (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    ):
-        return " ".join(node.value.value.split())
-    return ""
-
-
-def _words(node: ast.AST) -> Iterator[str]:
-    return (part.id for part in ast.walk(node) if isinstance(part, ast.Name))
-
-
-def _is_class(node: ast.AST) -> bool:
-    return isinstance(node, ast.ClassDef)
+def row(setting: Setting) -> str:
+    """One line of a command's table."""
+    default = "required" if setting.default is None else f"`{setting.default}`" if setting.default else "none"
+    cells = [f"`{setting.flag}`", f"`{setting.values}`" if setting.values else "", default, setting.meaning]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 if __name__ == "__main__":
-    from ..platform.core.config import atomic_write
-
-    atomic_write(ROOT / "docs" / "reference.md", reference())
-    print(ROOT / "docs" / "reference.md")
+    atomic_write(PAGE, reference())
+    print(PAGE)

@@ -14,7 +14,7 @@ import vetdino
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("platform", "pretrain", "downstream", "serving", "infra")
-READ_AT_RUN_TIME = {".py", ".html", ".js", ".css", ".safetensors", ".json"}
+READ_AT_RUN_TIME = {".py", ".typed", ".html", ".js", ".css", ".safetensors", ".json"}
 
 
 def run(*command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -25,7 +25,11 @@ def run(*command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
 def wheel(tmp_path_factory) -> Path:
     """The wheel of a copy of the tree, so that the build leaves nothing beside the sources."""
     copy = tmp_path_factory.mktemp("checkout")
-    for path in [*ROOT.glob("*.py"), *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE"))]:
+    for path in [
+        *ROOT.glob("*.py"),
+        ROOT / "py.typed",
+        *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE")),
+    ]:
         (copy / path.name).write_bytes(path.read_bytes())
     for path in files_of_the_rooms():
         (copy / path).parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +65,7 @@ def test_the_wheel_holds_every_file_that_the_package_reads(wheel):
     with ZipFile(wheel) as archive:
         held = set(archive.namelist())
     assert {f"vetdino/{path.as_posix()}" for path in files_of_the_rooms()} <= held
-    assert {"vetdino/__init__.py", "vetdino/__main__.py"} <= held
+    assert {"vetdino/__init__.py", "vetdino/__main__.py", "vetdino/py.typed"} <= held
     assert "vetdino/platform/__init__.py" not in held
     assert not [name for name in held if name.startswith(("vetdino/tests", "tests"))]
 

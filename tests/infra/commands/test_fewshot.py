@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 
 from vetdino.infra import cli
-from vetdino.infra.commands.fewshot import COMMANDS
-from vetdino.platform.models.backbone import BackboneConfig, load, random_backbone, save_backbone
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.platform.models.loading import load
+from vetdino.platform.models.saving import save_backbone
+
+pytestmark = pytest.mark.slow
 
 QUICK = ("--slices.grid", "12", "--resamples", "20", "--folds", "3")
 PREPARE = ("--side", "48", "--mri-spacing", "0", "0", "0", "--modality", "mri")
@@ -57,22 +61,6 @@ def refused(capsys, *arguments: str) -> str:
     said = capsys.readouterr()
     assert said.out == ""
     return said.err.splitlines()[-1]
-
-
-def test_nothing_asked_is_answered_with_the_commands(capsys):
-    assert cli.main(["fewshot"]) == 0
-    said = capsys.readouterr().out
-    assert all(f"\n  {name} " in said for name in COMMANDS)
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(name, capsys):
-    assert cli.main(["fewshot", name, "--help"]) == 0
-    assert capsys.readouterr().out.startswith(f"usage: vetdino fewshot {name}")
-
-
-def test_an_unknown_command_is_told_the_nearest(capsys):
-    assert "the nearest is 'evaluate'" in refused(capsys, "evalute")
 
 
 def test_an_evaluation_leaves_files_and_one_run_in_mlflow(here, capsys):

@@ -11,8 +11,12 @@ import pytest
 from PIL import Image
 
 from vetdino.infra import cli
-from vetdino.infra.commands.zeroshot import COMMANDS
-from vetdino.platform.models.backbone import BackboneConfig, load, random_backbone, save_backbone
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.platform.models.loading import load
+from vetdino.platform.models.saving import save_backbone
+
+pytestmark = pytest.mark.slow
 
 QUICK = ("--short", "32", "--resamples", "20", "--cosegment.clusters", "3", "--cosegment.tries", "1")
 
@@ -41,25 +45,6 @@ def refused(capsys, *arguments: str) -> str:
     said = capsys.readouterr()
     assert said.out == ""
     return said.err.splitlines()[-1]
-
-
-def test_nothing_asked_is_answered_with_the_commands(capsys):
-    assert cli.main(["zeroshot"]) == 0
-    said = capsys.readouterr().out
-    assert all(f"\n  {name}" in said for name in COMMANDS)
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help(name, capsys):
-    assert cli.main(["zeroshot", name, "--help"]) == 0
-    said = capsys.readouterr().out
-    assert said.startswith(f"usage: vetdino zeroshot {name}")
-    for flag in ("--block", "--stride", "--facet", "--cosegment.clusters", "--seed", "--backbone", "--out"):
-        assert flag in said
-
-
-def test_an_unknown_command_is_told_the_nearest(capsys):
-    assert "the nearest is 'same-domain'" in refused(capsys, "same-domian")
 
 
 def test_a_run_leaves_files_and_one_run_in_mlflow_with_the_backbones_digest(here, capsys):

@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from vetdino.downstream.fewshot.audits.adaptation import TttConfig
+from vetdino.downstream.fewshot.audits.config import TttConfig
 from vetdino.downstream.fewshot.audits.slices import questions
-from vetdino.downstream.fewshot.learn.adaptation import course_of, restored
-from vetdino.downstream.fewshot.learn.training import trained_of
-from vetdino.downstream.volumes.prepared import volumes_of
+from vetdino.downstream.fewshot.learn.adaptation import adapt_and_segment, reset_after
+from vetdino.downstream.fewshot.learn.trained import load_trained_encoders
+from vetdino.downstream.volumes.volume import load_volumes
 from vetdino.infra import cli
 from vetdino.platform.core.config import from_json
-from vetdino.platform.models.backbone import BackboneConfig, load, random_backbone, save_backbone
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.platform.models.loading import load
+from vetdino.platform.models.saving import save_backbone
+
+pytestmark = pytest.mark.slow
 
 QUICK = ("--slices.grid", "8", "--resamples", "10", "--folds", "2")
 TRAINED = (
@@ -115,8 +120,8 @@ def test_trained_encoders_are_audited_each_in_its_own_fold(here, capsys):
     assert cli.main(["fewshot", "train", *given, *few]) == 0
     more = (*TRAINED, "--also", "1", "--noise", "0.5", "--per-organ", "1", "--device", "cpu")
     out, _, _ = audited(here, capsys, "ttt-audit", net, *more, "--trained", str(trained))
-    volumes, config = volumes_of(here / "volumes"), from_json(TttConfig, (out / "config.json").read_text())
-    own = trained_of(trained, load(net), config.slices)
+    volumes, config = load_volumes(here / "volumes"), from_json(TttConfig, (out / "config.json").read_text())
+    own = load_trained_encoders(trained, load(net), config.slices)
     costs = csv.DictReader((out / "training.csv").read_text().splitlines())
     told = {
         (one["scan"], one["organ"], int(one["slice"])): float(one["first_loss"])
@@ -131,9 +136,9 @@ def test_trained_encoders_are_audited_each_in_its_own_fold(here, capsys):
         for fold in (0, 1):
             encoder = own[fold, question.lesson.organ]
             [(z, part)] = question.parts.items()
-            with restored(encoder):
+            with reset_after(encoder):
                 ways = (question.lesson, part, question.query, z, config.adapt, config.prototypes)
-                first[fold] = course_of(encoder, *ways, marks=(2,)).losses[0]
+                first[fold] = adapt_and_segment(encoder, *ways, marks=(2,)).losses[0]
         assert told[question.query.name, question.lesson.name, z] == first[question.fold.number]
         assert first[0] != first[1]
 

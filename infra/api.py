@@ -1,0 +1,131 @@
+"""The workflows as Python functions: the names and defaults of the commands, for notebooks and scripts.
+
+Further keyword arguments are the command's settings by their dotted names, as in `config.json` and `--help-all`:
+`ingest(source, out, val=0.2)`, or `ingest(source, out, **{"table.labels": ("mass",)})`. All raise ConfigError for an
+unknown setting or a value of the wrong type, before the work begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..platform.core.config import subconfig, with_settings
+
+if TYPE_CHECKING:
+    from ..downstream.results import EvaluationReport
+    from ..platform.data.manifest import Manifest
+    from ..platform.measure.features import Features
+
+
+def phantom(
+    out: str | Path, kind: Literal["radiograph", "ultrasound", "volume"] = "radiograph", **settings: Any
+) -> Path:
+    """Write generated studies with known truth, as `vetdino phantom`; the folder.
+
+    >>> import tempfile, vetdino
+    >>> folder = vetdino.phantom(tempfile.mkdtemp() + "/dogs", studies=2, side=64)
+    >>> len(list(folder.glob("dicom/**/*.dcm"))) >= 4
+    True
+    """
+    from .commands.phantom import KINDS
+
+    return with_settings(KINDS[kind], {**settings, "out": out}).run()
+
+
+def ingest(source: str | Path, out: str | Path, **settings: Any) -> Manifest:
+    """Turn a DICOM tree or an image table into shards, as `vetdino ingest`; their manifest.
+
+    Raises DataError where nothing of the source can be used.
+
+    >>> import tempfile, vetdino
+    >>> work = tempfile.mkdtemp()
+    >>> archive = vetdino.phantom(work + "/dogs", studies=6, side=64)
+    >>> vetdino.ingest(archive / "dicom", work + "/shards", labels=archive / "labels.csv").counts["studies"]
+    6
+    """
+    from ..platform.data.manifest import load_manifest
+    from .commands.ingest import Ingest
+
+    return load_manifest(with_settings(Ingest, {**settings, "source": source, "out": out}).run())
+
+
+def embed(backbone: str | Path, shards: str | Path, out: str | Path, **settings: Any) -> Features:
+    """Write a backbone's features of each study or view, as `vetdino embed`; the features.
+
+    >>> import tempfile, vetdino
+    >>> from vetdino.infra.demo import SHIPPED
+    >>> work = tempfile.mkdtemp()
+    >>> archive = vetdino.phantom(work + "/dogs", studies=6, side=64)
+    >>> _ = vetdino.ingest(archive / "dicom", work + "/shards")
+    >>> vetdino.embed(SHIPPED, work + "/shards", work + "/features").vectors.shape
+    (6, 128)
+    """
+    from ..platform.measure.features import load_features
+    from .commands.embed import Embed
+
+    paths = {"backbone": str(backbone), "shards": str(shards), "out": out}
+    return load_features(with_settings(Embed, {**settings, **paths}).run())
+
+
+def evaluate(
+    backbone: str | Path, shards: str | Path, out: str | Path = "runs/evaluate", **settings: Any
+) -> EvaluationReport:
+    """Measure a backbone beside random weights, raw pixels and their PCA, as `vetdino evaluate`; the metrics.
+
+    Raises ConfigError where the splits do not allow a task.
+
+    >>> import tempfile, vetdino
+    >>> from vetdino.infra.demo import SHIPPED
+    >>> work = tempfile.mkdtemp()
+    >>> archive = vetdino.phantom(work + "/dogs", studies=60, side=64)
+    >>> _ = vetdino.ingest(archive / "dicom", work + "/shards", labels=archive / "labels.csv", val=0.2, test=0.3)
+    >>> report = vetdino.evaluate(SHIPPED, work + "/shards", work + "/evaluation", fractions=(1.0,), resamples=20)
+    >>> 0 <= report.find("knn", "AUROC", "macro", "backbone").value <= 1
+    True
+    """
+    from ..downstream.config import EvaluateConfig
+    from ..downstream.evaluate import evaluate as run
+    from .commands.evaluate import Evaluate
+
+    paths = {"backbone": str(backbone), "shards": str(shards), "out": out}
+    config = with_settings(Evaluate, {**settings, **paths})
+    return run(config.backbone, config.shards, config.out, subconfig(EvaluateConfig, config))
+
+
+def segment(
+    inputs: Sequence[str | Path],
+    backbone: str | Path,
+    out: str | Path,
+    *,
+    support: str | Path | None = None,
+    mask: str | Path | None = None,
+    **settings: Any,
+) -> Path:
+    """Write masks and overlays for new images or scans; the folder.
+
+    With `support` and `mask` (a labelled CT or MRI scan) as `vetdino fewshot segment`; without them as `vetdino
+    zeroshot segment` on b-mode frames. Raises ConfigError where only one of the two is given.
+
+    >>> import tempfile, vetdino
+    >>> from vetdino.infra.demo import SHIPPED
+    >>> work = tempfile.mkdtemp()
+    >>> frames = vetdino.phantom(work + "/frames", "ultrasound", frames=2, domains=1, side=128)
+    >>> folder = vetdino.segment(sorted(frames.glob("*/images/*.png")), SHIPPED, work + "/masks")
+    >>> len(list(folder.glob("masks/*.png")))
+    2
+    """
+    from ..platform.core.errors import ConfigError
+
+    if (support is None) != (mask is None):
+        raise ConfigError("segment: give both support and mask (few-shot), or neither (zero-shot)")
+    paths = {"backbone": str(backbone), "out": out}
+    if support is None:
+        from .commands.zeroshot.segment import ZeroshotSegment
+
+        return with_settings(ZeroshotSegment, {**settings, **paths, "images": tuple(inputs)}).run()
+    from .commands.fewshot.segment import FewshotSegment
+
+    paths |= {"support": support, "mask": mask}
+    return with_settings(FewshotSegment, {**settings, **paths, "scans": tuple(inputs)}).run()

@@ -1,0 +1,37 @@
+"""`vetdino embed BACKBONE SHARDS OUT`: features of every study or view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from tyro.conf import Positional, arg
+
+from .arguments import BACKBONE, SHARDS, Command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embed(Command):
+    """Write a backbone's features of each study (or view) as a Parquet table with the labels."""
+
+    basic: ClassVar = ("level", "splits", "batch")
+    backbone: BACKBONE
+    shards: SHARDS
+    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    """Folder for features.parquet."""
+    level: Literal["study", "view"] = "study"
+    """One vector for each study (the mean of its views) or for each view."""
+    splits: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
+    """Splits to embed."""
+    batch: int = 64
+    """Views in one pass through the backbone."""
+
+    def run(self) -> Path:
+        from ...platform.measure.features import extract, save_features
+        from ...platform.models.loading import load
+
+        backbone = load(self.backbone)
+        features = extract(backbone, self.shards, self.splits, level=self.level, batch=self.batch)
+        save_features(features, self.out)
+        return self.out

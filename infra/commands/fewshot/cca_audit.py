@@ -1,0 +1,34 @@
+"""`vetdino fewshot cca-audit VOLUMES --backbone B`: what cutting masks to connected components does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ....downstream.fewshot.audits.config import CcaConfig
+from ....platform.core.config import subconfig
+from ..arguments import VOLUMES, BackboneOrPixels, Command, RecordFolder
+from .sources import volumes_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class CcaAudit(CcaConfig, Command):
+    """Cut predictions, and the ground truth, to their most confident component, to as many as the support has, or
+    not at all."""
+
+    basic: ClassVar = ("out", "shots", "organs", "folds", "scans", "per_organ", "seed")
+    volumes: VOLUMES
+    backbone: BackboneOrPixels
+    out: RecordFolder = Path("runs/fewshot-cca-audit")
+
+    def run(self) -> Path:
+        from ....downstream.fewshot.audits.components import cca_audit
+        from ....downstream.fewshot.audits.record import cca_left, label_of, record
+        from ....downstream.fewshot.sources import load_source
+
+        config = subconfig(CcaConfig, self)
+        volumes, backbone = volumes_for(self.out, self.volumes), load_source(self.backbone)
+        audit = cca_audit(volumes, backbone, config)
+        record(cca_left(audit, label_of(backbone), config), volumes, backbone, config, self.out)
+        return self.out

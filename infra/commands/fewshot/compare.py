@@ -1,0 +1,42 @@
+"""`vetdino fewshot compare VOLUMES --backbones B…`: encoders side by side on the same scans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from tyro.conf import arg
+
+from ....downstream.fewshot.config import FewshotConfig
+from ....platform.core.config import subconfig
+from ....platform.core.errors import ConfigError
+from ..arguments import SOURCE, VOLUMES, Command, RecordFolder
+from .evaluate import BASIC
+from .sources import volumes_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewshotCompare(FewshotConfig, Command):
+    """Measure encoders on the same scans; every difference is from the first, with a paired test."""
+
+    basic: ClassVar = (*BASIC, "trained")
+    volumes: VOLUMES
+    backbones: Annotated[
+        tuple[str, ...],
+        arg(help=f"{SOURCE}, or `pixels` (no network); the first is compared with the others."),
+    ]
+    trained: tuple[Path, ...] = ()
+    """Folders that `vetdino fewshot train` wrote for these backbones and scans: rows of their own."""
+    out: RecordFolder = Path("runs/fewshot-compare")
+
+    def run(self) -> Path:
+        if len({*self.backbones, *self.trained}) < 2:
+            raise ConfigError("compare needs two encoders or more; give them to --backbones")
+        from ....downstream.fewshot.experiments import compare
+        from ....downstream.fewshot.sources import load_sources
+
+        volumes = volumes_for(self.out, self.volumes)
+        config = subconfig(FewshotConfig, self)
+        compare(volumes, load_sources(self.backbones), config, self.out, self.trained)
+        return self.out

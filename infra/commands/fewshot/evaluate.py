@@ -1,0 +1,43 @@
+"""`vetdino fewshot evaluate VOLUMES --backbone B`: segmentation over folds, beside baselines and oracle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ....downstream.fewshot.config import FewshotEvaluateConfig
+from ....platform.core.config import subconfig
+from ..arguments import VOLUMES, BackboneOrPixels, Command, RecordFolder
+from .sources import one_encoder, volumes_for
+
+BASIC = (
+    "out",
+    "shots",
+    "beside",
+    "floors",
+    "components",
+    "folds",
+    "prototypes.compat",
+    "slices.layers",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewshotEvaluate(FewshotEvaluateConfig, Command):
+    """Measure segmentation from few labelled scans by the published protocol and on whole volumes."""
+
+    basic: ClassVar = (*BASIC, "trained", "adapt.steps")
+    volumes: VOLUMES
+    backbone: BackboneOrPixels
+    trained: Path | None = None
+    """Folder that `vetdino fewshot train` wrote for this backbone and these scans: its encoders come first."""
+    out: RecordFolder = Path("runs/fewshot-evaluate")
+
+    def run(self) -> Path:
+        from ....downstream.fewshot.experiments import evaluate
+
+        volumes, encoders = volumes_for(self.out, self.volumes), one_encoder(self.backbone)
+        trained = [self.trained] if self.trained else []
+        evaluate(volumes, encoders, subconfig(FewshotEvaluateConfig, self), self.out, trained)
+        return self.out

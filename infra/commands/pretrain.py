@@ -1,0 +1,62 @@
+"""`vetdino pretrain RECIPE`: shards become a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ...platform.core.config import subconfig, to_json
+from ...platform.core.errors import ConfigError
+from ...pretrain.recipes import RECIPES, PretrainConfig, recipe
+from .arguments import Command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(PretrainConfig, Command):
+    """Pretrain a backbone by multi-view distillation; every setting starts from the recipe's value."""
+
+    basic: ClassVar = (
+        *("shards", "out", "start", "batch", "steps", "optim.lr.start", "crops.global_side", "workers"),
+        *("device", "seed", "checkpoint_every", "resume", "print_config"),
+    )
+    print_config: bool = False
+    """Print the whole config as JSON and stop."""
+
+    @classmethod
+    def parse_start(cls, arguments: Sequence[str]) -> tuple[Any, list[str], str]:
+        if not arguments or arguments[0].startswith("-"):
+            raise ConfigError(
+                f"the recipe comes first: vetdino pretrain {next(iter(RECIPES))} …; "
+                f"recipes: {', '.join(RECIPES)}"
+            )
+        name, *rest = arguments
+        start = recipe(name)
+        return cls(**{field.name: getattr(start, field.name) for field in fields(start)}), rest, name
+
+    @staticmethod
+    def overview() -> str:
+        """What `vetdino pretrain --help` prints: the recipes."""
+        width = max(map(len, RECIPES))
+        lines = [
+            f"  {name:<{width}}   {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items()
+        ]
+        return "\n".join(
+            [
+                "usage: vetdino pretrain RECIPE --shards DIR --out DIR [--setting value …]",
+                "",
+                *lines,
+                "",
+                "vetdino pretrain RECIPE --help lists the settings with the recipe's values.",
+            ]
+        )
+
+    def run(self) -> Path | None:
+        config = subconfig(PretrainConfig, self)
+        if self.print_config:
+            print(to_json(config), end="")
+            return None
+        from ...pretrain.job import pretrain
+
+        return pretrain(config)

@@ -1,0 +1,26 @@
+"""`vetdino replay RUN --step N`: run a step with a non-finite loss again and find where it began."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from .arguments import Command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay(Command):
+    """Run a bad step of a training again: its losses, and the first non-finite output and gradient."""
+
+    folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    """Folder of the training."""
+    step: int
+    """Number of the step, one of those in the folder's `bad`."""
+
+    def run(self) -> None:
+        from ...pretrain.replay import replay_of
+
+        print(replay_of(self.folder, self.step))

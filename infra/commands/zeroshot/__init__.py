@@ -1,0 +1,1 @@
+"""`vetdino zeroshot COMMAND`: structures in b-mode ultrasound without training and without labels."""
