@@ -1,12 +1,11 @@
-"""What travels through the house: a View, a Study of views, and the choice of a pair.
+"""A View, a Study of views, and the choice of a pair of views.
 
-A view on its way in holds pixels (`View`); a view in a shard stays encoded until somebody wants it
-(`StoredView`), because a pretraining step looks at two of a study's seven or eight views.
+A view that is read from a file holds pixels (`View`); a view in a shard stays encoded until it is used
+(`StoredView`), because a pretraining step needs two of a study's seven or eight views.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -14,14 +13,16 @@ from typing import Literal
 
 import numpy as np
 
+from .pictures import decode_grey
+
 PROJECTIONS = (
     "VD", "DV", "LLAT", "RLAT", "LATERAL", "AP", "PA", "LL", "MLO", "CC", "OBLIQUE", "UNKNOWN",
 )  # fmt: skip
 """The closed list of projections. LLAT and RLAT name the side the animal lies on; LATERAL is a side view
-whose side is not known; LL is a human chest's latero-lateral; UNKNOWN is what could not be decided."""
+of unknown side; LL is the latero-lateral view of a human chest; UNKNOWN where no tag or word decides."""
 
 SPLITS = ("train", "val", "test")
-"""Patients are divided once, by keyed hash, into these."""
+"""Each patient is in one of these, by keyed hash."""
 
 PairPolicy = Literal["uniform", "distinct"]
 
@@ -43,10 +44,10 @@ class View:
     modality: str = ""
     spacing: tuple[float, float] | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
-    """How the view was made: `projection_source` (the tag that decided), `voi` (the path that ran)."""
+    """How the view was made: `projection_source` (the tag that decided), `voi` (how greys were chosen)."""
 
     def decode(self) -> View:
-        """Itself: a View is already decoded."""
+        """The view itself: it is already decoded."""
         return self
 
     def __repr__(self) -> str:
@@ -55,7 +56,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredView:
-    """A view as a shard keeps it: JPEG or PNG bytes of 8-bit grey, decoded only when asked.
+    """A view as a shard keeps it: JPEG or PNG bytes of 8-bit grey, decoded on demand.
 
     >>> StoredView(encoded=b"...", projection="LLAT")
     StoredView(LLAT, 3 bytes)
@@ -71,7 +72,7 @@ class StoredView:
     def decode(self) -> View:
         """The view with its pixels, (H, W) uint8."""
         return View(
-            pixels=grey_of(self.encoded),
+            pixels=decode_grey(self.encoded),
             projection=self.projection,
             laterality=self.laterality,
             modality=self.modality,
@@ -127,19 +128,3 @@ def pair_of(study: Study, random: Random, policy: PairPolicy = "uniform") -> tup
         differing = [(i, j) for i, j in pairs if study.views[i].projection != study.views[j].projection]
         pairs = differing or pairs
     return random.choice(pairs)
-
-
-def grey_of(encoded: bytes) -> np.ndarray:
-    """Pixels of a JPEG or PNG, (H, W) uint8 (16-bit PNG: uint16; colour becomes grey).
-
-    Raises ValueError where the bytes are no picture.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(encoded)) as picture:
-            if picture.mode not in ("L", "I;16"):
-                picture = picture.convert("L")
-            return np.asarray(picture)
-    except OSError as error:  # so Pillow says that bytes are no picture, or only a part of one
-        raise ValueError(str(error).partition(" <")[0]) from None

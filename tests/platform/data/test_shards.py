@@ -1,67 +1,24 @@
-"""Shards: what goes in comes out, in order, by position, through webdataset, and never by halves."""
+"""Shards: studies are written whole or not at all, and read back in order."""
 
 from __future__ import annotations
 
 import json
 import math
-import pickle
 import resource
 import subprocess
 import sys
 import tarfile
-from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
+from tests.platform.data.written import a_study, written
 from vetdino.platform.core.errors import ShardError
-from vetdino.platform.data.shards import (
-    VERSION,
-    Manifest,
-    ShardConfig,
-    ShardWriter,
-    StudyIndex,
-    load_manifest,
-    members_of,
-    read,
-    save_manifest,
-    stored,
-    study_of,
-    verify,
-)
-from vetdino.platform.data.study import PROJECTIONS, StoredView, Study, View
-
-
-def a_study(number: int, views: int = 2, split: str = "train") -> Study:
-    random = np.random.default_rng(number)
-    return Study(
-        key=f"{number:024x}",
-        patient=f"{number // 2:024x}",
-        views=tuple(
-            View(
-                random.integers(0, 256, (24, 32), np.uint8),
-                projection=("VD", "LLAT")[place % 2],
-                spacing=(0.2, 0.3),
-                facts={"voi": "window"},
-            )
-            for place in range(views)
-        ),
-        labels={"effusion": 1.0, "mass": math.nan},
-        split=split,
-    )
-
-
-def written(folder: Path, count: int, config: ShardConfig | None = None) -> Manifest:
-    with ShardWriter(folder, "train", config) as writer:
-        for number in range(count):
-            writer.write(a_study(number, views=1 + number % 3))
-    manifest = Manifest(VERSION, "test", ("effusion", "mass"), tuple(writer.shards), {"files": count}, "c0")
-    save_manifest(folder, manifest)
-    return manifest
+from vetdino.platform.data.config import ShardConfig
+from vetdino.platform.data.index import StudyIndex
+from vetdino.platform.data.manifest import load_manifest, verify
+from vetdino.platform.data.shards import ShardWriter, read
 
 
 def test_a_writer_that_gets_no_study_leaves_no_shard(tmp_path):
@@ -104,34 +61,7 @@ def test_the_same_studies_give_the_same_bytes(tmp_path):
     assert (tmp_path / "a/train-000000.tar").read_bytes() == (tmp_path / "b/train-000000.tar").read_bytes()
 
 
-def test_the_index_gives_what_the_stream_gives(tmp_path):
-    written(tmp_path, 12, ShardConfig(max_bytes=10_000))
-    index = pickle.loads(pickle.dumps(StudyIndex(tmp_path, "train")))
-    stream = list(read(tmp_path, "train"))
-    assert index.keys() == [study.key for study in stream]
-    for place in (11, 0, 5, 5):
-        assert members_of(index.load(place), ShardConfig()) == members_of(stream[place], ShardConfig())
-
-
-def _keys_in_a_child(index: StudyIndex, places: list[int], pipe) -> None:
-    pipe.send([index.load(place).key for place in places])
-
-
-def test_workers_share_an_index_without_sharing_its_files(tmp_path):
-    written(tmp_path, 12, ShardConfig(max_bytes=10_000))
-    index = StudyIndex(tmp_path, "train")
-    index.load(0)  # opens a file in this process
-    context = get_context("fork")
-    for places in ([3, 1], [11]):
-        here, there = context.Pipe()
-        child = context.Process(target=_keys_in_a_child, args=(index, places, there))
-        child.start()
-        assert here.recv() == [index.keys()[place] for place in places]
-        child.join()
-        here.close()
-        there.close()
-
-
+@pytest.mark.slow
 # webdataset leaves the tar it read open until it is collected
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 def test_webdataset_reads_our_shards(tmp_path):
@@ -159,51 +89,6 @@ def test_shards_live_behind_any_url():
     written(folder, 3, ShardConfig(max_bytes=5_000))
     assert [study.key for study in read(folder, "train")] == StudyIndex(folder, "train").keys()
     verify(folder)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    labels=st.dictionaries(st.text(min_size=1), st.sampled_from([0.0, 1.0, 0.5, math.nan]), max_size=4),
-    projections=st.lists(st.sampled_from(PROJECTIONS), min_size=1, max_size=9),
-    spacing=st.none() | st.tuples(st.floats(1e-3, 10), st.floats(1e-3, 10)),
-    facts=st.dictionaries(st.text(), st.text(), max_size=3),
-)
-def test_a_sample_holds_any_study(labels, projections, spacing, facts):
-    jpeg = stored(View(np.zeros((8, 8), np.uint8)), ShardConfig()).encoded
-    views = tuple(StoredView(jpeg, name, "L", "DX", spacing, facts) for name in projections)
-    study = Study("0a1b", "9f", views, labels, "val")
-    back = study_of(study.key, dict(members_of(study, ShardConfig())))
-    assert members_of(back, ShardConfig()) == members_of(study, ShardConfig())
-    assert back.views[0].spacing == spacing
-    assert {name: repr(value) for name, value in back.labels.items()} == {
-        name: repr(value) for name, value in labels.items()
-    }
-
-
-def test_jpeg_at_95_keeps_40_decibels():
-    ramp = np.add.outer(np.arange(256), np.zeros(256)).astype(np.uint8)
-    view = stored(View(ramp), ShardConfig(quality=95)).decode()
-    noise = np.mean((view.pixels.astype(float) - ramp) ** 2)
-    assert 10 * math.log10(255**2 / max(noise, 1e-9)) > 40
-
-
-def test_a_folder_without_manifest_is_refused(tmp_path):
-    with pytest.raises(ShardError, match=r"no manifest\.json here"):
-        load_manifest(tmp_path)
-
-
-def test_a_damaged_manifest_names_the_place(tmp_path):
-    written(tmp_path, 1)
-    path = tmp_path / "manifest.json"
-    path.write_text(path.read_text().replace('"studies": 1', '"studies": "many"'))
-    with pytest.raises(ShardError, match=r"damaged at shards\.0\.studies"):
-        load_manifest(tmp_path)
-
-
-def test_a_manifest_of_another_version_is_refused(tmp_path):
-    save_manifest(tmp_path, replace(written(tmp_path, 1), version=99))
-    with pytest.raises(ShardError, match="version 99"):
-        load_manifest(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [700, 2000, 4096])

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from random import Random
 
 import cv2
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
-from vetdino.platform.data.study import PROJECTIONS, StoredView, Study, View, grey_of, pair_of
+from vetdino.platform.data.study import PROJECTIONS, StoredView, Study, View, pair_of
 
 
 def study_of(*projections: str) -> Study:
@@ -58,22 +55,12 @@ def test_a_stored_view_decodes_to_the_view_that_was_stored():
     assert view.decode() is view
 
 
-def test_sixteen_bits_stay_sixteen_bits_and_colour_becomes_grey():
-    deep = np.arange(600, dtype=np.uint16).reshape(20, 30) * 100
-    assert np.array_equal(grey_of(cv2.imencode(".png", deep)[1].tobytes()), deep)
-    grey = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
-    colour = io.BytesIO()
-    Image.fromarray(np.dstack([grey] * 3)).save(colour, "png")
-    assert np.array_equal(grey_of(colour.getvalue()), grey)
-
-
-def test_bytes_that_are_no_picture_are_refused():
-    whole = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))[1].tobytes()
-    with pytest.raises(ValueError, match="cannot identify image file"):
-        grey_of(b"no picture")
-    with pytest.raises(ValueError, match="truncated"):
-        grey_of(whole[: len(whole) // 2])
-
-
 def test_a_study_introduces_itself_without_numbers_or_names():
     assert repr(study_of("VD", "LLAT")) == "Study(4f2a, 2 views: VD LLAT)"
+
+
+def test_a_view_of_a_study_is_decoded():
+    encoded = cv2.imencode(".png", np.full((2, 3), 7, np.uint8))[1].tobytes()
+    study = Study("4f2a", "9c01", (View(np.zeros((4, 6), np.uint8)), StoredView(encoded, "VD")))
+    assert study.view(0) is study.views[0]
+    assert np.array_equal(study.view(1).pixels, np.full((2, 3), 7))

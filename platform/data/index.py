@@ -1,0 +1,103 @@
+"""Random access to the studies of one split."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import IO, Any
+
+import fsspec
+import numpy as np
+
+from ..core.errors import ShardError
+from .manifest import Shard, load_manifest, open_shard
+from .samples import not_a_tar, padded_size, sample_key, study_from_files, tar_files
+from .study import Study
+
+
+class StudyIndex:
+    """Studies of one split by position, from one pass over the headers of the tars.
+
+    Pickles small (three integers and a key per study) and opens its files again in each process that loads, so
+    that it can be handed to the workers of a data loader. Position i is the i-th study that `read` yields.
+    """
+
+    def __init__(self, folder: str | Path, split: str) -> None:
+        """Raises ShardError where a shard is missing, cut, or holds another number of studies than promised."""
+        self.folder, self.split = str(folder), split
+        self._files, root = fsspec.core.url_to_fs(self.folder)
+        shards = load_manifest(folder).of(split)
+        self._paths = [f"{root}/{shard.path}" for shard in shards]
+        self._keys: list[str] = []
+        rows = [row for number, shard in enumerate(shards) for row in self._scan(number, shard)]
+        self._rows = np.array(rows, np.int64).reshape(-1, 3)  # shard, first byte, last byte + 1
+        self._handles: dict[tuple[int, int], IO[bytes]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"StudyIndex({self.split}, {len(self)} studies in {len(self._paths)} shards)"
+
+    def keys(self) -> list[str]:
+        """Keys of the studies, by position."""
+        return list(self._keys)
+
+    def load(self, index: int) -> Study:
+        """The study at a position, in one read, its views undecoded. Raises ShardError if it is damaged."""
+        shard, start, stop = map(int, self._rows[index])
+        path = self._paths[shard]
+        file = self._handle(shard)
+        file.seek(start)
+        content = file.read(stop - start)
+        if len(content) < stop - start:
+            raise ShardError(f"{path}: shorter than it was; ingest again")
+        try:
+            return study_from_files(self._keys[index], dict(tar_files(io.BytesIO(content), path)))
+        except ShardError as error:
+            raise ShardError(f"{path}: at byte {start}: {error}") from None
+
+    def _scan(self, number: int, shard: Shard) -> Iterator[tuple[int, int, int]]:
+        """(shard, first byte, last byte + 1) of each study of a shard; its key goes to `_keys`."""
+        path = self._paths[number]
+        with open_shard(self._files, path) as file:
+            try:
+                with tarfile.open(fileobj=file, mode="r:") as tar:
+                    spans = [
+                        (
+                            sample_key(header.name),
+                            header.offset,
+                            header.offset_data + padded_size(header.size),
+                        )
+                        for header in tar
+                        if header.isfile()
+                    ]
+            except tarfile.TarError as error:
+                raise not_a_tar(path, error) from None
+        samples = [(key, list(group)) for key, group in groupby(spans, key=lambda span: span[0])]
+        if len(samples) != shard.studies:
+            raise ShardError(
+                f"{path}: {len(samples)} studies, the manifest promises {shard.studies}; ingest again"
+            )
+        for key, group in samples:
+            self._keys.append(key)
+            yield number, group[0][1], group[-1][2]
+
+    def _handle(self, shard: int) -> IO[bytes]:
+        # A forked worker shares file positions with its parent: a handle belongs to one process.
+        place = (os.getpid(), shard)
+        if place not in self._handles:
+            self._handles[place] = open_shard(self._files, self._paths[shard])
+        return self._handles[place]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_handles": {}}
+
+    def __del__(self) -> None:
+        for (process, _), file in self.__dict__.get("_handles", {}).items():
+            if process == os.getpid():
+                file.close()

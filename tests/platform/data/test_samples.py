@@ -1,0 +1,95 @@
+"""A study becomes files and comes back from them."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.platform.data.written import a_study
+from vetdino.platform.core.errors import ShardError
+from vetdino.platform.data.config import ShardConfig
+from vetdino.platform.data.samples import (
+    padded_size,
+    sample_files,
+    sample_key,
+    stored_view,
+    study_from_files,
+    tar_files,
+)
+from vetdino.platform.data.study import PROJECTIONS, StoredView, Study, View
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    labels=st.dictionaries(st.text(min_size=1), st.sampled_from([0.0, 1.0, 0.5, math.nan]), max_size=4),
+    projections=st.lists(st.sampled_from(PROJECTIONS), min_size=1, max_size=9),
+    spacing=st.none() | st.tuples(st.floats(1e-3, 10), st.floats(1e-3, 10)),
+    facts=st.dictionaries(st.text(), st.text(), max_size=3),
+)
+def test_a_sample_holds_any_study(labels, projections, spacing, facts):
+    jpeg = stored_view(View(np.zeros((8, 8), np.uint8)), ShardConfig()).encoded
+    views = tuple(StoredView(jpeg, name, "L", "DX", spacing, facts) for name in projections)
+    study = Study("0a1b", "9f", views, labels, "val")
+    back = study_from_files(study.key, dict(sample_files(study, ShardConfig())))
+    assert sample_files(back, ShardConfig()) == sample_files(study, ShardConfig())
+    assert back.views[0].spacing == spacing
+    assert {name: repr(value) for name, value in back.labels.items()} == {
+        name: repr(value) for name, value in labels.items()
+    }
+
+
+def test_jpeg_at_95_keeps_40_decibels():
+    ramp = np.add.outer(np.arange(256), np.zeros(256)).astype(np.uint8)
+    view = stored_view(View(ramp), ShardConfig(quality=95)).decode()
+    noise = np.mean((view.pixels.astype(float) - ramp) ** 2)
+    assert 10 * math.log10(255**2 / max(noise, 1e-9)) > 40
+
+
+def test_png_keeps_every_pixel_and_a_stored_view_is_not_encoded_again():
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
+    stored = stored_view(
+        View(pixels, "VD", "L", "DX", (0.1, 0.2), {"voi": "window"}), ShardConfig(encoding="png")
+    )
+    assert np.array_equal(stored.decode().pixels, pixels)
+    assert (stored.projection, stored.laterality, stored.modality) == ("VD", "L", "DX")
+    assert (stored.spacing, stored.facts) == ((0.1, 0.2), {"voi": "window"})
+    assert stored_view(stored, ShardConfig()) is stored
+
+
+def test_the_files_of_a_sample_are_named_by_its_key():
+    names = [name for name, _ in sample_files(a_study(7, views=2), ShardConfig())]
+    key = a_study(7).key
+    assert names == [f"{key}.json", f"{key}.view0.jpg", f"{key}.view1.jpg"]
+    assert {sample_key(name) for name in names} == {key}
+
+
+@pytest.mark.parametrize(("name", "fact"), [("json", "lacks json"), ("view1.jpg", "lacks view1.jpg")])
+def test_a_sample_that_lacks_a_file_is_refused(name, fact):
+    files = dict(sample_files(a_study(7, views=2), ShardConfig()))
+    del files[f"{a_study(7).key}.{name}"]
+    with pytest.raises(ShardError, match=fact):
+        study_from_files(a_study(7).key, files)
+
+
+@pytest.mark.parametrize(
+    "text", [b"{", b"[]", b'{"key": "k", "patient": "p", "split": "train", "labels": 3}']
+)
+def test_a_damaged_json_is_refused(text):
+    with pytest.raises(ShardError, match="JSON is damaged"):
+        study_from_files("k", {"k.json": text})
+
+
+@given(st.integers(0, 10_000))
+def test_a_content_is_padded_to_whole_blocks(size):
+    assert padded_size(size) % 512 == 0
+    assert 0 <= padded_size(size) - size < 512
+
+
+def test_a_tar_of_something_else_is_refused():
+    with pytest.raises(ShardError, match=r"x\.tar"):
+        list(tar_files(io.BytesIO(b"no tar" * 300), "x.tar"))
