@@ -1,29 +1,171 @@
-"""The folder an experiment leaves: whole or not at all, and only in the place of one of ours."""
+"""The record of one experiment: a folder of files, one MLflow run, tables on the terminal.
+
+An experiment builds an `ExperimentRecord` and hands it on; this module alone writes and prints.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
 import math
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from ...platform.core.config import digest, flat, to_json
 from ...platform.core.errors import DataError
+from ...platform.core.files import atomic_write
+from ...platform.core.progress import tables_console
+from ...platform.core.runs import Run, open_run
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ...platform.models.card import Card
 
 METRICS = "metrics.json"
 
+CONFIG = "config.json"
+
 LEFT_BY_US = frozenset(
-    {METRICS, "config.json", "params.json", "run.json", "metrics.jsonl", "figures", "masks", "overlays"}
+    {METRICS, CONFIG, "params.json", "run.json", "metrics.jsonl", "figures", "masks", "overlays"}
 )
 """What a folder of ours may hold beside tables (.csv) and pages (.html)."""
+
+Rows = Sequence[Mapping[str, Any]]
+"""Lines of a table; all have the same keys."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DatasetUse:
+    """Data that an experiment measured on. digest: of its manifest; counts: such as studies by split."""
+
+    name: str
+    digest: str
+    counts: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MetricSeries:
+    """Metrics for MLflow's charts, at one step of a pretraining.
+
+    card: of the backbone that they were measured of, whose logged model gets them; None: of no backbone.
+    """
+
+    values: Mapping[str, float]
+    step: int = 0
+    card: Card | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExperimentRecord:
+    """What one experiment leaves.
+
+    experiment, name, tags: MLflow's experiment, name and tags of the run. config: a dataclass. identity, metrics,
+    details: the content of metrics.json, in this order.
+    series: metrics for MLflow. tables: name -> rows (CSV). figures: name -> PNG. pages: file name -> text.
+    attachments: files of which MLflow gets a copy. terminal, warnings: what is printed and logged.
+    """
+
+    experiment: str
+    name: str
+    config: Any
+    tags: Mapping[str, Any]
+    identity: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    details: Mapping[str, Any]
+    series: Sequence[MetricSeries]
+    datasets: Sequence[DatasetUse]
+    tables: Mapping[str, Rows]
+    figures: Mapping[str, bytes]
+    pages: Mapping[str, str] = field(default_factory=dict)
+    attachments: tuple[str, ...] = (METRICS, CONFIG)
+    terminal: Sequence[str | Table] = ()
+    warnings: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        return f"ExperimentRecord({self.name}: {len(self.metrics)} metrics, {len(self.tables)} tables)"
+
+
+def run_tags(config: Any, data: str, backbone: str, label: str, **more: str) -> dict[str, str | int]:
+    """Tags to find a run by: digest ("" without one) and label of the backbone, digests of data and config, seed."""
+    tags = {"manifest": data, "config": digest(config), "seed": config.seed}
+    return {"backbone": backbone, "backbone_label": label, **tags, **more}
+
+
+def pretraining_step(card: Card | None) -> int:
+    """The step of the pretraining that left a backbone; 0 where that is not known."""
+    return int(card.origin.get("step", 0)) if card else 0
+
+
+def publish(record: ExperimentRecord, out: Path | str) -> None:
+    """Write the record to `out`, which is replaced as a whole, and to MLflow; print it.
+
+    Raises DataError where `out` holds something that is not ours.
+    """
+    with replaced(out) as folder:
+        run = write_record(record, folder)
+    # Without MLflow the hint names a file, which has moved since.
+    show_record(record, run.view_hint.replace(str(folder), str(Path(out).resolve())))
+
+
+def write_record(record: ExperimentRecord, folder: Path, tracking_uri: str | None = None) -> Run:
+    """Write the files of a record into a folder and its MLflow run, a new one; the run is closed on return."""
+    (folder / "run.json").unlink(missing_ok=True)  # else the MLflow run of an earlier call would be continued
+    content = {**record.identity, "metrics": finite_or_none(record.metrics), **record.details}
+    atomic_write(folder / METRICS, json.dumps(content, indent=1) + "\n")
+    atomic_write(folder / CONFIG, to_json(record.config))
+    for file, text in record.pages.items():
+        atomic_write(folder / file, text)
+    with open_run(
+        folder,
+        experiment=record.experiment,
+        name=record.name,
+        params=flat(record.config),
+        tags=record.tags,
+        tracking_uri=tracking_uri,
+    ) as run:
+        for data in record.datasets:
+            run.log_dataset(data.name, data.digest, "evaluation", data.counts)
+        for series in record.series:
+            card = series.card
+            model_id = run.log_evaluated_model(card.label, card.digest, series.step) if card else ""
+            run.log_metrics(series.step, series.values, model_id)
+        for title, rows in record.tables.items():
+            run.log_table(title, rows)
+        for title, png in record.figures.items():
+            run.log_figure(title, png)
+        for file in (*record.attachments, *record.pages):
+            run.log_artifact(folder / file)
+    return run
+
+
+def show_record(record: ExperimentRecord, view_hint: str) -> None:
+    """Print tables and lines, log warnings, and print where to look at the MLflow run."""
+    show(record.terminal, record.warnings)
+    print(f"MLflow: {view_hint}")
+
+
+def show(items: Sequence[str | Table], warnings: Sequence[str] = ()) -> None:
+    """Print tables and lines on stdout, and log warnings."""
+    console = tables_console()
+    for item in items:
+        console.print(item, markup=False)
+    for warning in warnings:
+        log.warning("%s", warning)
 
 
 @contextmanager
 def replaced(out: Path | str) -> Iterator[Path]:
-    """A folder to write to, beside `out`; it takes the place of `out` when the block ends well, else it goes.
+    """A new folder beside `out`, which replaces `out` when the block ends without an exception, else is removed.
 
-    Raises DataError before anything is written where `out` holds what such a block never left there.
+    Raises DataError before anything is written where `out` holds what no experiment left there.
     """
     out = Path(out).resolve()
     check_ours(out)
@@ -46,18 +188,18 @@ def replaced(out: Path | str) -> Iterator[Path]:
 
 
 def check_ours(out: Path | str) -> None:
-    """Raises DataError where a folder holds what no experiment left there: it would be replaced."""
+    """Raises DataError where a folder holds what no experiment left there, since it would be replaced."""
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; give a folder to write to")
-    held = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    foreign = [name for name in held if name not in LEFT_BY_US and not name.endswith((".csv", ".html"))]
-    if foreign or (held and METRICS not in held):
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    foreign = [name for name in names if name not in LEFT_BY_US and not name.endswith((".csv", ".html"))]
+    if foreign or (names and METRICS not in names):
         raise DataError(
-            f"{out} holds {foreign[0] if foreign else held[0]}, which no experiment left there; give another folder"
+            f"{out} holds {foreign[0] if foreign else names[0]}, which no experiment left there; give another folder"
         )
 
 
-def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """The values as JSON can carry them: what is no number is null, a 0 stays 0."""
+def finite_or_none(values: Mapping[str, float]) -> dict[str, float | None]:
+    """The values as JSON can carry them: null for NaN and infinity."""
     return {name: float(value) if math.isfinite(value) else None for name, value in values.items()}

@@ -1,53 +1,53 @@
-"""What a few-shot experiment leaves: tables, metrics.json, figures, one MLflow run; and what it prints."""
+"""The record of a few-shot experiment: its metrics.json, tables, figures, and the summary on the terminal."""
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...platform.core.config import digest, flat, to_json
-from ...platform.core.files import atomic_write
-from ...platform.core.progress import tables_console
-from ...platform.core.runs import Run, open_run
-from ..common.record import METRICS, finite, replaced
+from ..common.record import (
+    DatasetUse,
+    ExperimentRecord,
+    MetricSeries,
+    Rows,
+    pretraining_step,
+    publish,
+    run_tags,
+)
 from ..volumes.volume import Volumes
-from .figures import dice_bars, overlays
-from .measure import Evaluated
-from .summary import MEAN, MEASURES, NOTES, summary_of
+from .figures import dice_bars, example_overlays
+from .results import FewshotResults
+from .summary import MEAN, MEASURES, NOTES, summary_lines
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ...platform.models.backbone import Backbone
 
 EXPERIMENT = "vetdino/fewshot"
-"""Where MLflow keeps these runs."""
-
-Lines = Sequence[Mapping[str, Any]]
-
-log = logging.getLogger(__name__)
+"""MLflow experiment of these runs."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Work:
-    """What was done, with what and on what. backbones: source -> backbone, None where it is no network.
+class FewshotExperiment:
+    """What was measured: the command, its config, the prepared folders and the encoders.
 
-    names: further tags of the run, such as the folder of trained encoders.
+    backbones: source -> backbone, None for pixels. tags: further tags of the run, such as the folder of trained
+    encoders.
     """
 
-    experiment: str
+    command: str
     config: Any
     volumes: tuple[Volumes, ...]
     backbones: Mapping[str, Backbone | None]
-    names: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
-        """What was measured, in a word or two."""
+        """The names of several encoders, or the label of the only one."""
         if len(self.backbones) > 1:
             return ", ".join(self.backbones)
         [backbone] = self.backbones.values()
@@ -59,120 +59,105 @@ class Work:
         return " ".join(volumes.digest for volumes in self.volumes)
 
     def __repr__(self) -> str:
-        return f"Work({self.experiment}, {self.label})"
+        return f"FewshotExperiment({self.command}, {self.label})"
 
 
 def record(
-    found: Evaluated,
-    work: Work,
+    results: FewshotResults,
+    experiment: FewshotExperiment,
     out: Path | str,
     *,
-    against: Mapping[str, str] | None = None,
-    drawn: Callable[[Lines, str], Mapping[str, bytes]] | None = None,
-    tables: Mapping[str, Lines] | None = None,
+    references: Mapping[str, str] | None = None,
+    plot: Callable[[Rows, str], Mapping[str, bytes]] | None = None,
+    tables: Mapping[str, Rows] | None = None,
 ) -> list[dict[str, Any]]:
-    """Leaves what one prepared folder's scores say in `out` and in MLflow, prints the table, gives back its lines.
+    """Write the results of one prepared folder to `out` and to MLflow, print and return their summary.
 
-    against: row -> the row that it is held against, the first where none is given. drawn: lines and a label ->
-    pictures, in place of the bars. tables: further ones; one without lines is not left. Raises DataError where `out`
-    holds something that is not ours.
+    references: row -> the row that it is compared with; by default the first. plot: summary and label -> figures,
+    instead of bars. tables: further ones; an empty one is not written. Raises DataError where `out` holds something
+    that is not ours.
     """
-    summary = summary_of(found, work.config, against)
-    told = leave(
-        work,
-        out,
-        metrics=metrics_of(summary) | seconds_of(found),
-        tables={"scans": [asdict(score) for score in found.scores], "summary": summary, **(tables or {})},
-        pictures={**(drawn or bars_of)(summary, work.label), "examples": overlays(found, work.label)},
-        facts={
-            "organs": {str(number): name for number, name in found.organs.items()},
-            "notes": NOTES,
-            "left_out": dict(found.left_out),
-        },
-    )
-    show(summary, found.left_out)
-    print(told)
+    summary = summary_lines(results, experiment.config, references)
+    label = experiment.label
+    figures = {**(plot or bar_figures)(summary, label), "examples": example_overlays(results, label)}
+    record_summary(summary, results, experiment, out, figures=figures, tables=tables)
     return summary
 
 
-def leave(
-    work: Work,
+def record_summary(
+    summary: Rows,
+    results: FewshotResults,
+    experiment: FewshotExperiment,
     out: Path | str,
     *,
-    metrics: Mapping[str, Mapping[str, float]],
-    tables: Mapping[str, Lines],
-    pictures: Mapping[str, bytes],
-    facts: Mapping[str, Any],
-) -> str:
-    """A folder with metrics.json, config.json, a CSV a table, figures/, and one MLflow run; how to look at that.
+    figures: Mapping[str, bytes],
+    tables: Mapping[str, Rows] | None = None,
+    title: str = "",
+) -> None:
+    """Write results and their summary to `out` and to MLflow, and print it under a title.
 
-    metrics: source -> name -> value; those of a source that is a backbone are told of its logged model too. Raises
-    DataError where `out` holds something that is not ours.
+    Raises DataError where `out` holds something that is not ours.
     """
-    cards = {name: one.card for name, one in work.backbones.items() if one is not None}
+    command, label, data = experiment.command, experiment.label, experiment.data
+    cards = {name: one.card for name, one in experiment.backbones.items() if one is not None}
     first = next(iter(cards.values()), None)
-    tags = {
-        "backbone": first.digest if first else "",
-        "backbone_label": work.label,
-        "manifest": work.data,
-        "config": digest(work.config),
-        "seed": work.config.seed,
-        "experiment": work.experiment,
-        **work.names,
-    }
-    whole = {
-        "experiment": work.experiment,
-        "backbone": {"digest": tags["backbone"], "label": work.label},
-        "backbones": {name: {"digest": card.digest, "label": card.label} for name, card in cards.items()},
-        "data": work.data,
-        "asked": dict(work.names),
-        "metrics": finite({name: value for own in metrics.values() for name, value in own.items()}),
-        **facts,
-    }
-    where = " + ".join(volumes.folder.name for volumes in work.volumes)
-    with replaced(out) as folder:
-        atomic_write(folder / METRICS, json.dumps(whole, indent=1) + "\n")
-        atomic_write(folder / "config.json", to_json(work.config))
-        name = f"{work.experiment}, {work.label}, {where}"
-        with open_run(folder, experiment=EXPERIMENT, name=name, params=flat(work.config), tags=tags) as run:
-            for volumes in work.volumes:
-                run.log_dataset(volumes.folder.name, volumes.digest, "evaluation", {"scans": len(volumes)})
-            _tell(run, metrics, cards)
-            for title, rows in tables.items():
-                run.log_table(title, rows)
-            for title, png in pictures.items():
-                run.log_figure(title, png)
-            for file in (METRICS, "config.json"):
-                run.log_artifact(folder / file)
-    return f"MLflow: {run.view_hint}"
+    backbone = first.digest if first else ""
+    metrics = _metrics_by_source(summary)
+    # Not a source: seconds are charted with the first backbone's step.
+    metrics[""] = {f"seconds/{source} a scan": value for source, value in results.seconds.items()}
+    where = " + ".join(volumes.folder.name for volumes in experiment.volumes)
+    publish(
+        ExperimentRecord(
+            experiment=EXPERIMENT,
+            name=f"{command}, {label}, {where}",
+            config=experiment.config,
+            tags=run_tags(experiment.config, data, backbone, label, experiment=command, **experiment.tags),
+            identity={
+                "experiment": command,
+                "backbone": {"digest": backbone, "label": label},
+                "backbones": {
+                    name: {"digest": one.digest, "label": one.label} for name, one in cards.items()
+                },
+                "data": data,
+                "asked": dict(experiment.tags),
+            },
+            metrics={name: value for values in metrics.values() for name, value in values.items()},
+            details={
+                "organs": dict(results.organs),
+                "notes": NOTES,
+                "left_out": dict(results.left_out),
+            },
+            series=[
+                MetricSeries(values, pretraining_step(cards.get(source, first)), cards.get(source))
+                for source, values in metrics.items()
+            ],
+            datasets=[
+                DatasetUse(volumes.folder.name, volumes.digest, {"scans": len(volumes)})
+                for volumes in experiment.volumes
+            ],
+            tables={
+                "scans": [asdict(score) for score in results.scores],
+                "summary": summary,
+                **(tables or {}),
+            },
+            figures=figures,
+            terminal=[_summary_table(summary, title)],
+            warnings=list(_warnings(summary, results.left_out)),
+        ),
+        out,
+    )
 
 
-def _tell(run: Run, metrics: Mapping[str, Mapping[str, float]], cards: Mapping[str, Any]) -> None:
-    """Values of backbones by the step of their pretraining, all others by that of the first."""
-    steps = {name: int(card.origin.get("step", 0)) for name, card in cards.items()}
-    first = next(iter(steps.values()), 0)
-    for source, values in metrics.items():
-        model, step = "", steps.get(source, first)
-        if source in cards:
-            model = run.log_evaluated_model(cards[source].label, cards[source].digest, step)
-        run.log_metrics(step, values, model)
-
-
-def metrics_of(summary: Lines) -> dict[str, dict[str, float]]:
-    """Source -> `dice/ROW.ORGAN` and its like -> value."""
-    metrics: dict[str, dict[str, float]] = defaultdict(dict)
+def _metrics_by_source(summary: Rows) -> dict[str, dict[str, float]]:
+    """Source -> `dice/ROW.ORGAN` and the other measures -> value."""
+    metrics: dict[str, dict[str, float]] = {}
     for line in summary:
-        for name in MEASURES:
-            metrics[line["source"]][f"{name}/{line['row']}.{line['organ']}"] = line[name]
-    return dict(metrics)
+        values = metrics.setdefault(line["source"], {})
+        values |= {f"{name}/{line['row']}.{line['organ']}": line[name] for name in MEASURES}
+    return metrics
 
 
-def seconds_of(found: Evaluated) -> dict[str, dict[str, float]]:
-    """Under a name that is no source: what a scan took, by source."""
-    return {"": {f"seconds/{source} a scan": value for source, value in found.seconds.items()}}
-
-
-def bars_of(summary: Lines, label: str) -> dict[str, bytes]:
+def bar_figures(summary: Rows, label: str) -> dict[str, bytes]:
     """Both kinds of Dice as bars."""
     return {
         "dice": dice_bars(summary, "dice", f"{label}: Dice by the published protocol"),
@@ -180,43 +165,48 @@ def bars_of(summary: Lines, label: str) -> dict[str, bytes]:
     }
 
 
-# On a terminal -----------------------------------------------------------------------------------
-
-
-def show(summary: Lines, left_out: Mapping[str, str], title: str = "") -> None:
-    """Prints a line for each row: Dice by organ and mean, whole volumes, HD95, how far it is from its reference.
-
-    Warns of what was left out and of organs that few scans show.
-    """
+def _summary_table(summary: Rows, title: str) -> Table:
+    """A line for each row: Dice by organ and mean, whole volumes, HD95, difference from its reference."""
     from rich.table import Table
 
     organs = list(dict.fromkeys(line["organ"] for line in summary))
-    held = list(dict.fromkeys(line["against"] for line in summary))
+    references = list(dict.fromkeys(line["against"] for line in summary))
     table = Table(title=title or "Dice in percent [95 % interval over scans]", title_justify="left")
     table.add_column("", no_wrap=True)
-    reference = f"less {held[0]}" if len(held) == 1 else "less its reference"
-    for head in (*organs, "whole volumes", "HD95, mm", "missed", reference, "p"):
+    difference = f"less {references[0]}" if len(references) == 1 else "less its reference"
+    for head in (*organs, "whole volumes", "HD95, mm", "missed", difference, "p"):
         table.add_column(head, justify="right")
     for row in dict.fromkeys(line["row"] for line in summary):
-        own = {line["organ"]: line for line in summary if line["row"] == row}
-        every = own[MEAN]
-        far = "-" if math.isnan(every["volume_hd95"]) else f"{every['volume_hd95']:.1f}"
-        cells = [_percent(own[organ], "dice", spread=organ == MEAN) for organ in organs]
-        cells += [_percent(every, "volume_dice", spread=True), far, str(every["missed"])]
-        apart = every["against"] != row
-        cells.append(_percent(every, "delta", spread=True, sign="+") if apart else "")
-        cells.append(f"{every['p']:.2g}" if apart and not math.isnan(every["p"]) else "")
+        by_organ = {line["organ"]: line for line in summary if line["row"] == row}
+        mean = by_organ[MEAN]
+        hd95 = "-" if math.isnan(mean["volume_hd95"]) else f"{mean['volume_hd95']:.1f}"
+        cells = [percent(by_organ[organ], "dice", interval=organ == MEAN) for organ in organs]
+        cells += [percent(mean, "volume_dice"), hd95, str(mean["missed"])]
+        has_reference = mean["against"] != row
+        cells.append(percent(mean, "delta", sign="+") if has_reference else "")
+        cells.append(f"{mean['p']:.2g}" if has_reference and not math.isnan(mean["p"]) else "")
         table.add_row(row, *cells)
-    tables_console().print(table)
+    return table
+
+
+def _warnings(summary: Rows, left_out: Mapping[str, str]) -> Iterator[str]:
+    """Notes on organs that few scans show, and what was left out."""
     for organ, note in {line["organ"]: line["note"] for line in summary if line["note"]}.items():
-        log.warning("%s: %s", organ, note)
-    for place, reason in left_out.items():
-        log.warning("left out: %s: %s", place, reason)
+        yield f"{organ}: {note}"
+    for name, reason in left_out.items():
+        yield f"left out: {name}: {reason}"
 
 
-def _percent(line: Mapping[str, Any], name: str, *, spread: bool, sign: str = "") -> str:
-    value, low, high = (100 * line[f"{name}{end}"] for end in ("", "_low", "_high"))
-    if math.isnan(value):
+def percent(line: Mapping[str, Any], name: str, *, interval: bool = True, sign: str = "") -> str:
+    """A share of 0..1 as `53.1 [50.2, 56.0]`, or without its interval; `-` for NaN.
+
+    >>> percent({"dice": 0.531, "dice_low": 0.502, "dice_high": 0.56}, "dice")
+    '53.1 [50.2, 56.0]'
+    """
+    if math.isnan(line[name]):
         return "-"
-    ends = f" [{low:{sign}.1f}, {high:{sign}.1f}]" if spread and not math.isnan(low) else ""
-    return f"{value:{sign}.1f}{ends}"
+    value = f"{100 * line[name]:{sign}.1f}"
+    if not interval or math.isnan(line[f"{name}_low"]):
+        return value
+    low, high = (100 * line[f"{name}_{end}"] for end in ("low", "high"))
+    return f"{value} [{low:{sign}.1f}, {high:{sign}.1f}]"

@@ -1,29 +1,30 @@
-"""Linear probe: logistic regression on frozen features, and how little else is needed to read findings off them.
+"""Linear probe: logistic regression on frozen features.
 
-Protocol of DINOv2 (2304.07193, section 7.1 and appendix B.3) with an L2 path in place of its grid of learning
+Protocol of DINOv2 (2304.07193, section 7.1 and appendix B.3) with an L2 path instead of its grid of learning
 rates: for each descriptor (CLS, CLS + mean of the patches, of the last 1 or 4 blocks) and each strength of the
-penalty a regression is fitted on the training split; descriptor and strength are those of best macro AUROC on
-the validation split, one choice for all findings. The test split is asked once.
+penalty a regression is fitted on the training split; descriptor and penalty are those of best macro AUROC on
+the validation split, one choice for all findings. The test split is used once.
 
-N studies to learn from, M to ask, D dimensions, R of the span of few studies, F findings, C strengths of the
-penalty, K columns fitted.
+N training studies, M queries, D dimensions, R dimensions of the span of few studies, F findings, C penalties,
+K fitted outputs.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from ...platform.core.errors import ConfigError, FeaturesError
-from ...platform.measure.features import Descriptor, Features, Pool
+from ...platform.measure.descriptors import Descriptor, Pool
+from ...platform.measure.features import Features
 from ...platform.measure.metrics import Answers, auroc, macro
-from ..common.sources import Source
-from .protocol import Parts, folds_of, left_out_of, parts_of
+from .config import LinearConfig
+from .protocol import TaskSplits, patient_folds, single_class_findings, task_splits
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -32,36 +33,28 @@ TOLERANCE = 1e-4
 """Largest slope of the loss, a mean over studies, at which the solver may stop."""
 
 DIRECT = 768
-"""Dimensions up to which solving Newton's equations directly was the faster way, with 1,642 studies."""
+"""Up to this many dimensions solving Newton's equations directly was faster, with 1,642 studies."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LinearConfig:
-    """What is tried, and how it is fitted."""
+class FeatureSource(Protocol):
+    """What the probe needs of a source of features, such as `common.sources.Source`."""
 
-    pools: tuple[Pool, ...] = ("cls", "cls+mean")
-    """What of the last block is tried: its CLS, or with the mean of its patch tokens."""
-    blocks: tuple[int, ...] = (1, 4)
-    """The CLS of how many last blocks is tried; numbers beyond the backbone's depth are not."""
-    cs: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2)
-    """Inverse strengths of the L2 penalty (scikit-learn's C), tried from the strongest penalty on."""
-    class_weight: Literal["none", "balanced"] = "none"
-    """balanced weighs the studies with and those without a finding alike, however rare it is."""
-    exclusive: bool = False
-    """Findings exclude one another: one softmax over them (and over `none of them`) in place of a yes or no for
-    each."""
-    folds: int = 5
-    """Parts of the train patients that are left out in turn where the validation split cannot choose."""
-    max_iterations: int = 100
-    """Of the solver (Newton's) for one strength of the penalty, which starts from the one before."""
+    @property
+    def name(self) -> str: ...
+
+    def given(self, descriptors: Iterable[Descriptor]) -> list[Descriptor]:
+        """The descriptors that this source has."""
+
+    def features(self, pool: Pool = "cls", blocks: int = 1) -> Features:
+        """The table of one descriptor, all splits."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Choice:
-    """What was best, how good it was, and where that was measured. -1 where nothing could choose."""
+    """The best penalty for a descriptor, its macro AUROC (-1 where undefined) and where it was measured."""
 
     descriptor: Descriptor
-    parts: Parts
+    splits: TaskSplits
     c: float
     auroc: float
     where: str
@@ -75,18 +68,18 @@ class _Choice:
             "blocks": self.descriptor.blocks,
             "C": self.c,
             "chosen": measured if self.auroc >= 0 else f"given, {self.where} cannot choose",
-            "dimensions": self.parts.train.vectors.shape[1],
-            **self.parts.facts,
+            "dimensions": self.splits.train.vectors.shape[1],
+            **self.splits.facts,
         }
 
 
 def linear(
-    source: Source, config: LinearConfig | None = None, fraction: float = 1.0, seed: int = 0
+    source: FeatureSource, config: LinearConfig | None = None, fraction: float = 1.0, seed: int = 0
 ) -> Answers:
-    """The test split's scores by regressions on the training split, one row for each study.
+    """Scores of the test split by logistic regressions on the training split, one row for each study.
 
-    fraction: of the train patients, drawn by seed; where they are few, they choose as well. Findings that
-    cannot be measured are named in `left_out`. Raises FeaturesError as `parts_of` does, and for findings said
+    fraction: of the train patients, drawn by seed; below 1, descriptor and penalty are chosen on them, too. Findings
+    that cannot be measured are named in `left_out`. Raises FeaturesError as `task_splits` does, and for findings said
     to be exclusive that are not; ConfigError where the source has none of the descriptors.
     """
     config = config or LinearConfig()
@@ -97,71 +90,75 @@ def linear(
         )
     best: _Choice | None = None
     for descriptor in descriptors:
-        parts = parts_of(source.features(descriptor.pool, descriptor.blocks), fraction, seed)
-        if not parts.test.findings:
-            return _answers(parts, np.empty((len(parts.test), 0)), parts.facts)
-        # With few labels there are few for choosing, too.
-        by_val = fraction == 1 and _can_choose(parts.val)
-        choice = _tried(descriptor, parts, config, by_val, seed)
-        # What came first is the smaller: it wins a tie.
+        splits = task_splits(source.features(descriptor.pool, descriptor.blocks), fraction, seed)
+        if not splits.test.findings:
+            return _answers(splits, np.empty((len(splits.test), 0)), splits.facts)
+        # With few labels for training there would be few for choosing, too.
+        use_val = fraction == 1 and _can_choose(splits.val)
+        choice = _best_penalty(descriptor, splits, config, use_val, seed)
+        # Of equal values the first, smaller descriptor wins.
         if best is None or choice.auroc > best.auroc:
             best = choice
-    # The path up to the choice once more: what starts elsewhere ends elsewhere, by the solver's tolerance.
-    fits = list(_path(best.parts.train, [c for c in sorted(config.cs) if c <= best.c], config))
-    unfinished = sum(not fit.finished for fit in fits)
+    assert best is not None  # there is a descriptor at least
+    # The path up to the choice once more: started elsewhere, the solver ends elsewhere within its tolerance.
+    fits = list(_fit_path(best.splits.train, [c for c in sorted(config.cs) if c <= best.c], config))
+    unfinished = sum(not fit.converged for fit in fits)
     facts = best.facts | ({"not_converged": f"{unfinished} of {len(fits)} strengths"} if unfinished else {})
-    return _answers(best.parts, fits[-1].scores(best.parts.test.vectors), facts)
+    return _answers(best.splits, fits[-1].scores(best.splits.test.vectors), facts)
 
 
-def _answers(parts: Parts, score_MF: np.ndarray, facts: Mapping[str, str | int | float]) -> Answers:
-    test = parts.test
-    return Answers(test.findings, test.patients, test.labels, score_MF, parts.left_out, facts)
+def _answers(splits: TaskSplits, score_MF: np.ndarray, facts: Mapping[str, str | int | float]) -> Answers:
+    test = splits.test
+    return Answers(test.findings, test.patients, test.labels, score_MF, splits.left_out, facts)
 
 
 def _can_choose(val: Features) -> bool:
-    """Whether every finding has both classes there: a choice by some of them would be unfair to the others."""
-    return len(val) > 0 and not left_out_of(val.findings, {"val": val.labels})
+    """Whether every finding has both classes there; choosing by some of them would be unfair to the others."""
+    return len(val) > 0 and not single_class_findings(val.findings, {"val": val.labels})
 
 
-def _tried(descriptor: Descriptor, parts: Parts, config: LinearConfig, by_val: bool, seed: int) -> _Choice:
-    """The best strength of the penalty for one descriptor, on val or else by folds of the train patients."""
-    train, val, cs = parts.train, parts.val, sorted(config.cs)
-    if by_val:
+def _best_penalty(
+    descriptor: Descriptor, splits: TaskSplits, config: LinearConfig, use_val: bool, seed: int
+) -> _Choice:
+    """The best penalty for one descriptor, on validation or by cross-validation over the train patients."""
+    train, val, cs = splits.train, splits.val, sorted(config.cs)
+    if use_val:
         truth_MF, where = val.labels, f"{len(set(val.keys))} val studies"
-        score_CMF = np.stack([fit.scores(val.vectors) for fit in _path(train, cs, config)])
+        score_CMF = np.stack([fit.scores(val.vectors) for fit in _fit_path(train, cs, config)])
     else:
         studies = len(set(train.keys))
         truth_MF, where = train.labels, f"{studies} train studies, by {config.folds} folds of patients"
-        score_CMF = _scores_of_others(train, cs, config, seed)
-    found_C = np.array([macro(auroc(_fitted(truth_MF, score), np.nan_to_num(score))) for score in score_CMF])
-    best = int(np.argmax(np.nan_to_num(found_C, nan=-1.0)))
-    if np.isnan(found_C).all():
-        return _Choice(descriptor, parts, cs[len(cs) // 2], -1.0, where)
-    return _Choice(descriptor, parts, cs[best], float(found_C[best]), where)
+        score_CMF = _cross_validated_scores(train, cs, config, seed)
+    # Where no regression could be fitted (NaN), the truth counts as unknown.
+    auroc_C = np.array(
+        [
+            macro(auroc(np.where(np.isnan(score_MF), np.nan, truth_MF), np.nan_to_num(score_MF)))
+            for score_MF in score_CMF
+        ]
+    )
+    if np.isnan(auroc_C).all():
+        return _Choice(descriptor, splits, cs[len(cs) // 2], -1.0, where)
+    best = int(np.argmax(np.nan_to_num(auroc_C, nan=-1.0)))
+    return _Choice(descriptor, splits, cs[best], float(auroc_C[best]), where)
 
 
-def _scores_of_others(train: Features, cs: list[float], config: LinearConfig, seed: int) -> np.ndarray:
-    """(C, N, F): each study's scores by regressions on the patients of the other folds; NaN where none was."""
-    fold_N = folds_of(train.patients, config.folds, seed)
+def _cross_validated_scores(train: Features, cs: list[float], config: LinearConfig, seed: int) -> np.ndarray:
+    """(C, N, F): each study's scores by regressions on the patients of the other folds; NaN where there are none."""
+    fold_N = patient_folds(train.patients, config.folds, seed)
     score_CNF = np.full((len(cs), *train.labels.shape), np.nan)
     for fold in sorted(set(fold_N.tolist())):
-        asked, rest = np.flatnonzero(fold_N == fold), np.flatnonzero(fold_N != fold)
+        held_out, rest = np.flatnonzero(fold_N == fold), np.flatnonzero(fold_N != fold)
         if len(rest):
-            for c, fit in enumerate(_path(train.rows(rest), cs, config)):
-                score_CNF[c, asked] = fit.scores(train.vectors[asked])
+            for c, fit in enumerate(_fit_path(train.rows(rest.tolist()), cs, config)):
+                score_CNF[c, held_out] = fit.scores(train.vectors[held_out])
     return score_CNF
 
 
-def _fitted(truth_MF: np.ndarray, score_MF: np.ndarray) -> np.ndarray:
-    """The truth where there was a regression to ask, unknown elsewhere: no guess counts for or against."""
-    return np.where(np.isnan(score_MF), np.nan, truth_MF)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class _Fit:
-    """Regressions at one strength of the penalty, weight (K, D) and bias (K,) on standardised features.
+class _LinearFit:
+    """Regressions at one penalty: weight (K, D) and bias (K,) on standardized features.
 
-    columns: the finding that each of the K is of; `findings` itself stands for none of them.
+    columns: the finding that each of the K outputs predicts; the number of findings stands for `none of them`.
     """
 
     mean_D: np.ndarray
@@ -171,10 +168,10 @@ class _Fit:
     columns: list[int]
     findings: int
     exclusive: bool
-    finished: bool
+    converged: bool
 
     def scores(self, vectors_MD: np.ndarray) -> np.ndarray:
-        """How surely each study has each finding, (M, F): log odds, or log probabilities of exclusive ones.
+        """(M, F): log odds of each finding, or log probabilities of exclusive ones.
 
         NaN for a finding that had one class where these regressions were fitted.
         """
@@ -186,80 +183,92 @@ class _Fit:
         return score_MF[:, : self.findings]
 
 
-def _path(train: Features, cs: list[float], config: LinearConfig) -> Iterator[_Fit]:
-    """Regressions at each strength of the penalty, each starting where the one before it ended."""
+def _fit_path(train: Features, cs: list[float], config: LinearConfig) -> Iterator[_LinearFit]:
+    """Regressions at each penalty, each starting from the solution of the one before it."""
     vectors_ND = train.vectors.astype(np.float64)
     mean_D, scale_D = vectors_ND.mean(axis=0), vectors_ND.std(axis=0)
-    # What hardly varies says nothing, and would say a lot once divided by its own spread.
+    # A dimension that hardly varies would become noise of full size once divided by its standard deviation.
     scale_D = np.where(scale_D > 1e-6, scale_D, np.inf)
     standard_ND = (vectors_ND - mean_D) / scale_D
-    # A penalised regression lies in the span of its studies: where they are few it is fitted there, exactly.
+    # The weights of a penalized regression lie in the span of its studies; with few, it is fitted there, exactly.
     basis_RD = np.linalg.svd(standard_ND, full_matrices=False)[2] if len(train) < len(mean_D) else None
     if basis_RD is not None:
         standard_ND = standard_ND @ basis_RD.T
-    targets = list(_exclusive(train) if config.exclusive else _one_by_one(train))
-    models = [_model(config, standard_ND.shape[1]) for _ in targets]
+    targets = list(_exclusive_target(train) if config.exclusive else _binary_targets(train))
+    models = [_new_model(config, standard_ND.shape[1]) for _ in targets]
     for c in cs:
-        finished = [
-            _fit(model, c, standard_ND[rows], target_N)
-            for model, (_, rows, target_N) in zip(models, targets, strict=True)
+        converged = [
+            _fit(model, c, standard_ND[target.rows], target.class_N)
+            for model, target in zip(models, targets, strict=True)
         ]
         parts = [
-            _coefficients(model, len(columns)) for model, (columns, _, _) in zip(models, targets, strict=True)
+            _coefficients(model, len(target.columns)) for model, target in zip(models, targets, strict=True)
         ]
         weight_KR = np.concatenate([weight for weight, _ in parts] or [np.empty((0, standard_ND.shape[1]))])
-        yield _Fit(
+        yield _LinearFit(
             mean_D,
             scale_D,
             weight_KR if basis_RD is None else weight_KR @ basis_RD,
             np.concatenate([bias_K for _, bias_K in parts] or [np.empty(0)]),
-            [column for columns, _, _ in targets for column in columns],
+            [column for target in targets for column in target.columns],
             len(train.findings),
             config.exclusive,
-            all(finished),
+            all(converged),
         )
 
 
-def _model(config: LinearConfig, dimensions: int) -> LogisticRegression:
+def _new_model(config: LinearConfig, dimensions: int) -> LogisticRegression:
     from sklearn.linear_model import LogisticRegression
 
-    # Features are nearly collinear where patients are few: L-BFGS then needs thousands of steps, Newton a few.
-    solver = "newton-cholesky" if dimensions <= DIRECT else "newton-cg"
-    weight = None if config.class_weight == "none" else config.class_weight
-    how = {"tol": TOLERANCE, "max_iter": config.max_iterations, "class_weight": weight}
-    return LogisticRegression(solver=solver, warm_start=True, **how)
+    return LogisticRegression(
+        # Features are nearly collinear where patients are few: L-BFGS then needs thousands of steps, Newton a few.
+        solver="newton-cholesky" if dimensions <= DIRECT else "newton-cg",
+        warm_start=True,
+        tol=TOLERANCE,
+        max_iter=config.max_iterations,
+        class_weight=None if config.class_weight == "none" else config.class_weight,
+    )
 
 
-def _fit(model: LogisticRegression, c: float, standard_ND: np.ndarray, target_N: np.ndarray) -> bool:
-    """Fits in place; whether the solver came to its end."""
+def _fit(model: LogisticRegression, c: float, standard_ND: np.ndarray, class_N: np.ndarray) -> bool:
+    """Fit in place; whether the solver converged."""
     from scipy.linalg import LinAlgWarning
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # counted, and told in the facts
+        warnings.simplefilter("ignore", ConvergenceWarning)  # counted, and reported in the facts
         warnings.simplefilter("ignore", LinAlgWarning)  # scikit-learn then goes on with L-BFGS by itself
-        model.set_params(C=c).fit(standard_ND, target_N)
+        model.set_params(C=c).fit(standard_ND, class_N)
     return int(model.n_iter_.max()) < model.max_iter
 
 
 def _coefficients(model: LogisticRegression, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """Copies of weight (K, R) and bias (K,): the model goes on from its own."""
+    """Copies of weight (K, R) and bias (K,); the model itself goes on from them."""
     weight_KR, bias_K = model.coef_.copy(), model.intercept_.copy()
-    if columns == 2:  # of two classes the model knows the second against the first
+    if columns == 2:  # of two classes, scikit-learn keeps the second against the first
         return np.concatenate([0 * weight_KR, weight_KR]), np.append(0.0, bias_K)
     return weight_KR, bias_K
 
 
-def _one_by_one(train: Features) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-    """(columns, rows, targets) of each finding that has both classes here: the studies where it is known."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Target:
+    """What one regression learns: the findings it predicts, the rows (N,) it uses, and their classes (N,)."""
+
+    columns: list[int]
+    rows: np.ndarray
+    class_N: np.ndarray
+
+
+def _binary_targets(train: Features) -> Iterator[_Target]:
+    """One target for each finding with both classes, on the studies where it is known."""
     for column, label_N in enumerate(train.labels.T):
         rows = np.flatnonzero(~np.isnan(label_N))
         if len(np.unique(label_N[rows])) == 2:
-            yield [column], rows, label_N[rows].astype(int)
+            yield _Target([column], rows, label_N[rows].astype(int))
 
 
-def _exclusive(train: Features) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
-    """(columns, rows, targets) of all classes here, `none of them` the last: studies whose class is known.
+def _exclusive_target(train: Features) -> Iterator[_Target]:
+    """One target over all findings, `none of them` the last class, on the studies whose class is known.
 
     Raises FeaturesError where a study has several findings.
     """
@@ -272,6 +281,6 @@ def _exclusive(train: Features) -> Iterator[tuple[list[int], np.ndarray, np.ndar
     known_N = (present_N == 1) | ~np.isnan(train.labels).any(axis=1)
     rows = np.flatnonzero(known_N)
     class_N = np.where(present_N == 1, np.nan_to_num(train.labels).argmax(axis=1), len(train.findings))
-    columns, target_N = np.unique(class_N[rows], return_inverse=True)
+    columns, class_N = np.unique(class_N[rows], return_inverse=True)
     if len(columns) > 1:
-        yield columns.tolist(), rows, target_N
+        yield _Target(columns.tolist(), rows, class_N)

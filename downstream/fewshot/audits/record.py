@@ -1,30 +1,35 @@
-"""What an audit leaves: slices.csv, summary.csv, metrics.json, figures, one MLflow run, a table to read."""
+"""The record of an audit: slices.csv, summary.csv, metrics.json, figures, and the summary on the terminal."""
 
 from __future__ import annotations
 
-import json
-import logging
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ....platform.core.config import digest, flat, to_json
-from ....platform.core.files import atomic_write
-from ....platform.core.progress import tables_console
-from ....platform.core.runs import open_run
-from ...common.record import METRICS, finite, replaced
+from ...common.record import (
+    DatasetUse,
+    ExperimentRecord,
+    MetricSeries,
+    Rows,
+    pretraining_step,
+    publish,
+    run_tags,
+)
 from ...volumes.volume import Volumes
 from ..figures import dice_bars
-from ..record import EXPERIMENT
-from .adaptation import FLOORS, NO_RESET, Cost, TttAudit
-from .components import COPY, ORACLE, TRUTH, CcaAudit
+from ..record import EXPERIMENT, percent
+from .adaptation import FLOORS, NO_RESET, Cost, TttAuditResult
+from .components import COPY, ORACLE, TRUTH, CcaAuditResult
 from .config import AuditConfig
 from .figures import drift_lines, examples, harm_bars, parts_bars, step_curves
 from .slices import MEAN, summary_of
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ....platform.models.backbone import Backbone
 
 MEASURES = ("dice", "change", "worse", "better")
@@ -38,26 +43,24 @@ NOTES = (
     "true ones are wider."
 )
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Left:
-    """What an audit leaves beside its settings. tables: name -> rows; pictures: name -> PNG."""
+class AuditRecord:
+    """What an audit leaves beside its settings. tables: name -> rows; pictures: name -> PNG; metrics: further ones."""
 
     experiment: str
-    summary: Sequence[Mapping[str, Any]]
-    tables: Mapping[str, Sequence[Mapping[str, Any]]]
+    summary: Rows
+    tables: Mapping[str, Rows]
     pictures: Mapping[str, bytes]
     left_out: Mapping[str, str]
     metrics: Mapping[str, float] = field(default_factory=dict)
     notes: str = ""
 
     def __repr__(self) -> str:
-        return f"Left({self.experiment}, {len(self.summary)} lines)"
+        return f"AuditRecord({self.experiment}, {len(self.summary)} lines)"
 
 
-def cca_left(found: CcaAudit, label: str, config: AuditConfig) -> Left:
+def cca_record(found: CcaAuditResult, label: str, config: AuditConfig) -> AuditRecord:
     """Tables and figures of the audit of components."""
     summary = summary_of(found.scores, found.before, found.organs, config)
     seen = [
@@ -80,7 +83,7 @@ def cca_left(found: CcaAudit, label: str, config: AuditConfig) -> Left:
     note = "The surest component alone is kept. Filled: found. Outlined: truth."
     shown = examples(found.examples, f"{label}: what keeping one component does", note)
     tables = {"slices": [asdict(score) for score in found.scores], "summary": summary}
-    return Left(
+    return AuditRecord(
         "cca-audit",
         summary,
         tables,
@@ -90,7 +93,7 @@ def cca_left(found: CcaAudit, label: str, config: AuditConfig) -> Left:
     )
 
 
-def ttt_left(found: TttAudit, label: str, config: AuditConfig) -> Left:
+def ttt_record(found: TttAuditResult, label: str, config: AuditConfig) -> AuditRecord:
     """Tables and figures of the audit of test-time training."""
     summary = summary_of(found.scores, found.before, found.organs, config)
     cost = cost_of(found.costs)
@@ -124,7 +127,7 @@ def ttt_left(found: TttAudit, label: str, config: AuditConfig) -> Left:
         for name in ("drift", "seconds")
     }
     metrics |= {f"order/{row}": apart for row, apart in found.order.items()}
-    return Left(
+    return AuditRecord(
         "ttt-audit",
         summary,
         tables,
@@ -138,115 +141,95 @@ def ttt_left(found: TttAudit, label: str, config: AuditConfig) -> Left:
 
 
 NO_COST = {"drift": math.nan, "seconds": math.nan, "trained": 0}
+"""Costs of a row that trains nothing."""
 
 
 def cost_of(costs: Sequence[Cost]) -> dict[tuple[str, str], dict[str, float]]:
     """(row, organ or MEAN) -> mean drift and seconds of its slices, and how many of them were trained on."""
-    held: dict[tuple[str, str], list[Cost]] = {}
-    for one in costs:
-        for organ in (one.organ, MEAN):
-            held.setdefault((one.row, organ), []).append(one)
+    groups: dict[tuple[str, str], list[Cost]] = defaultdict(list)
+    for cost in costs:
+        for organ in (cost.organ, MEAN):
+            groups[cost.row, organ].append(cost)
     return {
         key: {
-            "drift": sum(one.drift for one in own) / len(own),
-            "seconds": sum(one.seconds for one in own) / len(own),
-            "trained": sum(one.steps > 0 for one in own),
+            "drift": sum(cost.drift for cost in group) / len(group),
+            "seconds": sum(cost.seconds for cost in group) / len(group),
+            "trained": sum(cost.steps > 0 for cost in group),
         }
-        for key, own in held.items()
+        for key, group in groups.items()
     }
 
 
 def record(
-    left: Left, volumes: Volumes, backbone: Backbone | None, config: AuditConfig, out: Path | str
+    audit: AuditRecord, volumes: Volumes, backbone: Backbone | None, config: AuditConfig, out: Path | str
 ) -> None:
-    """Leaves an audit in `out` and in MLflow, one run, and prints its table.
+    """Write an audit to `out` and to MLflow, and print its summary.
 
     Raises DataError where `out` holds something that is not ours.
     """
     card = backbone.card if backbone is not None else None
-    label = label_of(backbone)
-    tags = {
-        "backbone": card.digest if card else "",
-        "backbone_label": label,
-        "manifest": volumes.digest,
-        "config": digest(config),
-        "seed": config.seed,
-        "experiment": left.experiment,
-    }
+    digest, label = card.digest if card else "", backbone_label(backbone)
     metrics = {
-        f"{name}/{line['row']}.{line['organ']}": line[name] for line in left.summary for name in MEASURES
+        f"{name}/{line['row']}.{line['organ']}": line[name] for line in audit.summary for name in MEASURES
     }
-    metrics |= left.metrics
-    with replaced(out) as folder:
-        whole = {
-            "experiment": left.experiment,
-            "backbone": {"digest": tags["backbone"], "label": label},
-            "data": volumes.digest,
-            "metrics": finite(metrics),
-            "notes": f"{NOTES} {left.notes}",
-            "left_out": left.left_out,
-        }
-        atomic_write(folder / METRICS, json.dumps(whole, indent=1) + "\n")
-        atomic_write(folder / "config.json", to_json(config))
-        name = f"{left.experiment}, {label}, {volumes.folder.name}"
-        with open_run(folder, experiment=EXPERIMENT, name=name, params=flat(config), tags=tags) as run:
-            run.dataset(volumes.folder.name, volumes.digest, "evaluation", {"scans": len(volumes)})
-            step = int(card.origin.get("step", 0)) if card else 0
-            model = run.evaluates(label, card.digest, step) if card else ""
-            run.metrics(step, metrics, model)
-            for title, rows in left.tables.items():
-                run.table(title, rows)
-            for title, png in left.pictures.items():
-                run.figure(title, png)
-            for file in (METRICS, "config.json"):
-                run.artifact(folder / file)
-    show(left)
-    print(f"MLflow: {run.told}")
+    metrics |= audit.metrics
+    publish(
+        ExperimentRecord(
+            experiment=EXPERIMENT,
+            name=f"{audit.experiment}, {label}, {volumes.folder.name}",
+            config=config,
+            tags=run_tags(config, volumes.digest, digest, label, experiment=audit.experiment),
+            identity={
+                "experiment": audit.experiment,
+                "backbone": {"digest": digest, "label": label},
+                "data": volumes.digest,
+            },
+            metrics=metrics,
+            details={"notes": f"{NOTES} {audit.notes}", "left_out": audit.left_out},
+            series=[MetricSeries(metrics, pretraining_step(card), card)],
+            datasets=[DatasetUse(volumes.folder.name, volumes.digest, {"scans": len(volumes)})],
+            tables=audit.tables,
+            figures=audit.pictures,
+            terminal=[_summary_table(audit)],
+            warnings=[f"left out: {name}: {reason}" for name, reason in audit.left_out.items()],
+        ),
+        out,
+    )
 
 
-def label_of(backbone: Backbone | None) -> str:
-    """What people read of an encoder."""
+def backbone_label(backbone: Backbone | None) -> str:
+    """The label of a backbone's card; `pixels` without one."""
     return backbone.card.label if backbone is not None else "pixels"
 
 
-def show(left: Left) -> None:
-    """Prints a line for each row: Dice by organ and mean, what changed, slices worse and better; warns of what is
-    left out."""
+def _summary_table(audit: AuditRecord) -> Table:
+    """A line for each row: Dice by organ and mean, its change, slices worse and better."""
     from rich.table import Table
 
-    organs = list(dict.fromkeys(line["organ"] for line in left.summary))
-    table = Table(title=f"{left.experiment}: percent [95 % interval over scans]", title_justify="left")
+    organs = list(dict.fromkeys(line["organ"] for line in audit.summary))
+    table = Table(title=f"{audit.experiment}: percent [95 % interval over scans]", title_justify="left")
     table.add_column("", no_wrap=True)
-    trained = "seconds" in left.summary[0]
+    trained = "seconds" in audit.summary[0]
     more = ("drift", "s/slice") if trained else ("parts",)
     for head in (*organs, "change of mean", "slices worse", "better", *more):
         table.add_column(head, justify="right", no_wrap=True)
-    for row in dict.fromkeys(line["row"] for line in left.summary):
-        own = {line["organ"]: line for line in left.summary if line["row"] == row}
-        mean = own[MEAN]
-        cells = [percent(own[organ], "dice", spread=organ == MEAN) for organ in organs]
+    for row in dict.fromkeys(line["row"] for line in audit.summary):
+        by_organ = {line["organ"]: line for line in audit.summary if line["row"] == row}
+        mean = by_organ[MEAN]
+        cells = [percent(by_organ[organ], "dice", interval=organ == MEAN) for organ in organs]
         if row == mean["before"]:
             cells += ["", "", ""]
         else:
-            cells += [percent(mean, name, spread=name != "better") for name in ("change", "worse", "better")]
-        if trained:
             cells += [
-                percent(mean, "drift", spread=False),
-                "-" if math.isnan(mean["seconds"]) else f"{mean['seconds']:.2f}",
+                percent(mean, name, interval=name != "better") for name in ("change", "worse", "better")
+            ]
+        if trained:
+            seconds = mean["seconds"]
+            cells += [
+                percent(mean, "drift", interval=False),
+                "-" if math.isnan(seconds) else f"{seconds:.2f}",
             ]
         else:
             cells.append(f"{mean['parts']:.2f}")
         table.add_row(row, *cells)
-    tables_console().print(table)
-    for place, reason in left.left_out.items():
-        log.warning("left out: %s: %s", place, reason)
-
-
-def percent(line: Mapping[str, Any], name: str, *, spread: bool) -> str:
-    """`53.1 [50.2, 56.0]`, or the value alone; `-` for none."""
-    if math.isnan(line[name]):
-        return "-"
-    if not spread or math.isnan(line[f"{name}_low"]):
-        return f"{100 * line[name]:.1f}"
-    value, low, high = (100 * line[f"{name}{end}"] for end in ("", "_low", "_high"))
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+    return table

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from vetdino.downstream.findings.knn import KnnConfig, knn, knn_scores, scores_of_others
+from vetdino.downstream.findings.config import KnnConfig
+from vetdino.downstream.findings.knn import knn, knn_scores, leave_patient_out_scores
 from vetdino.platform.core.errors import FeaturesError
 from vetdino.platform.measure.features import Features
 from vetdino.platform.measure.metrics import auroc, figures_of
@@ -62,7 +63,7 @@ def test_scores_of_others_are_those_of_a_bank_without_the_patient():
     patients = tuple(f"p{int(row**0.9) // 2}" for row in range(40))
     unknown = np.random.default_rng(1).random(table.labels.shape) < 0.3
     bank = replace(table, patients=patients, labels=np.where(unknown, np.nan, table.labels))
-    found_JNF = scores_of_others(bank, [1, 7, 40])
+    found_JNF = leave_patient_out_scores(bank, [1, 7, 40])
     for row, patient in enumerate(patients):
         others = bank.rows([other for other in range(40) if patients[other] != patient])
         for j, k in enumerate([1, 7, 40]):

@@ -8,7 +8,8 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from vetdino.downstream.findings.linear import LinearConfig, linear
+from vetdino.downstream.findings.config import LinearConfig
+from vetdino.downstream.findings.linear import linear
 from vetdino.platform.core.errors import ConfigError, FeaturesError
 from vetdino.platform.measure.features import Features
 from vetdino.platform.measure.metrics import auroc, macro

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vetdino.downstream.findings.protocol import few, folds_of, parts_of
+from vetdino.downstream.findings.protocol import patient_folds, patient_subset, task_splits
 from vetdino.platform.core.errors import ConfigError, FeaturesError
 from vetdino.platform.measure.features import Features
 
@@ -40,26 +40,29 @@ COUNTS = {"train": 60, "val": 12, "test": 20}
 )
 def test_a_smaller_fraction_is_a_part_of_a_larger_one_whatever_the_order(patients, fractions, seed):
     small, large = sorted(fractions)
-    fewer, more = few(patients, small, seed), few(sorted(patients, reverse=True), large, seed)
+    fewer, more = (
+        patient_subset(patients, small, seed),
+        patient_subset(sorted(patients, reverse=True), large, seed),
+    )
     assert fewer <= more <= patients
     assert len(fewer) == max(1, np.ceil(small * len(patients) - 1e-9))
-    assert few(patients, 1.0, seed) == patients
+    assert patient_subset(patients, 1.0, seed) == patients
 
 
 def test_another_seed_draws_other_patients():
     patients = [f"p{number}" for number in range(50)]
-    assert few(patients, 0.2, 0) != few(patients, 0.2, 1)
+    assert patient_subset(patients, 0.2, 0) != patient_subset(patients, 0.2, 1)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.5, -0.1])
 def test_a_fraction_that_is_none_is_refused(fraction):
     with pytest.raises(ConfigError, match="a fraction of"):
-        few("ab", fraction)
+        patient_subset("ab", fraction)
 
 
 def test_folds_hold_whole_patients_and_nearly_as_many_each():
     patients = [f"p{number % 13}" for number in range(40)]
-    fold_N = folds_of(patients, 5)
+    fold_N = patient_folds(patients, 5)
     for patient in set(patients):
         assert len({fold for fold, one in zip(fold_N, patients, strict=True) if one == patient}) == 1
     counts = [len({one for fold, one in zip(fold_N, patients, strict=True) if fold == k}) for k in range(5)]
@@ -67,7 +70,7 @@ def test_folds_hold_whole_patients_and_nearly_as_many_each():
 
 
 def test_few_labels_thin_train_by_patient_and_leave_val_and_test_whole():
-    parts = parts_of(table(COUNTS), 0.1)
+    parts = task_splits(table(COUNTS), 0.1)
     assert parts.facts == {"train_studies": 6, "train_patients": 3, "test_studies": 20, "test_patients": 10}
     assert len(parts.val) == 12
 
@@ -76,7 +79,7 @@ def test_a_finding_that_few_patients_lack_is_left_out_by_name():
     whole = table(COUNTS)
     labels = whole.labels.copy()
     labels[:, 1] = np.arange(len(labels)) % 20 == 0  # three of the train studies
-    parts = parts_of(replace(whole, labels=labels), 0.02)
+    parts = task_splits(replace(whole, labels=labels), 0.02)
     assert parts.train.findings == parts.val.findings == parts.test.findings == ("mass",)
     assert parts.left_out == {"stones": "0 present and 2 absent in train"}
 
@@ -88,7 +91,7 @@ def test_a_patient_in_two_splits_is_refused_and_not_named(one, other):
     row = whole.splits.index(other)
     patients = (*whole.patients[:row], shared, *whole.patients[row + 1 :])
     with pytest.raises(FeaturesError, match=f"1 patients are in {one} and in {other}") as caught:
-        parts_of(replace(whole, patients=patients))
+        task_splits(replace(whole, patients=patients))
     assert shared not in str(caught.value).split()
 
 
@@ -99,10 +102,10 @@ def test_a_vector_that_is_nan_is_refused_with_its_study():
     with pytest.raises(
         FeaturesError, match="1 of 92 vectors hold NaN or infinity, the first that of study k7"
     ):
-        parts_of(replace(whole, vectors=vectors))
+        task_splits(replace(whole, vectors=vectors))
 
 
 def test_an_empty_split_is_refused():
     for counts in ({"train": 6}, {"test": 6}, {"val": 6}):
         with pytest.raises(FeaturesError, match=r"no studies in the (train|test) split"):
-            parts_of(table(counts))
+            task_splits(table(counts))
