@@ -23,7 +23,7 @@ from ...platform.core.progress import tables_console
 from ...platform.core.runs import Run, open_run
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
     from ...platform.models.card import Card
 
@@ -86,17 +86,22 @@ class ExperimentRecord:
     figures: Mapping[str, bytes]
     pages: Mapping[str, str] = field(default_factory=dict)
     attachments: tuple[str, ...] = (METRICS, CONFIG)
-    terminal: Sequence[str | Table] = ()
+    terminal: Sequence[RenderableType] = ()
     warnings: Sequence[str] = ()
 
     def __repr__(self) -> str:
         return f"ExperimentRecord({self.name}: {len(self.metrics)} metrics, {len(self.tables)} tables)"
 
 
-def run_tags(config: Any, data: str, backbone: str, label: str, **more: str) -> dict[str, str | int]:
-    """Tags to find a run by: digest ("" without one) and label of the backbone, digests of data and config, seed."""
-    tags = {"manifest": data, "config": digest(config), "seed": config.seed}
-    return {"backbone": backbone, "backbone_label": label, **tags, **more}
+def run_tags(
+    config: Any, data: str, backbone: str | None = None, label: str = "", **more: str
+) -> dict[str, str | int]:
+    """Tags to find a run by: digest and label of the backbone, digests of the data and the config, seed.
+
+    backbone: "" where pixels take its place; None leaves both tags out, for a run about several.
+    """
+    named: dict[str, str | int] = {} if backbone is None else {"backbone": backbone, "backbone_label": label}
+    return {**named, "manifest": data, "config": digest(config), "seed": config.seed, **more}
 
 
 def pretraining_step(card: Card | None) -> int:
@@ -152,7 +157,7 @@ def show_record(record: ExperimentRecord, view_hint: str) -> None:
     print(f"MLflow: {view_hint}")
 
 
-def show(items: Sequence[str | Table], warnings: Sequence[str] = ()) -> None:
+def show(items: Sequence[RenderableType], warnings: Sequence[str] = ()) -> None:
     """Print tables and lines on stdout, and log warnings."""
     console = tables_console()
     for item in items:

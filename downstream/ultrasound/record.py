@@ -19,6 +19,7 @@ from ..common.record import (
 from .domains import SETUP_FIELDS, Domain, domains_digest
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
     from ...platform.models.backbone import Backbone
@@ -108,7 +109,7 @@ def _domain_facts(domain: Domain) -> dict[str, Any]:
     }
 
 
-def _terminal(result: ZeroshotResult) -> Iterator[str | Table]:
+def _terminal(result: ZeroshotResult) -> Iterator[RenderableType]:
     if "summary" in result.tables:
         yield _summary_table(result.tables["summary"])
     for name, reason in result.left_out.items():

@@ -1,4 +1,4 @@
-"""An evaluation sets backbones beside their floors and leaves table, files and runs."""
+"""An evaluation compares backbones with baselines and leaves tables, files and runs."""
 
 import csv
 import json
@@ -7,16 +7,19 @@ import math
 import numpy as np
 import pytest
 
-from vetdino.downstream.common.sources import SourceConfig
-from vetdino.downstream.evaluate import TASKS, EvaluateConfig, Task, compare_backbones, evaluate, names_of
-from vetdino.downstream.findings.knn import KnnConfig
-from vetdino.downstream.findings.linear import LinearConfig
+from vetdino.downstream.common.config import SourceConfig
+from vetdino.downstream.config import EvaluateConfig
+from vetdino.downstream.evaluate import TASKS, EvaluationTask, compare_backbones, evaluate
+from vetdino.downstream.findings.config import KnnConfig, LinearConfig
 from vetdino.platform.core.errors import CheckpointError, ConfigError, FeaturesError, ShardError
-from vetdino.platform.data.shards import VERSION, Manifest, ShardWriter, save_manifest
+from vetdino.platform.data.manifest import VERSION, Manifest, save_manifest
+from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study, View
 from vetdino.platform.measure.metrics import Figure, Measured
 from vetdino.platform.measure.predictions import answers_file, load_answers
-from vetdino.platform.models.backbone import BackboneConfig, random_backbone, save_backbone
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.platform.models.saving import save_backbone
 
 
 def shards(folder, counts, findings=("square", "dark", "never")):
@@ -77,9 +80,9 @@ def place(tmp_path_factory, backbone):
     return folder, place / "out", evaluate(backbone, folder, place / "out", CONFIG)
 
 
-def test_every_finding_is_measured_for_the_backbone_and_its_floors(place):
+def test_every_finding_is_measured_for_the_backbone_and_the_baselines(place):
     _, _, report = place
-    sources = [*SOURCES, *(f"backbone - {floor}" for floor in SOURCES[1:])]
+    sources = [*SOURCES, *(f"backbone - {baseline}" for baseline in SOURCES[1:])]
     for task in ("knn", "linear"):
         for metric in ("AUROC", "AP"):
             for finding in ("macro", "square", "dark"):
@@ -103,7 +106,8 @@ def test_few_labels_are_tasks_of_their_own(place):
 
 
 def test_console_files_and_mlflow_tell_the_same_pairs(place):
-    from vetdino.platform.core.runs import _client, history, metric_name, tracking_address
+    from vetdino.platform.core.run_folder import history, metric_name
+    from vetdino.platform.core.tracking import connect, tracking_address
 
     _, out, report = place
     pairs = dict(report.pairs())
@@ -112,7 +116,7 @@ def test_console_files_and_mlflow_tell_the_same_pairs(place):
     assert set(whole["sources"]) == set(SOURCES)
     assert history(out)[0]["knn/auroc.macro.backbone"] == pairs["knn/auroc.macro.backbone"]
     told = json.loads((out / "run.json").read_text())
-    kept = _client(tracking_address(out)).get_run(told["run_id"])
+    kept = connect(tracking_address(out)).get_run(told["run_id"])
     assert kept.data.metrics == pytest.approx({metric_name(name): value for name, value in pairs.items()})
     assert kept.data.tags["manifest"] == whole["manifest"]
     assert [one.dataset.name for one in kept.inputs.dataset_inputs] == ["squares"]
@@ -196,12 +200,12 @@ def test_a_new_task_is_a_name_and_a_function(place, backbone, tmp_path, monkeypa
 def test_a_task_may_measure_what_is_no_finding_and_draw_it(place, backbone, tmp_path, monkeypatch, capsys):
     folder, *_ = place
 
-    def width(source, work, fraction):
+    def width(source, job, fraction):
         figure = Figure("width", "VD-LLAT", source.name, float(source.backbone.width), 1.0, 2.0, 3, 4)
         left_out = {"heart": "no truth"} | ({"lungs": "no truth"} if source.name == "random" else {})
         return Measured((figure,), left_out, {"studies": 4}, {f"{source.name}.png": b"picture"})
 
-    monkeypatch.setitem(TASKS, "width", Task(width, floors=False))
+    monkeypatch.setitem(TASKS, "width", EvaluationTask(width, baselines=False))
     report = evaluate(backbone, folder, tmp_path, EvaluateConfig(tasks=("width",)))
     assert dict(report.pairs())["width/width.VD-LLAT.random"] == 32.0
     assert report.left_out["width"] == {
@@ -235,7 +239,7 @@ def test_what_cannot_be_evaluated_is_one_line(place, backbone, tmp_path):
 
 
 def test_backbones_are_compared_on_equal_terms_with_a_child_run_each(place, backbone, tmp_path, capsys):
-    from vetdino.platform.core.runs import _client, tracking_address
+    from vetdino.platform.core.tracking import connect, tracking_address
 
     folder, _, report = place
     other = backbone_of(tmp_path / "other" / "backbone", 4)
@@ -252,7 +256,7 @@ def test_backbones_are_compared_on_equal_terms_with_a_child_run_each(place, back
     said = capsys.readouterr().out
     assert "all, macro AUROC" in said
     assert f"{first} - it" in said
-    client = _client(tracking_address(out))
+    client = connect(tracking_address(out))
     parent = client.get_run(json.loads((out / "run.json").read_text())["run_id"])
     assert parent.data.metrics[f"knn/auroc.macro.{first} - other"] == pytest.approx(
         found.find("knn", "AUROC", "macro", f"{first} - other").value
@@ -266,12 +270,3 @@ def test_backbones_are_compared_on_equal_terms_with_a_child_run_each(place, back
         assert child.data.metrics["knn/auroc.macro.backbone"] == pytest.approx(value)
         kept = load_answers(answers_file(out / "sources" / name, "knn", "backbone"))
         assert kept.source == found.digests[name]
-
-
-def test_names_of_sources_tell_them_apart_and_are_never_those_of_floors():
-    assert names_of(["a/random/backbone", "random", "x/b c", "backbone"]) == [
-        "random-2",
-        "random-3",
-        "b_c",
-        "backbone",
-    ]

@@ -1,4 +1,4 @@
-"""Sources answer in the same words, keep their tables, and are never taken for one another."""
+"""SourceFactory answer in the same words, keep their tables, and are never taken for one another."""
 
 from dataclasses import replace
 
@@ -7,18 +7,17 @@ import pytest
 from sklearn.decomposition import PCA
 
 from vetdino.downstream.common import sources as module
-from vetdino.downstream.common.sources import SourceConfig, Sources, principal
+from vetdino.downstream.common.config import SourceConfig
+from vetdino.downstream.common.sources import SourceFactory, principal_components, source_names
 from vetdino.platform.core.errors import ConfigError, FeaturesError
-from vetdino.platform.data.shards import VERSION, Manifest, ShardWriter, save_manifest
+from vetdino.platform.data.manifest import VERSION, Manifest, save_manifest
+from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study, View
-from vetdino.platform.measure.features import (
-    Descriptor,
-    extract,
-    load_features,
-    pixel_features,
-    save_features,
-)
-from vetdino.platform.models.backbone import BackboneConfig, random_backbone, save_backbone
+from vetdino.platform.measure.descriptors import Descriptor
+from vetdino.platform.measure.features import extract, load_features, pixel_features, save_features
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.platform.models.saving import save_backbone
 
 CONFIG = SourceConfig(pixel_side=8, components=5)
 
@@ -53,7 +52,7 @@ def origin(tmp_path_factory):
 
 
 def four(folder, origin, out, asked=()):
-    make = Sources(folder, out, CONFIG, asked)
+    make = SourceFactory(folder, out, CONFIG, asked)
     own = make.backbone("ours", origin)
     return [own, make.random("random", own, seed=1), make.pixels(), make.pca()]
 
@@ -76,8 +75,8 @@ def test_other_settings_of_a_floor_are_another_source(folder, tmp_path):
         source.digest
         for side, count in ((8, 5), (8, 6), (4, 5))
         for source in (
-            Sources(folder, tmp_path, SourceConfig(pixel_side=side, components=count)).pixels(),
-            Sources(folder, tmp_path, SourceConfig(pixel_side=side, components=count)).pca(),
+            SourceFactory(folder, tmp_path, SourceConfig(pixel_side=side, components=count)).pixels(),
+            SourceFactory(folder, tmp_path, SourceConfig(pixel_side=side, components=count)).pca(),
         )
     ]
     assert len(set(made)) == 5  # pixels of side 8 are pixels of side 8
@@ -117,7 +116,7 @@ def test_a_floor_has_one_vector_whatever_is_asked(folder, origin, tmp_path):
     with pytest.raises(ConfigError, match="4 blocks is asked for, the backbone has 2"):
         own.features(blocks=4)
     with pytest.raises(ConfigError, match="pixels has no network"):
-        Sources(folder, tmp_path).random("random", pixels)
+        SourceFactory(folder, tmp_path).random("random", pixels)
 
 
 def test_a_kept_table_of_another_backbone_other_shards_or_damaged_is_made_anew(folder, origin, tmp_path):
@@ -150,7 +149,7 @@ def test_a_backbone_that_answers_nan_is_refused_with_the_study(folder, origin, t
 
 def test_principal_components_are_those_of_scikit_learn_on_train_alone(folder):
     views = pixel_features(folder, side=8, level="view")
-    ours = principal(views, CONFIG)
+    ours = principal_components(views, CONFIG)
     train = views.of("train").vectors
     theirs = PCA(5, svd_solver="full").fit(train.astype(np.float64))
     found_VD = theirs.transform(views.vectors.astype(np.float64))
@@ -160,16 +159,16 @@ def test_principal_components_are_those_of_scikit_learn_on_train_alone(folder):
     # What is not in train has no say.
     changed = views.vectors.copy()
     changed[np.array(views.splits) == "test"] = 0.125
-    other = principal(replace(views, vectors=changed), CONFIG)
+    other = principal_components(replace(views, vectors=changed), CONFIG)
     rows = np.array(views.splits) != "test"
     np.testing.assert_array_equal(other.vectors[rows], ours.vectors[rows])
 
 
 def test_components_are_no_more_than_the_views_of_train_and_two_views_at_least(tmp_path):
     few = pixel_features(shards(tmp_path / "few", {"train": 1, "test": 2}), side=4, level="view")
-    assert principal(few, CONFIG).vectors.shape == (6, 1)
+    assert principal_components(few, CONFIG).vectors.shape == (6, 1)
     with pytest.raises(FeaturesError, match="0 views in the train split"):
-        principal(few.of("test"), CONFIG)
+        principal_components(few.of("test"), CONFIG)
 
 
 def test_a_view_at_the_very_mean_stands_as_an_even_vector(folder):
@@ -177,4 +176,9 @@ def test_a_view_at_the_very_mean_stands_as_an_even_vector(folder):
     mean_D = views.of("train").vectors.astype(np.float64).mean(axis=0)
     vectors = views.vectors.copy()
     vectors[-1] = mean_D
-    assert np.isfinite(principal(replace(views, vectors=vectors), CONFIG).vectors).all()
+    assert np.isfinite(principal_components(replace(views, vectors=vectors), CONFIG).vectors).all()
+
+
+def test_names_of_sources_differ_and_are_never_those_of_baselines():
+    names = source_names(["a/random/backbone", "random", "x/b c", "backbone"])
+    assert names == ["random-2", "random-3", "b_c", "backbone"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vetdino.downstream.common.sources import Sources
+from vetdino.downstream.common.sources import SourceFactory
 from vetdino.downstream.findings.config import FinetuneConfig
 from vetdino.downstream.findings.finetune import finetune
 from vetdino.platform.data.manifest import VERSION, Manifest, save_manifest
@@ -76,7 +76,7 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def source(folder, weights):
-    return Sources(folder, folder / "features").backbone("ours", weights)
+    return SourceFactory(folder, folder / "features").backbone("ours", weights)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vetdino.downstream.common.sources import Sources
+from vetdino.downstream.common.sources import SourceFactory
 from vetdino.downstream.findings.finetune import finetune, labeled_splits, with_validation
 from vetdino.platform.core.config import to_json
 from vetdino.platform.core.errors import ConfigError, FeaturesError
@@ -68,7 +68,7 @@ def test_other_settings_backbones_and_shards_have_folders_of_their_own(
 ):
     once = replace(quick, epochs=1)
     other = make_shards(tmp_path / "shards", {"train": 40, "val": 16, "test": 24})
-    twin = Sources(folder, folder / "features").random("ours", source, seed=1)
+    twin = SourceFactory(folder, folder / "features").random("ours", source, seed=1)
     asked = [(source, folder, once), (twin, folder, once), (source, other, once)]
     asked.append((source, folder, replace(once, seed=1)))
     scores = [finetune(*one, tmp_path / "out").scores for one in asked]
@@ -121,7 +121,7 @@ def test_studies_of_which_nothing_is_known_do_not_teach(tmp_path, quick, make_sh
 
 
 def test_a_source_without_a_backbone_is_refused_by_name(folder, tmp_path, quick):
-    floor = Sources(folder, tmp_path).pixels()
+    floor = SourceFactory(folder, tmp_path).pixels()
     with pytest.raises(ConfigError, match="pixels has no backbone to fine-tune; leave it out"):
         finetune(floor, folder, quick, tmp_path)
 
@@ -150,13 +150,13 @@ def test_more_workers_than_studies_are_refused_before_ray_starts(source, folder,
 RAY = """
 import sys
 from pathlib import Path
-from vetdino.downstream.common.sources import Sources
+from vetdino.downstream.common.sources import SourceFactory
 from vetdino.downstream.findings.config import FinetuneConfig
 from vetdino.downstream.findings.finetune import finetune
 from vetdino.platform.core.config import from_json
 
 shards, weights = sys.argv[1:]
-source = Sources(shards, Path("features")).backbone("ours", weights)
+source = SourceFactory(shards, Path("features")).backbone("ours", weights)
 finetune(source, shards, from_json(FinetuneConfig, Path("config.json").read_text()), Path("out"))
 """
 
@@ -174,7 +174,7 @@ def test_two_ray_workers_answer_as_one_process_does(short, folder, weights, tmp_
         timeout=600,  # Ray takes its time on a machine that is busy with other work
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    source = Sources(folder, tmp_path / "features").backbone("ours", weights)
+    source = SourceFactory(folder, tmp_path / "features").backbone("ours", weights)
     together = finetune(source, folder, config, tmp_path / "out")  # answers at once
     assert together.facts["workers"] == 2
     assert together.facts["best_epoch"] == short.facts["best_epoch"]
