@@ -1,1 +1,1 @@
-"""Training an encoder on superpixel episodes, and on the test slice itself."""
+"""Training an encoder on superpixel episodes, and on the test slice itself (test-time training)."""

@@ -1,12 +1,12 @@
-"""Test-time training: the encoder learns a little on the very slice that it is asked about, and forgets it again.
+"""Test-time training: the encoder is trained on the slice it is about to segment, then reset.
 
-A slice is segmented, its mask taken for a label, and the encoder trained on augmented looks at the slice with it, each
-pair a support and a query; then the slice is segmented again, by the true supports (Ayzenberg et al., arXiv 2403.03273,
-section 3.4). The released code's reset keeps references to the weights that it trains and so resets nothing: answers
-then depend on which slices came before. Here every slice begins with the same weights, bit for bit.
+The slice is segmented, and its mask serves as the label: the encoder is trained on pairs of augmentations of the slice,
+support and query; then the slice is segmented again with the true supports (Ayzenberg et al., arXiv 2403.03273,
+section 3.4). The reset of the released code keeps references to the weights it trains and so resets nothing: its
+results depend on the order of slices. Here every slice starts from the same weights, bit for bit.
 """
 
-# n slices that are asked, K a slice with its neighbours, H, W pixels.
+# n slices, K a slice with its neighbors, H, W pixels.
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ import torch
 from torch import Tensor, nn
 
 from ....platform.core.errors import DataError, TrainingError
-from ...views.pairs import hash_of
+from ....platform.core.seeds import stable_hash
 from ...volumes.volume import Volume
-from ..method.answers import Lesson, by_prototypes
 from ..method.config import PrototypeConfig
-from ..method.slices import standardised
+from ..method.predictors import prototype_predictor
+from ..method.slices import standardized
+from ..method.support import SupportSet
+from .augmentation import augmented_pair
 from .config import AdaptConfig
-from .episodes import two_looks
-from .learnable import Learnable, stacked
-from .training import step
+from .encoder import TrainableEncoder, with_neighbors
+from .losses import episode_losses
 
 MOMENTUM, WEIGHT_DECAY = 0.9, 5e-4
-"""Of gradient descent, as in training (arXiv 2403.03273, section 4)."""
+"""Of SGD, as in training (arXiv 2403.03273, section 4)."""
 
 
 @dataclass(frozen=True, slots=True)
-class AdaptReport:
-    """What the training on one slice did. steps: 0 where nothing was found that could be learnt from.
+class AdaptationReport:
+    """Training on one slice in numbers. steps: 0 if the first mask was empty; the losses are NaN then.
 
-    part: third of the organ whose supports taught; by the truth a slice may belong to another than without it.
-    Losses are NaN without steps. drift: length of the weights' change over their length. seconds: all in all.
+    part: third of the organ whose support slices were used; found with the truth, it may be another than without.
+    drift: see `weight_drift`. seconds: wall time of both segmentations and the training.
     """
 
     scan: str
@@ -55,98 +56,96 @@ class AdaptReport:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Course:
-    """A slice's answers (H, W), the weights' drift and the seconds it took, after some numbers of steps.
+class AdaptationTrace:
+    """A slice's margins (H, W), the weight drift and the seconds so far, by number of steps.
 
-    All three have the same keys; losses: of every step.
+    The three mappings have the same keys. losses: of every step.
     """
 
-    ahead: Mapping[int, Tensor]
+    margins: Mapping[int, Tensor]
     drift: Mapping[int, float]
     seconds: Mapping[int, float]
     losses: tuple[float, ...]
 
     def __repr__(self) -> str:
-        return f"Course({len(self.losses)} steps)"
+        return f"AdaptationTrace({len(self.losses)} steps)"
 
 
-class Adapted:
-    """Prototypes over features of an encoder that is first trained on the slice that is asked: an `Answer`.
+class AdaptivePredictor:
+    """Prototypes over features of an encoder that is first trained on the slice it segments: a `Predictor`.
 
-    learnable_for: lesson -> encoder, such as `lambda _: learnable`, or that of the lesson's fold. After every slice it
-    is what it was before, also where the work was broken off. reports: of all slices so far.
+    encoder_for: support set -> encoder, such as `lambda _: encoder`, or the encoder of its fold; reset after every
+    slice, also after an exception. reports: of all slices so far.
     """
 
     def __init__(
         self,
-        learnable_for: Callable[[Lesson], Learnable],
+        encoder_for: Callable[[SupportSet], TrainableEncoder],
         config: AdaptConfig,
         prototypes: PrototypeConfig,
     ) -> None:
-        self.learnable_for = learnable_for
+        self.encoder_for = encoder_for
         self.config = config
         self.prototypes = prototypes
-        self.reports: list[AdaptReport] = []
+        self.reports: list[AdaptationReport] = []
 
-    def __call__(self, lesson: Lesson, part: int, query: Volume, slices: Sequence[int]) -> Tensor:
-        return torch.stack([self._one(lesson, part, query, z) for z in slices])
+    def __call__(self, support: SupportSet, part: int, query: Volume, slices: Sequence[int]) -> Tensor:
+        return torch.stack([self._segment_slice(support, part, query, z) for z in slices])
 
-    def _one(self, lesson: Lesson, part: int, query: Volume, z: int) -> Tensor:
-        learnable = self.learnable_for(lesson)
-        with restored(learnable):
-            course = course_of(
-                learnable, lesson, part, query, z, self.config, self.prototypes, marks=(self.config.steps,)
+    def _segment_slice(self, support: SupportSet, part: int, query: Volume, z: int) -> Tensor:
+        encoder, steps = self.encoder_for(support), self.config.steps
+        with reset_after(encoder):
+            trace = adapt_and_segment(
+                encoder, support, part, query, z, self.config, self.prototypes, marks=(steps,)
             )
-        last = max(course.ahead)
         self.reports.append(
-            AdaptReport(
+            AdaptationReport(
                 scan=query.name,
-                organ=lesson.name,
+                organ=support.name,
                 slice=z,
                 part=part,
-                steps=len(course.losses),
-                first_loss=course.losses[0] if course.losses else math.nan,
-                last_loss=course.losses[-1] if course.losses else math.nan,
-                drift=course.drift[last],
-                seconds=course.seconds[last],
+                steps=len(trace.losses),
+                first_loss=trace.losses[0] if trace.losses else math.nan,
+                last_loss=trace.losses[-1] if trace.losses else math.nan,
+                drift=trace.drift[steps],
+                seconds=trace.seconds[steps],
             )
         )
-        return course.ahead[last]
+        return trace.margins[steps]
 
     def __repr__(self) -> str:
-        return f"Adapted({self.config.steps} steps, {len(self.reports)} slices so far)"
+        return f"AdaptivePredictor({self.config.steps} steps, {len(self.reports)} slices so far)"
 
 
 @contextmanager
-def restored(module: nn.Module) -> Iterator[None]:
-    """When the block ends, however it ends, the module's weights, buffers, gradients and modes are what they were."""
-    tensors = [*module.parameters(), *module.buffers()]
-    # Copies, not references: the optimizer changes weights where they lie.
-    kept = [
+def reset_after(module: nn.Module) -> Iterator[None]:
+    """After the block, also after an exception, weights, buffers, gradients and modes are what they were before."""
+    # Copies, not references: the optimizer changes weights in place.
+    saved = [
         (
             tensor,
             tensor.detach().clone(),
             tensor.requires_grad,
             None if tensor.grad is None else tensor.grad.detach().clone(),
         )
-        for tensor in tensors
+        for tensor in (*module.parameters(), *module.buffers())
     ]
-    modes = [(one, one.training) for one in module.modules()]
+    modes = [(submodule, submodule.training) for submodule in module.modules()]
     try:
         yield
     finally:
         with torch.no_grad():
-            for tensor, value, asks, gradient in kept:
+            for tensor, value, requires_grad, gradient in saved:
                 tensor.copy_(value)
-                tensor.requires_grad_(asks)
+                tensor.requires_grad_(requires_grad)
                 tensor.grad = gradient
-        for one, training in modes:
-            one.training = training
+        for submodule, training in modes:
+            submodule.training = training
 
 
-def course_of(
-    learnable: Learnable,
-    lesson: Lesson,
+def adapt_and_segment(
+    encoder: TrainableEncoder,
+    support: SupportSet,
     part: int,
     query: Volume,
     z: int,
@@ -156,44 +155,42 @@ def course_of(
     marks: Sequence[int],
     label_HW: np.ndarray | None = None,
     start: Sequence[Tensor] | None = None,
-) -> Course:
-    """Trains the encoder on one slice, and does not reset it; answers after each of `marks` steps, at most
-    `config.steps`.
+) -> AdaptationTrace:
+    """Trains the encoder on one slice for `config.steps` steps and segments after each of `marks` steps; no reset.
 
-    label: (H, W) bool; None: what the encoder finds in the slice before it is trained. Without a pixel to learn from
-    nothing is trained, and all answers are the first. start: weights that drift is measured from; None: those that the
-    encoder comes with.
+    label_HW: bool; None: the encoder's own segmentation before training. With an empty label nothing is trained, and
+    all margins are the first. start: weights that drift is measured from; None: the encoder's current weights.
     """
-    began = time.monotonic()
-    start = weights_of(learnable) if start is None else start
+    start_time = time.monotonic()
+    start = trained_weights(encoder) if start is None else start
 
-    def answer() -> Tensor:
-        # Made anew: prototypes remember what they were taught with earlier weights.
-        return by_prototypes(learnable, prototypes)(lesson, part, query, [z])[0]
+    def segment() -> Tensor:
+        # A new predictor each time: it caches the prototypes of earlier weights.
+        return prototype_predictor(encoder, prototypes)(support, part, query, [z])[0]
 
-    first_HW = answer()
+    first_HW = segment()
     label_HW = (first_HW > 0).numpy() if label_HW is None else label_HW
-    ahead, drift, seconds, losses = {}, {}, {}, []
+    margins, drift, seconds, losses = {}, {}, {}, []
 
-    def mark(steps: int, answer_HW: Tensor) -> None:
-        ahead[steps], drift[steps] = answer_HW, drift_of(learnable, start)
-        seconds[steps] = time.monotonic() - began
+    def mark(steps: int, margin_HW: Tensor) -> None:
+        margins[steps], drift[steps] = margin_HW, weight_drift(encoder, start)
+        seconds[steps] = time.monotonic() - start_time
 
     if 0 in marks:
         mark(0, first_HW)
     if label_HW.any():
-        for loss in trained_on(learnable, lesson.organ, query, z, label_HW, config, prototypes):
+        for loss in train_on_slice(encoder, support.organ, query, z, label_HW, config, prototypes):
             losses.append(loss)
             if len(losses) in marks:
-                mark(len(losses), answer())
+                mark(len(losses), segment())
     for steps in marks:
-        if steps not in ahead:
+        if steps not in margins:
             mark(steps, first_HW)
-    return Course(ahead, drift, seconds, tuple(losses))
+    return AdaptationTrace(margins, drift, seconds, tuple(losses))
 
 
-def trained_on(
-    learnable: Learnable,
+def train_on_slice(
+    encoder: TrainableEncoder,
     organ: int,
     query: Volume,
     z: int,
@@ -201,24 +198,25 @@ def trained_on(
     config: AdaptConfig,
     prototypes: PrototypeConfig,
 ) -> Iterator[float]:
-    """`config.steps` steps on pairs of looks at one slice and a label of it; yields each step's loss.
+    """`config.steps` steps on augmented pairs of one slice and its label, with a new optimizer; yields each loss.
 
-    Looks are drawn from (seed, scan, organ, slice), so that no slice's depend on another. The optimizer is a new one.
-    Raises TrainingError where the weights run away.
+    Augmentations depend on (seed, scan, organ, slice) only, not on other slices. Raises TrainingError if the weights
+    diverge.
     """
-    random = np.random.default_rng(hash_of(config.seed, query.name, organ, z))
-    weights = learnable.trainable()
-    optimizer = torch.optim.SGD(weights, config.rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    slice_KHW = stacked(standardised(query), [z], learnable.learn.neighbours)[0]
+    random = np.random.default_rng(stable_hash(config.seed, query.name, organ, z))
+    optimizer = torch.optim.SGD(
+        encoder.trainable_parameters(), config.rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+    )
+    slice_KHW = with_neighbors(standardized(query), [z], encoder.learn.neighbours)[0]
     for number in range(config.steps):
-        support, asked = two_looks(slice_KHW, label_HW, config.looks, random)
+        first, second = augmented_pair(slice_KHW, label_HW, config.looks, random)
         try:
-            loss = step(learnable, support, asked, prototypes)
+            loss = episode_losses(encoder, first, second, prototypes).total
         except DataError as reason:
             if not number:
                 raise
             raise TrainingError(
-                f"{query.name}, slice {z}: training on it broke down after {number} steps ({reason}); "
+                f"{query.name}, slice {z}: test-time training diverged after {number} steps ({reason}); "
                 "give a smaller adapt.rate"
             ) from None
         optimizer.zero_grad()
@@ -227,14 +225,14 @@ def trained_on(
         yield float(loss.detach())
 
 
-def weights_of(learnable: Learnable) -> list[Tensor]:
-    """A copy of what learns."""
-    return [weight.detach().clone() for weight in learnable.trainable()]
+def trained_weights(encoder: TrainableEncoder) -> list[Tensor]:
+    """A copy of all trainable parameters."""
+    return [weight.detach().clone() for weight in encoder.trainable_parameters()]
 
 
-def drift_of(learnable: Learnable, start: Sequence[Tensor]) -> float:
-    """|w - w_start| / |w_start| over all that learns, 0 for no change."""
-    pairs = list(zip(learnable.trainable(), start, strict=True))
-    moved = sum(float((now.detach().double() - then.double()).square().sum()) for now, then in pairs)
+def weight_drift(encoder: TrainableEncoder, start: Sequence[Tensor]) -> float:
+    """|w - w_start| / |w_start| over all trainable parameters; 0 for no change."""
+    pairs = list(zip(encoder.trainable_parameters(), start, strict=True))
+    change = sum(float((now.detach().double() - then.double()).square().sum()) for now, then in pairs)
     length = sum(float(then.double().square().sum()) for then in start)
-    return math.sqrt(moved / length) if length else 0.0
+    return math.sqrt(change / length) if length else 0.0
