@@ -1,4 +1,4 @@
-"""Masks for frames that nobody drew on: what a person with a few new frames asks for."""
+"""Masks for new frames without truth (`vetdino zeroshot segment`)."""
 
 from __future__ import annotations
 
@@ -6,73 +6,71 @@ import io
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from ...platform.core.config import atomic_write, to_json
+from ...platform.core.config import to_json
+from ...platform.core.files import atomic_write
 from ...platform.core.progress import track
-from ...platform.models.backbone import load
+from ...platform.measure.figures import COLOURS
+from ...platform.models.loading import load
+from ..common.figures import overlay
 from ..common.record import METRICS, check_ours, replaced
-from .answers import Eye, ZeroshotConfig, found_in
-from .figures import COLOURS, overlay
-from .frames import frames_of
+from .config import ZeroshotSegmentConfig
+from .frames import read_frames
+from .method.comparison import segment_set
+from .method.encoding import FrameEncoder
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SegmentConfig(ZeroshotConfig):
-    """How frames without truth are segmented."""
-
-    method: Literal["cosegment", "tokencut"] = "cosegment"
-    """What all frames have in common, or what stands out in each by itself."""
-
-
 def segment(
-    images: Sequence[Path | str], backbone: str | Path, out: Path | str, config: SegmentConfig | None = None
+    images: Sequence[Path | str],
+    backbone: str | Path,
+    out: Path | str,
+    config: ZeroshotSegmentConfig | None = None,
 ) -> dict[str, float]:
-    """Leaves masks/NAME.png (0 and 255, the frame's own size), overlays/NAME.png and metrics.json in `out`.
+    """Writes masks/NAME.png (0 and 255, the frame's own size), overlays/NAME.png and metrics.json to `out`.
 
-    images: pictures or folders of them; together they are one set. Gives back the share of each frame that was
-    found, by name. Raises DataError where none of them is a frame, or `out` holds what is not ours.
+    images: pictures or folders of them; together they are one set. Returns the foreground share of each frame by
+    name. Raises DataError where none of them is a frame, or `out` holds files that are not ours.
     """
-    config = config or SegmentConfig()
+    config = config or ZeroshotSegmentConfig()
     check_ours(out)
-    frames, left_out = frames_of(images)
+    frames, left_out = read_frames(images)
     for file, reason in left_out.items():
         log.warning("%s left out: %s", file, reason)
     network = load(backbone)
-    eye = Eye(network, config, cuts=config.method == "tokencut")
-    looks = [eye.look(frame) for frame in track(frames, label="look", unit="frames")]
-    answered = found_in(looks, config.method, config)
-    found = {frame.name: mask for frame, mask in zip(frames, answered.masks[config.method], strict=True)}
-    shares = {name: float(mask.mean()) for name, mask in found.items()}
-    nothing = [f"{name}: nothing was found" for name, share in shares.items() if not share]
-    for warning in (*answered.warnings, *nothing):
+    encoder = FrameEncoder(network, config, tokencut=config.method == "tokencut")
+    encoded = [encoder.encode(frame) for frame in track(frames, label="encode", unit="frames")]
+    set_masks = segment_set(encoded, config.method, config)
+    masks = {frame.name: mask for frame, mask in zip(frames, set_masks.masks[config.method], strict=True)}
+    shares = {name: float(mask.mean()) for name, mask in masks.items()}
+    empty = [f"{name}: nothing was found" for name, share in shares.items() if not share]
+    warnings = [*set_masks.warnings, *empty]
+    for warning in warnings:
         log.warning("%s", warning)
     with replaced(out) as folder:
         for frame in frames:
-            mask_HW = found[frame.name]
-            _save(folder / "masks" / f"{frame.name}.png", mask_HW.astype(np.uint8) * 255)
-            _save(folder / "overlays" / f"{frame.name}.png", overlay(frame.pixels, mask_HW, COLOURS[0]))
-        told = {
+            mask_HW = masks[frame.name]
+            _save_png(folder / "masks" / f"{frame.name}.png", mask_HW.astype(np.uint8) * 255)
+            _save_png(folder / "overlays" / f"{frame.name}.png", overlay(frame.pixels, mask_HW, COLOURS[0]))
+        metrics = {
             "backbone": {"digest": network.card.digest, "label": network.card.label},
             "method": config.method,
-            "clusters": answered.clusters,
-            "foreground": answered.foreground,
+            "clusters": set_masks.clusters,
+            "foreground": set_masks.foreground,
             "found_share": shares,
             "left_out": left_out,
-            "warnings": [*answered.warnings, *nothing],
+            "warnings": warnings,
         }
-        atomic_write(folder / METRICS, json.dumps(told, indent=1) + "\n")
+        atomic_write(folder / METRICS, json.dumps(metrics, indent=1) + "\n")
         atomic_write(folder / "config.json", to_json(config))
     return shares
 
 
-def _save(path: Path, pixels: np.ndarray) -> None:
+def _save_png(path: Path, pixels: np.ndarray) -> None:
     from PIL import Image
 
     png = io.BytesIO()

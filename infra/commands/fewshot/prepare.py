@@ -24,6 +24,6 @@ class Prepare(PrepareConfig, Command):
     """Folder for volumes/, overlays/, volumes.json and report.csv."""
 
     def run(self) -> Path:
-        from ....downstream.volumes.prepared import prepare
+        from ....downstream.volumes.prepare import prepare
 
         return prepare(self.source, self.out, subconfig(PrepareConfig, self))

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 from ....platform.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from ....downstream.volumes.prepared import Volumes
+    from ....downstream.volumes.volume import Volumes
     from ....platform.models.backbone import Backbone
 
 
 def volumes_for(out: Path, folder: Path) -> Volumes:
     """The prepared folder, read after `out` has been checked: a folder of somebody else is refused before the work."""
     from ....downstream.common.record import check_ours
-    from ....downstream.volumes.prepared import volumes_of
+    from ....downstream.volumes.volume import load_volumes
 
     check_ours(out)
-    return volumes_of(folder)
+    return load_volumes(folder)
 
 
 def one_encoder(source: str) -> dict[str, Backbone | None]:

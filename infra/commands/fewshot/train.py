@@ -25,7 +25,7 @@ class Train(TrainConfig, Command):
 
     def run(self) -> Path:
         from ....downstream.fewshot.learn.training import train
-        from ....downstream.volumes.prepared import volumes_of
+        from ....downstream.volumes.volume import load_volumes
 
         backbone = network(self.backbone, "fewshot train")
-        return train(volumes_of(self.volumes), backbone, subconfig(TrainConfig, self), self.out)
+        return train(load_volumes(self.volumes), backbone, subconfig(TrainConfig, self), self.out)

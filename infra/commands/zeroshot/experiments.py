@@ -40,12 +40,12 @@ class Experiment(Command):
 
     def run(self) -> Path:
         from ....downstream.common.record import check_ours
-        from ....downstream.ultrasound.frames import domains_of
+        from ....downstream.ultrasound.domains import read_domains
         from ....downstream.ultrasound.record import record
         from ....platform.models.loading import load
 
         check_ours(self.out)
-        domains, backbone = domains_of(self.domains), load(self.backbone)
+        domains, backbone = read_domains(self.domains), load(self.backbone)
         config = subconfig(self.config_class, self)
         result = self.experiment()(domains, backbone, config)
         record(self.name, result, domains, backbone, config, self.out)
@@ -61,7 +61,7 @@ class Assess(AssessConfig, Experiment):
     out: RecordFolder = Path("runs/zeroshot-assess")
 
     def experiment(self) -> Callable[..., Any]:
-        from ....downstream.ultrasound.features import assess
+        from ....downstream.ultrasound.experiments.assess import assess
 
         return assess
 
@@ -75,7 +75,7 @@ class Scatter(ScatterConfig, Experiment):
     out: RecordFolder = Path("runs/zeroshot-scatter")
 
     def experiment(self) -> Callable[..., Any]:
-        from ....downstream.ultrasound.features import scatter
+        from ....downstream.ultrasound.experiments.scatter import scatter
 
         return scatter
 
@@ -89,7 +89,7 @@ class SameDomain(SameDomainConfig, Experiment):
     out: RecordFolder = Path("runs/zeroshot-same-domain")
 
     def experiment(self) -> Callable[..., Any]:
-        from ....downstream.ultrasound.experiments import same_domain
+        from ....downstream.ultrasound.experiments.same_domain import same_domain
 
         return same_domain
 
@@ -103,7 +103,7 @@ class CrossDomain(CrossDomainConfig, Experiment):
     out: RecordFolder = Path("runs/zeroshot-cross-domain")
 
     def experiment(self) -> Callable[..., Any]:
-        from ....downstream.ultrasound.experiments import cross_domain
+        from ....downstream.ultrasound.experiments.cross_domain import cross_domain
 
         return cross_domain
 
@@ -117,6 +117,6 @@ class Noise(NoiseConfig, Experiment):
     out: RecordFolder = Path("runs/zeroshot-noise")
 
     def experiment(self) -> Callable[..., Any]:
-        from ....downstream.ultrasound.experiments import noise
+        from ....downstream.ultrasound.experiments.noise import noise
 
         return noise

@@ -1,6 +1,6 @@
-"""A cloud of points in three dimensions as one HTML file: turned with the mouse, it holds all it shows.
+"""A cloud of points in three dimensions as one HTML file that can be turned with the mouse.
 
-Nothing is fetched: the points, the style and the few lines that draw them are in the page.
+The points, the style and the script are in the page; nothing is loaded from elsewhere.
 """
 
 from __future__ import annotations
@@ -14,37 +14,37 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cloud:
-    """Points (P, 3) with a label each, and words that are shown where the mouse points.
+class PointCloud:
+    """Points (P, 3), each with a label and a text that is shown where the mouse points.
 
-    colours: label -> `#rrggbb`, in the order of the legend.
+    colors: label -> `#rrggbb`, in the order of the legend.
     """
 
     points: np.ndarray
     labels: Sequence[str]
-    words: Sequence[str]
-    colours: Mapping[str, str]
+    texts: Sequence[str]
+    colors: Mapping[str, str]
     axes: tuple[str, str, str] = ("1", "2", "3")
 
     def __repr__(self) -> str:
-        return f"Cloud({len(self.points)} points, {len(self.colours)} labels)"
+        return f"PointCloud({len(self.points)} points, {len(self.colors)} labels)"
 
 
-def scatter_page(title: str, note: str, cloud: Cloud) -> str:
-    """The page: drag turns, the wheel comes nearer, the legend's buttons hide and show, words under the mouse."""
-    middle_3 = (cloud.points.min(axis=0) + cloud.points.max(axis=0)) / 2
-    reach = float(np.abs(cloud.points - middle_3).max()) or 1.0
-    names = list(cloud.colours)
-    told = {
-        "points": np.round((cloud.points - middle_3) / reach, 4).tolist(),
+def scatter_page(title: str, note: str, cloud: PointCloud) -> str:
+    """The page: dragging turns, the wheel zooms, the legend's buttons hide labels, pointing shows a text."""
+    center_3 = (cloud.points.min(axis=0) + cloud.points.max(axis=0)) / 2
+    radius = float(np.abs(cloud.points - center_3).max()) or 1.0
+    names = list(cloud.colors)
+    content = {
+        "points": np.round((cloud.points - center_3) / radius, 4).tolist(),
         "label": [names.index(label) for label in cloud.labels],
-        "words": list(cloud.words),
+        "texts": list(cloud.texts),
         "names": names,
-        "colours": list(cloud.colours.values()),
+        "colors": list(cloud.colors.values()),
         "axes": list(cloud.axes),
     }
     # Inside a script element only `</` and `<!--` could end or change it.
-    data = json.dumps(told, separators=(",", ":")).replace("<", "\\u003c")
+    data = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
     parts = {"TITLE": html.escape(title), "NOTE": html.escape(note), "DATA": data}
     page = _PAGE
     for name, text in parts.items():
@@ -79,11 +79,11 @@ _PAGE = """<!doctype html>
 const data = @DATA@;
 const canvas = document.getElementById("cloud"), pen = canvas.getContext("2d");
 const shown = data.names.map(() => true);
-let yaw = 0.7, pitch = 0.4, zoom = 1, held = null, drawn = [];
+let yaw = 0.7, pitch = 0.4, zoom = 1, dragFrom = null, drawn = [];
 
 data.names.forEach((name, label) => {
   const button = document.createElement("button"), dot = document.createElement("i");
-  dot.style.background = data.colours[label];
+  dot.style.background = data.colors[label];
   button.append(dot, name);
   button.setAttribute("aria-pressed", "true");
   button.onclick = () => {
@@ -121,14 +121,14 @@ function draw() {
   drawn = data.points.map((point, index) => [...placed(point), index]).filter(([, , , , i]) => shown[data.label[i]]);
   drawn.sort((a, b) => a[2] - b[2]);
   for (const [x, y, , near, index] of drawn) {
-    pen.globalAlpha = data.colours[data.label[index]] === "#9a9a9a" ? 0.3 : 0.9;
-    pen.fillStyle = data.colours[data.label[index]];
+    pen.globalAlpha = data.colors[data.label[index]] === "#9a9a9a" ? 0.3 : 0.9;
+    pen.fillStyle = data.colors[data.label[index]];
     pen.beginPath(); pen.arc(x, y, 2.1 * near * ratio, 0, 7); pen.fill();
   }
   pen.globalAlpha = 1;
 }
 
-function told(event) {
+function showText(event) {
   const ratio = window.devicePixelRatio || 1, box = canvas.getBoundingClientRect();
   const x = (event.clientX - box.left) * ratio, y = (event.clientY - box.top) * ratio;
   let best = null, least = (7 * ratio) ** 2;
@@ -137,16 +137,19 @@ function told(event) {
     if (far <= least) { least = far; best = index; }
   }
   document.getElementById("words").textContent =
-    best === null ? "" : data.names[data.label[best]] + ": " + data.words[best];
+    best === null ? "" : data.names[data.label[best]] + ": " + data.texts[best];
 }
 
-canvas.onpointerdown = (event) => { held = [event.clientX, event.clientY]; canvas.setPointerCapture(event.pointerId); };
-canvas.onpointerup = canvas.onpointercancel = () => { held = null; };
+canvas.onpointerdown = (event) => {
+  dragFrom = [event.clientX, event.clientY];
+  canvas.setPointerCapture(event.pointerId);
+};
+canvas.onpointerup = canvas.onpointercancel = () => { dragFrom = null; };
 canvas.onpointermove = (event) => {
-  if (!held) { told(event); return; }
-  yaw += (event.clientX - held[0]) / 150;
-  pitch = Math.max(-1.5, Math.min(1.5, pitch + (event.clientY - held[1]) / 150));
-  held = [event.clientX, event.clientY];
+  if (!dragFrom) { showText(event); return; }
+  yaw += (event.clientX - dragFrom[0]) / 150;
+  pitch = Math.max(-1.5, Math.min(1.5, pitch + (event.clientY - dragFrom[1]) / 150));
+  dragFrom = [event.clientX, event.clientY];
   draw();
 };
 canvas.onwheel = (event) => { event.preventDefault(); zoom *= Math.exp(-event.deltaY / 700); draw(); };

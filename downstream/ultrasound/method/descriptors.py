@@ -1,4 +1,4 @@
-"""What a patch looks like together with its surroundings, and which patches of two images mean each other.
+"""Log-binned descriptors of patches with their surroundings, and best buddies: mutual nearest patches of two images.
 
 Both after Amir et al., "Deep ViT features as dense visual descriptors", 2112.05814, sections 3.2 and 4.3.
 
@@ -11,17 +11,18 @@ from itertools import product
 
 import numpy as np
 
-from ...platform.core.errors import ConfigError, DataError
-from ...platform.measure.neighbors import nearest
+from ....platform.core.errors import ConfigError, DataError
+from ....platform.measure.neighbors import nearest
 
 
 def log_binned(descriptors_RCD: np.ndarray, hierarchy: int = 2) -> np.ndarray:
-    """(R, C, (1 + 8 * hierarchy) * D) float32: each patch beside the means of windows around it, log-polar in spirit.
+    """(R, C, (1 + 8 * hierarchy) * D) float32: each patch, then the means of windows around it.
 
-    First the patch itself; then, for h = 0, 1, ..., the eight windows of 3^h x 3^h patches whose middles lie 3^h rows
+    First the patch itself; then, for h = 0, 1, ..., the eight windows of 3^h x 3^h patches whose centers lie 3^h rows
     or columns away, row by row from the upper left: at hierarchy 2 single patches at 1, means of 3 x 3 at 3. At the
-    border of the grid, as Amir et al.'s code has it: a mean is over what of its window lies inside the grid, and a
-    middle outside takes the nearest one inside. Raises DataError for another shape or values that are no numbers.
+    border of the grid, as in Amir et al.'s code: a mean is over the part of its window inside the grid, and a
+    center outside is moved to the nearest patch inside. Raises DataError for another shape or non-finite values,
+    ConfigError for a hierarchy below 1.
     """
     from scipy.ndimage import uniform_filter
 
@@ -31,7 +32,9 @@ def log_binned(descriptors_RCD: np.ndarray, hierarchy: int = 2) -> np.ndarray:
     if not np.isfinite(descriptors_RCD).all():
         raise DataError("descriptors are NaN or infinite; check the backbone and extract them again")
     if hierarchy < 1:
-        raise ConfigError(f"hierarchy is {hierarchy}; ask for at least 1, or leave log-binning out")
+        raise ConfigError(
+            f"hierarchy is {hierarchy}; it must be at least 1; to describe patches alone, leave log-binning out"
+        )
     rows, columns, _ = descriptors_RCD.shape
     bins = [descriptors_RCD]
     for step in (3**level for level in range(hierarchy)):
@@ -51,10 +54,10 @@ def log_binned(descriptors_RCD: np.ndarray, hierarchy: int = 2) -> np.ndarray:
 def best_buddies(
     a_ND: np.ndarray, b_MD: np.ndarray, salient_a_N: np.ndarray, salient_b_M: np.ndarray
 ) -> np.ndarray:
-    """(P, 2) int64, pairs of a patch of `a` and one of `b`, by rising index in `a`: each is the other's nearest of all
-    by cosine, and both are salient. Of equally near ones the first is the nearest.
+    """(P, 2) int64: pairs of a patch of `a` and one of `b` that are each other's nearest by cosine and both salient.
 
-    salient: bool, one a patch. Raises DataError for widths or counts that differ, and vectors without a direction.
+    Sorted by the index in `a`; of equally near patches the first counts as the nearest. salient: (N,) and (M,) bool.
+    Raises DataError for widths or counts that differ, and for vectors of length 0.
     """
     for name, vectors, salient in (("a", a_ND, salient_a_N), ("b", b_MD, salient_b_M)):
         if np.shape(salient) != (len(vectors),):

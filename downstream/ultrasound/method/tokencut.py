@@ -1,4 +1,4 @@
-"""One object out of one image: the normalised cut of its patches, without a label and without other images.
+"""TokenCut: one object in one image by the normalized cut of its patches, without a label or other images.
 
 Wang et al., "Self-supervised transformers for unsupervised object discovery using normalized cut", 2202.11539,
 section 3; the cut itself is Shi and Malik's (2000).
@@ -12,39 +12,36 @@ import logging
 
 import numpy as np
 
-from ...platform.core.errors import ConfigError, DataError
-from ...platform.measure.neighbors import unit
+from ....platform.core.errors import ConfigError, DataError
+from ....platform.measure.neighbors import unit
 
 log = logging.getLogger(__name__)
 
 
 def tokencut(keys_RCD: np.ndarray, tau: float = 0.2, eps: float = 1e-5) -> np.ndarray:
-    """(R, C) bool: the object that the keys of one image show.
+    """(R, C) bool: the object in one image, by the keys of its patches.
 
-    Patches are joined by 1 where their cosine is above tau, else by eps. The second generalised eigenvector of
-    (D - W) y = lambda D y is split at its mean; the patch of largest |y| is the object's seed, its side of the split
-    is foreground, and of that the part connected with the seed (by edges) is kept. Where all patches are joined alike
+    The weight between two patches is 1 where their cosine is above tau, else eps. The second generalized eigenvector
+    of (D - W) y = lambda D y is split at its mean; the patch of largest |y| is the object's seed, its side of the
+    split is foreground, and of that the part connected with the seed (by edges) is kept. Where all weights are equal
     there is no cut: the mask is empty and a warning goes to the log.
-    Raises DataError for another shape or keys without a direction, ConfigError for eps outside 0..1 or tau outside
-    -1..1.
+    Raises DataError for another shape or keys of length 0, ConfigError for eps outside 0..1 or tau outside -1..1.
     """
     from scipy.ndimage import label
 
     if np.ndim(keys_RCD) != 3 or not np.size(keys_RCD):
         raise DataError(f"keys of shape {np.shape(keys_RCD)} must be (rows, columns, width)")
     if not 0 < eps < 1 or not -1 <= tau <= 1:
-        raise ConfigError(
-            f"tau {tau} and eps {eps}: a cosine lies in -1..1, what joins the unlike between 0 and 1"
-        )
+        raise ConfigError(f"tau {tau} and eps {eps}: tau is a cosine in -1..1, eps a weight between 0 and 1")
     rows, columns, width = np.shape(keys_RCD)
     unit_ND = unit(np.reshape(keys_RCD, (-1, width)), "the image")
-    alike_NN = unit_ND @ unit_ND.T > tau
-    np.fill_diagonal(alike_NN, True)
-    if alike_NN.all() or alike_NN.sum() == len(unit_ND):
-        which = "all patches are" if alike_NN.all() else "no two patches are"
-        log.warning("%s alike at a cosine of %g: there is nothing to cut, the mask is empty", which, tau)
+    similar_NN = unit_ND @ unit_ND.T > tau
+    np.fill_diagonal(similar_NN, True)
+    if similar_NN.all() or similar_NN.sum() == len(unit_ND):
+        which = "all patches are" if similar_NN.all() else "no two patches are"
+        log.warning("%s similar at a cosine of %g: there is nothing to cut, the mask is empty", which, tau)
         return np.zeros((rows, columns), bool)
-    second_N = second_eigenvector(np.where(alike_NN, 1.0, eps))
+    second_N = second_eigenvector(np.where(similar_NN, 1.0, eps))
     seed = int(np.abs(second_N).argmax())
     above_N = second_N > second_N.mean()
     side_RC = (above_N == above_N[seed]).reshape(rows, columns)
@@ -56,8 +53,8 @@ def second_eigenvector(weight_NN: np.ndarray) -> np.ndarray:
     """(N,) float64: y of the second smallest lambda in (D - W) y = lambda D y, D the diagonal of W's row sums.
 
     weight: symmetric, above 0. With z = D^1/2 y it is the second largest of D^-1/2 W D^-1/2; the largest, 1, is known
-    to be z = D^1/2 1 and is taken out, so that one eigenvector is left to find (Lanczos, from a fixed start). Its
-    sign is arbitrary.
+    to be z = D^1/2 1 and is subtracted, so that one eigenvector remains to be computed (Lanczos, from a fixed start).
+    Its sign is arbitrary.
     """
     from scipy.sparse.linalg import LinearOperator, eigsh
 

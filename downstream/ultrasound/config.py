@@ -1,0 +1,139 @@
+"""Settings of the zero-shot experiments on b-mode frames."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ...platform.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CosegmentConfig:
+    """How patches are clustered, and which clusters are foreground."""
+
+    clusters: int | None = None
+    """Clusters for the patches of all images together; None: chosen by the elbow rule."""
+    elbow: float = 0.975
+    """Clusters are added until one more leaves over this share of the sum of squared distances."""
+    most: int = 15
+    """Most clusters that the elbow rule may choose."""
+    every: int = 1
+    """k-means is fitted on every n-th patch of each image; all patches are then assigned."""
+    tries: int = 5
+    """Random starts of each k-means; the one of the smallest sum of squared distances is kept."""
+    saliency: Literal["minmax", "rank", "raw", "sum1"] = "minmax"
+    """Scale of an image's CLS attention: stretched to 0..1, its rank among the image's patches from 0 to 1,
+    unchanged, or divided by its sum over the patches."""
+    away: bool = False
+    """Reverse the saliency: a backbone pretrained on b-mode attends to everything but bone and its shadow."""
+    heads: tuple[int, ...] = ()
+    """Heads whose attention is averaged, counted from 0; empty: all. Amir et al. take 0 2 4 5 of DINO's ViT-S/8."""
+    tau: float = 0.2
+    """An image votes for a cluster whose mean saliency in it is at least this. Amir et al.: 0.065."""
+    share: float = 0.65
+    """Share of the images, rounded up, whose votes make a cluster foreground. Amir et al.: 0.75."""
+    vote: Literal["mean", "literal"] = "mean"
+    """literal: the seed paper's formula as printed, which sums over the images before it compares with tau."""
+    refine: Literal["none", "grabcut"] = "none"
+    """Last step: move the border of each mask to the edges of the image."""
+    band: int = 3
+    """Pixels on either side of a mask's border that GrabCut may reassign."""
+    seed: int = 0
+    """Seed for k-means and GrabCut."""
+
+    def __post_init__(self) -> None:
+        minimum = {"clusters": 1, "most": 1, "every": 1, "tries": 1, "band": 1, "seed": 0}
+        for name, bound in minimum.items():
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise ConfigError(f"cosegment.{name} is {value}; it must be at least {bound}")
+        for name in ("elbow", "share"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(
+                    f"cosegment.{name} is {getattr(self, name)}; a share is above 0 and at most 1"
+                )
+        if not 0 < self.tau < math.inf:
+            raise ConfigError(f"cosegment.tau is {self.tau}; it must be a finite number above 0")
+        if any(head < 0 for head in self.heads) or len(set(self.heads)) < len(self.heads):
+            raise ConfigError(f"cosegment.heads is {self.heads}; count heads from 0, each once")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ZeroshotConfig:
+    """How frames are encoded, and how masks are made from the descriptors of their patches."""
+
+    facet: Literal["query", "key", "value", "token"] = "key"
+    """Which vectors of a block describe its patches."""
+    block: int | None = None
+    """Block that the descriptors are taken from, counted from 1; None: the last."""
+    attention_block: int | None = None
+    """Block whose CLS attention votes, counted from 1; None: the last."""
+    stride: int | None = None
+    """Pixels from patch to patch, a divisor of the patch's side; None: the side itself, no overlap."""
+    position: Literal["dino", "timm"] | None = None
+    """Rule by which position embeddings are resampled to another grid; None: the checkpoint's own."""
+    short: int = 224
+    """Shorter side of the network's input, in pixels."""
+    log_binning: bool = False
+    """Describe a patch by its surroundings as well (17 bins)."""
+    cosegment: CosegmentConfig = field(default_factory=CosegmentConfig)
+    """How descriptors become masks."""
+    resamples: int = 1000
+    """Bootstrap resamples of images behind each interval."""
+    seed: int = 0
+    """Seed for the choice of images, the noise, the random weights and the bootstrap."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SameDomainConfig(ZeroshotConfig):
+    """Co-segmentation of images of one domain, in sets of growing size."""
+
+    sizes: tuple[int, ...] = (2, 3, 5, 10)
+    """Images of a set; each set is a part of the larger ones."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CrossDomainConfig(ZeroshotConfig):
+    """Co-segmentation of images of two domains together, compared with each domain alone."""
+
+    images: int = 5
+    """Images of each domain."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoiseConfig(ZeroshotConfig):
+    """Co-segmentation of images of one domain under growing noise."""
+
+    images: int = 5
+    """Images of each domain, or all where it has fewer."""
+    levels: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+    """Standard deviations of the noise."""
+    space: Literal["normalised", "unit", "8bit"] = "normalised"
+    """Unit of a level: of the normalised input, of pixels from 0 to 1, or one of 255 grey levels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AssessConfig(ZeroshotConfig):
+    """Principal components of every facet of every block, and the CLS attention; one image per domain."""
+
+    buddies: int = 0
+    """Best buddies (patches that are each other's nearest, both salient) drawn between one image of each domain and
+    one of the next (the domain's second image where there is only one domain); 0 draws none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScatterConfig(ZeroshotConfig):
+    """Three principal components of the patches of all domains, as a cloud in three dimensions."""
+
+    images: int = 2
+    """Images of each domain, or all where it has fewer."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ZeroshotSegmentConfig(ZeroshotConfig):
+    """How frames without truth are segmented."""
+
+    method: Literal["cosegment", "tokencut"] = "cosegment"
+    """cosegment: what all frames have in common; tokencut: what stands out in each frame by itself."""

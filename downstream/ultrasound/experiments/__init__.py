@@ -1,0 +1,1 @@
+"""The five zero-shot experiments: same-domain, cross-domain, noise, assess and scatter."""

@@ -1,0 +1,1 @@
+"""How frames become masks: descriptors of patches, co-segmentation, TokenCut, baselines and scores."""

@@ -1,0 +1,123 @@
+"""Masks of a set of frames by every row of a table: the method, TokenCut, the baselines and the oracles.
+
+Two rows use the truth (`oracle`, `mean_mask`): they are bounds for comparison, not predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ....platform.core.errors import ConfigError
+from ..config import CosegmentConfig, ZeroshotConfig
+from ..frames import Frame
+from .baselines import mean_of_other_masks, oracle_clusters
+from .cosegmentation import Cosegmentation, cosegment
+from .encoding import MAX_CUT_PATCHES, EncodedFrame, EncoderPair
+from .masks import refine
+
+ROWS = ("cosegment", "tokencut", "oracle", "random", "random_oracle", "mean_mask", "everything")
+"""Rows in the order of every table. random: the same method on random weights of the same architecture; oracle: the
+clusters that the truth would choose; mean_mask: where at least half of the other frames' masks lie; everything: the
+whole frame."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SetMasks:
+    """Masks of a set of frames by row, each (H, W) bool in the order of the frames.
+
+    clusters, foreground: how many clusters co-segmentation found, and how many of them are foreground.
+    """
+
+    masks: Mapping[str, tuple[np.ndarray, ...]]
+    clusters: int
+    foreground: int
+    warnings: tuple[str, ...] = ()
+
+    def part(self, places: Sequence[int]) -> SetMasks:
+        """The masks of some frames of the set."""
+        masks = {row: tuple(row_masks[place] for place in places) for row, row_masks in self.masks.items()}
+        return SetMasks(masks, self.clusters, self.foreground)
+
+    def __repr__(self) -> str:
+        rows = ", ".join(self.masks)
+        return f"SetMasks({rows}; {self.foreground} of {self.clusters} clusters are foreground)"
+
+
+def compare_set(frames: Sequence[Frame], encoders: EncoderPair, config: ZeroshotConfig) -> SetMasks:
+    """Every row's masks of a set of frames with truth."""
+    encoded, random = (
+        [encoder.encode(frame) for frame in frames] for encoder in (encoders.backbone, encoders.random)
+    )
+    return compare_rows(frames, encoded, random, config)
+
+
+def compare_rows(
+    frames: Sequence[Frame],
+    encoded: Sequence[EncodedFrame],
+    random: Sequence[EncodedFrame],
+    config: ZeroshotConfig,
+) -> SetMasks:
+    """Every row's masks of a set of frames with truth. random: the same frames encoded with random weights."""
+    cosegmentation, random_cosegmentation = (
+        cosegment_frames(encoded, config),
+        cosegment_frames(random, config),
+    )
+    truths = [frame.truth for frame in frames]
+    oracle, random_oracle = (
+        oracle_clusters(one, truths, [frame.covered for frame in of]).masks
+        for one, of in ((cosegmentation, encoded), (random_cosegmentation, random))
+    )
+    masks = {
+        "cosegment": _at_frame_size(cosegmentation.masks, encoded, config.cosegment),
+        "tokencut": tuple(one.enlarge(one.cut) for one in encoded if one.cut is not None),
+        "oracle": _at_frame_size(oracle, encoded, config.cosegment),
+        "random": _at_frame_size(random_cosegmentation.masks, random, config.cosegment),
+        "random_oracle": _at_frame_size(random_oracle, random, config.cosegment),
+        "mean_mask": mean_of_other_masks(truths),
+        "everything": tuple(np.ones(truth.shape, bool) for truth in truths),
+    }
+    warnings = tuple(cosegmentation.warnings)
+    if len(masks["tokencut"]) < len(frames):
+        del masks["tokencut"]
+        warnings += (f"TokenCut is left out: a frame has more than {MAX_CUT_PATCHES} patches",)
+    return SetMasks(masks, len(cosegmentation.votes), len(cosegmentation.foreground), warnings)
+
+
+def segment_set(
+    encoded: Sequence[EncodedFrame], method: Literal["cosegment", "tokencut"], config: ZeroshotConfig
+) -> SetMasks:
+    """One method's masks of a set of frames without truth. Raises ConfigError for too many patches for TokenCut."""
+    if method == "tokencut":
+        cuts = [one.enlarge(one.cut) for one in encoded if one.cut is not None]
+        if len(cuts) < len(encoded):
+            raise ConfigError(
+                f"TokenCut takes at most {MAX_CUT_PATCHES} patches a frame; choose a larger stride or a smaller side"
+            )
+        return SetMasks({"tokencut": tuple(cuts)}, 2, 1)
+    cosegmentation = cosegment_frames(encoded, config)
+    masks = _at_frame_size(cosegmentation.masks, encoded, config.cosegment)
+    return SetMasks(
+        {"cosegment": masks},
+        len(cosegmentation.votes),
+        len(cosegmentation.foreground),
+        tuple(cosegmentation.warnings),
+    )
+
+
+def cosegment_frames(encoded: Sequence[EncodedFrame], config: ZeroshotConfig) -> Cosegmentation:
+    """Clusters and voted masks of a set, on the patch grid."""
+    descriptors = [one.described(config.log_binning) for one in encoded]
+    return cosegment(descriptors, [one.attention for one in encoded], config.cosegment)
+
+
+def _at_frame_size(
+    masks: Sequence[np.ndarray], encoded: Sequence[EncodedFrame], config: CosegmentConfig
+) -> tuple[np.ndarray, ...]:
+    """Masks of patches at their frames' sizes, refined where the config says so."""
+    return tuple(
+        refine(one.enlarge(mask_RC), one.pixels, config) for mask_RC, one in zip(masks, encoded, strict=True)
+    )

@@ -1,0 +1,150 @@
+"""Frames as a backbone encodes them: descriptors of their patches and the CLS token's attention.
+
+An encoder encodes each frame once and keeps the result.
+"""
+
+# H, W height and width of a frame as stored; h, w of the network's input; R, C rows and columns of its patches;
+# D width, A heads.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ....platform.core.errors import ConfigError
+from ....platform.core.progress import track
+from ....platform.models.backbone import Backbone, random_like
+from ....platform.models.facets import extract_facets
+from ..config import ZeroshotConfig
+from ..frames import Frame, network_input
+from .descriptors import log_binned
+from .masks import enlarge, patch_shares
+from .tokencut import tokencut
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_CUT_PATCHES = 4096
+"""Most patches of a frame for TokenCut, whose matrix has as many rows and columns."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedFrame:
+    """One frame as a backbone encodes it.
+
+    descriptors: (R, C, D) of single patches. attention: (A, R, C), of the CLS token in
+    `attention_block`. covered: height and width of the part of the frame that the patches cover, in pixels of the
+    frame. pixels: (H, W) uint8, the encoded image. cut: TokenCut's mask (R, C), None where it was not computed.
+    """
+
+    descriptors: np.ndarray
+    attention: np.ndarray
+    covered: tuple[float, float]
+    pixels: np.ndarray
+    cut: np.ndarray | None = None
+
+    def enlarge(self, mask_RC: np.ndarray) -> np.ndarray:
+        """A mask of patches at the frame's size: (H, W) bool."""
+        height, width = self.pixels.shape
+        return enlarge(mask_RC, height, width, self.covered)
+
+    def described(self, log_binning: bool) -> np.ndarray:
+        """The descriptors, (R, C, D), or with log_binning those of each patch with its surroundings, (R, C, 17 D)."""
+        return log_binned(self.descriptors) if log_binning else self.descriptors
+
+    def patch_shares(self, mask_HW: np.ndarray) -> np.ndarray:
+        """The share of each patch's area that a mask covers: (R, C), 0..1."""
+        return patch_shares(mask_HW, self.descriptors.shape[:2], self.covered)
+
+
+class FrameEncoder:
+    """Encodes frames with a backbone by the settings of an experiment, each frame once."""
+
+    def __init__(self, backbone: Backbone, config: ZeroshotConfig, tokencut: bool = False) -> None:
+        """tokencut: also compute TokenCut's masks. Raises ConfigError for a block that the backbone does not have."""
+        self.backbone = backbone
+        self.config = config
+        self.tokencut = tokencut
+        self.block = block_index(config.block, backbone)
+        self.attention_block = block_index(config.attention_block, backbone)
+        self._encoded: dict[str, EncodedFrame] = {}
+
+    def encode(self, frame: Frame) -> EncodedFrame:
+        """A frame's descriptors and attention, from memory where it was encoded before."""
+        if frame.key not in self._encoded:
+            input_1hw = network_input(frame, self.backbone, self.config.short)
+            self._encoded[frame.key] = self.encode_input(input_1hw, frame.pixels)
+        return self._encoded[frame.key]
+
+    def encode_input(self, input_1hw: Tensor, pixels_HW: np.ndarray) -> EncodedFrame:
+        """An input that was made of a frame; `pixels` are the same image as uint8, at the frame's size."""
+        config = self.config
+        facets = extract_facets(
+            self.backbone,
+            input_1hw[None],
+            blocks=(self.block,),
+            kinds=tuple(dict.fromkeys((config.facet, "key"))),
+            attention=(self.attention_block,),
+            stride=config.stride,
+            position=config.position,
+        )
+        grid = facets.grid
+        (attention_1AN,) = facets.cls_attention.values()
+
+        def vectors(kind: str) -> np.ndarray:
+            return facets.features[self.block, kind][0].reshape(*grid, -1).cpu().numpy()
+
+        with_cut = self.tokencut and grid[0] * grid[1] <= MAX_CUT_PATCHES
+        return EncodedFrame(
+            descriptors=vectors(config.facet),
+            attention=attention_1AN[0].reshape(-1, *grid).cpu().numpy(),
+            covered=covered_size(grid, input_1hw.shape[-2:], pixels_HW.shape, self.backbone, config.stride),
+            pixels=pixels_HW,
+            cut=tokencut(vectors("key")) if with_cut else None,
+        )
+
+    def __repr__(self) -> str:
+        return f"FrameEncoder({self.backbone.card.label}, {len(self._encoded)} frames encoded)"
+
+
+class EncoderPair:
+    """A backbone, and the same architecture at random weights as its baseline."""
+
+    def __init__(self, backbone: Backbone, config: ZeroshotConfig) -> None:
+        self.backbone = FrameEncoder(backbone, config, tokencut=True)
+        self.random = FrameEncoder(random_like(backbone, config.seed).eval(), config)
+
+    def encode_all(self, frames: Sequence[Frame]) -> None:
+        """Encodes frames ahead of the sets that hold them, with a progress bar."""
+        for frame in track(frames, label="encode", unit="frames"):
+            self.backbone.encode(frame)
+            self.random.encode(frame)
+
+
+def covered_size(
+    grid: tuple[int, int],
+    input_size: tuple[int, int],
+    frame_size: tuple[int, int],
+    backbone: Backbone,
+    stride: int | None,
+) -> tuple[float, float]:
+    """Height and width of the part of a frame that the patches cover, in pixels of the frame, from the top left."""
+    step = stride or backbone.patch
+    spans = [
+        ((count - 1) * step + backbone.patch) / side for count, side in zip(grid, input_size, strict=True)
+    ]
+    height, width = (min(side, span * side) for span, side in zip(spans, frame_size, strict=True))
+    return height, width
+
+
+def block_index(block: int | None, backbone: Backbone) -> int:
+    """0-based index of a block that settings count from 1; None is the last. Raises ConfigError."""
+    blocks = len(backbone.vit.blocks)
+    if block is None:
+        return blocks - 1
+    if not 1 <= block <= blocks:
+        raise ConfigError(f"block {block}: the backbone has blocks 1 to {blocks}")
+    return block - 1
