@@ -9,14 +9,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..platform.core.errors import CheckpointError, ConfigError
-from ..platform.models.backbone import CARD, Backbone, adopt, load, plain_state, random_backbone
-from ..platform.models.weights import IMAGENET, asked_of, channels_of, foreign_state, pretrained_state
+from ..platform.core.errors import CheckpointError, ConfigError, VetdinoError
+from ..platform.models.backbone import Backbone, random_backbone
+from ..platform.models.loading import load, parse_source
+from ..platform.models.transfer import copy_weights, timm_state
+from ..platform.models.weights import (
+    IMAGENET,
+    file_state,
+    published_normalization,
+    published_state,
+)
 from ..platform.training import checkpoint
+from .config import PretrainConfig
 from .distillation.config import HeadConfig
 from .distillation.distiller import Distiller
 from .distillation.heads import Head
-from .recipes import PretrainConfig
 
 TEACHER = "teacher.safetensors"
 """In a checkpoint: the distiller's state but for the student's part."""
@@ -56,7 +63,8 @@ class Start:
 def start_of(config: PretrainConfig) -> Start:
     """What `config.start` names, fitted to `config.backbone` and `config.distill.head`.
 
-    Nothing: random weights by the seed. `timm:NAME`: published weights by timm's name. A weights file (.pth read
+    Nothing: random weights by the seed. `timm:NAME`: published weights by timm's name. `random:NAME`: random weights
+    as `load` gives them. A weights file (.pth read
     with weights_only, .safetensors) of DINO, DINOv2 or timm, or a backbone folder of ours: a backbone. A
     training's folder (its newest whole checkpoint) or one checkpoint: the teacher's backbone, heads and centres,
     from which student and teacher both go on.
@@ -108,26 +116,25 @@ def _teacher_of(folder: Path) -> dict[str, Tensor]:
 def _backbone_of(config: PretrainConfig, teacher: Mapping[str, Tensor]) -> Backbone:
     """The configured backbone with the weights of the source."""
     backbone = random_backbone(config.backbone, config.seed)
-    place, sha256 = asked_of(config.start)
-    source, channels = Path(place), None
+    normalization = None
     if teacher:
         prefix = "teacher.backbone."
         inner = {name: value for name, value in teacher.items() if name.startswith(prefix)}
         state = {name.removeprefix(prefix).removeprefix("vit."): value for name, value in inner.items()}
-    elif config.start.startswith("timm:"):
-        name = config.start.removeprefix("timm:")
-        state, channels = pretrained_state(name), channels_of(name)
-    elif source.is_file():
-        state, channels = foreign_state(source, sha256), IMAGENET
-    elif (source / CARD).is_file():
-        state = plain_state(load(config.start))
     else:
-        raise ConfigError(
-            f"start {config.start!r}: there is no such backbone folder or weights file, nor a training's folder; "
-            "for another architecture from random weights set --backbone.name"
-        )
+        try:
+            source = parse_source(config.start)
+        except VetdinoError as error:
+            raise type(error)(f"start: {error}; a training's folder or checkpoint will do, too") from None
+        match source.kind:
+            case "timm":
+                state, normalization = published_state(source.place), published_normalization(source.place)
+            case "file":
+                state, normalization = file_state(Path(source.place), source.sha256), IMAGENET
+            case _:
+                state = timm_state(load(config.start))
     try:
-        adopt(backbone, state, channels)
+        copy_weights(backbone, state, normalization)
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"{config.start}: holds another architecture than backbone {config.backbone.name}, "

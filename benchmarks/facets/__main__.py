@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.step.measure import peak_memory
-from vetdino.platform.models.backbone import Backbone, BackboneConfig, random_backbone
-from vetdino.platform.models.facets import KINDS, Facets, facets_of
+from vetdino.platform.models.backbone import Backbone, random_backbone
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.platform.models.facets import KINDS, Facets, extract_facets
 
 # B images, N patches, L tokens, D width, H heads of size E.
 
@@ -42,7 +43,7 @@ def images_of(asked: argparse.Namespace) -> Tensor:
 
 def in_one_pass(backbone: Backbone, images_B1HW: Tensor) -> Facets:
     blocks = range(len(backbone.vit.blocks))
-    return facets_of(backbone, images_B1HW, blocks=blocks, kinds=KINDS, attention=blocks)
+    return extract_facets(backbone, images_B1HW, blocks=blocks, kinds=KINDS, attention=blocks)
 
 
 @torch.no_grad()
@@ -92,12 +93,12 @@ def grown(asked: argparse.Namespace) -> dict[str, int]:
     """Bytes that features at the finer stride add to this process: the last block's keys and CLS attention (what
     co-segmentation needs), or all of its facets and the attention of all blocks."""
     backbone, images = backbone_of(asked), images_of(asked)
-    facets_of(backbone, images[:1, :, :32, :32], kinds=KINDS)
+    extract_facets(backbone, images[:1, :, :32, :32], kinds=KINDS)
     before = peak_memory(CPU)
     blocks = range(len(backbone.vit.blocks))
     wanted = {} if asked.memory == "keys" else {"kinds": KINDS, "attention": blocks}
-    answer = facets_of(backbone, images, stride=asked.stride, **wanted)
-    parts = [*answer.of.values(), *answer.cls_attention.values()]
+    answer = extract_facets(backbone, images, stride=asked.stride, **wanted)
+    parts = [*answer.features.values(), *answer.cls_attention.values()]
     return {"grown": peak_memory(CPU) - before, "answer": sum(part.nbytes for part in parts)}
 
 

@@ -13,14 +13,17 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from tests.platform.models.examples import dino_by_loops
 from vetdino.platform.core.errors import ConfigError, DataError
-from vetdino.platform.models.backbone import Backbone, BackboneConfig, random_backbone
-from vetdino.platform.models.facets import KINDS, facets_of
-from vetdino.platform.models.positions import resampled
+from vetdino.platform.models.backbone import Backbone, random_backbone
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.platform.models.facets import KINDS, extract_facets
 
 ROOT = Path(__file__).resolve().parents[3]
 
+
 TINY = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=32, depth=3, heads=2)
+
 
 VITS = {
     "dino": TINY,
@@ -53,30 +56,6 @@ def backbone_of(name: str) -> Backbone:
 
 def images_of(count: int, height: int, width: int, seed: int = 0) -> Tensor:
     return torch.randn(count, 1, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-def cubic(t: float) -> float:
-    """Keys' kernel with a = -0.75, as PyTorch's bicubic has it."""
-    t, a = abs(t), -0.75
-    if t <= 1:
-        return (a + 2) * t**3 - (a + 3) * t**2 + 1
-    return a * (t**3 - 5 * t**2 + 8 * t - 4) if t < 2 else 0.0
-
-
-def dino_by_loops(native_RCD: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Sample i of a new axis lies at (i + 0.5) * native / (grid + 0.1) - 0.5 of the old one; its four neighbours
-    count by the cubic kernel, those outside are the border's."""
-    rows, columns, width = native_RCD.shape
-    found = torch.zeros(*grid, width, dtype=torch.float64)
-    for i in range(grid[0]):
-        y = (i + 0.5) * rows / (grid[0] + 0.1) - 0.5
-        for j in range(grid[1]):
-            x = (j + 0.5) * columns / (grid[1] + 0.1) - 0.5
-            for r in range(math.floor(y) - 1, math.floor(y) + 3):
-                for c in range(math.floor(x) - 1, math.floor(x) + 3):
-                    value = native_RCD[min(max(r, 0), rows - 1), min(max(c, 0), columns - 1)].double()
-                    found[i, j] += cubic(y - r) * cubic(x - c) * value
-    return found.float()
 
 
 def first_tokens(backbone: Backbone, image_HW: Tensor, stride: int, rule: str) -> tuple[Tensor, int, int]:
@@ -145,10 +124,10 @@ def slowly(backbone: Backbone, x_LD: Tensor, asked: int, kind: str) -> Tensor:
 def test_one_pass_gives_what_the_slow_way_gives_one_by_one(name, size, stride, rule):
     backbone = backbone_of(name)
     images = images_of(2, *size)
-    found = facets_of(
+    found = extract_facets(
         backbone, images, blocks=range(3), kinds=KINDS, attention=range(3), stride=stride, position=rule
     )
-    assert set(found.of) == {(block, kind) for block in range(3) for kind in KINDS}
+    assert set(found.features) == {(block, kind) for block in range(3) for kind in KINDS}
     for number, image in enumerate(images):
         x_LD, rows, columns = first_tokens(backbone, image[0], stride, rule)
         assert found.grid == (rows, columns)
@@ -156,8 +135,8 @@ def test_one_pass_gives_what_the_slow_way_gives_one_by_one(name, size, stride, r
         for block in range(3):
             for kind in KINDS:
                 slow = slowly(backbone, x_LD, block, kind)
-                assert found.of[block, kind][number].shape == slow.shape == (rows * columns, 32)
-                torch.testing.assert_close(found.of[block, kind][number], slow, atol=1e-5, rtol=1e-5)
+                assert found.features[block, kind][number].shape == slow.shape == (rows * columns, 32)
+                torch.testing.assert_close(found.features[block, kind][number], slow, atol=1e-5, rtol=1e-5)
             slow = slowly(backbone, x_LD, block, "attention")
             torch.testing.assert_close(found.cls_attention[block][number], slow, atol=1e-5, rtol=1e-5)
 
@@ -173,39 +152,18 @@ def test_the_reference_can_tell_the_rules_and_the_blocks_apart():
     assert (keys[0] - keys[2]).abs().max() > 0.5
 
 
-@pytest.mark.parametrize("grid", [(2, 3), (4, 5), (9, 4), (28, 28)])
-def test_dinos_positions_are_those_of_the_loops_and_differ_from_timms(grid):
-    positions = torch.randn(1, 17, 6, generator=torch.Generator().manual_seed(0))
-    found = resampled(positions, 1, (4, 4), grid, "dino")
-    torch.testing.assert_close(
-        found[0, 1:],
-        dino_by_loops(positions[0, 1:].reshape(4, 4, 6), grid).flatten(0, 1),
-        atol=1e-5,
-        rtol=1e-5,
-    )
-    assert torch.equal(found[:, :1], positions[:, :1])
-    assert (found - resampled(positions, 1, (4, 4), grid, "timm")).abs().max() > 0.01
-
-
-@pytest.mark.parametrize("rule", ["timm", "dino"])
-def test_an_unchanged_grid_leaves_positions_as_they_are_but_not_one_of_as_many_patches(rule):
-    positions = torch.randn(1, 17, 6)
-    assert resampled(positions, 1, (4, 4), (4, 4), rule) is positions
-    assert not torch.allclose(resampled(positions, 1, (4, 4), (2, 8), rule), positions, atol=0.1)
-
-
 @pytest.mark.parametrize("rule", ["timm", "dino"])
 def test_the_rule_is_the_checkpoints_own_and_the_backbone_itself_obeys_it(rule):
     backbone = backbone_of("registers")
     backbone.card = replace(backbone.card, positions=rule)
     images = images_of(2, 48, 40)
-    own = facets_of(backbone, images, kinds=["token"])
-    said = facets_of(backbone, images, kinds=["token"], position=rule)
-    other = facets_of(backbone, images, kinds=["token"], position={"timm": "dino", "dino": "timm"}[rule])
-    assert torch.equal(own.of[2, "token"], said.of[2, "token"])
-    assert (own.of[2, "token"] - other.of[2, "token"]).abs().max() > 0.01
+    own = extract_facets(backbone, images, kinds=["token"])
+    said = extract_facets(backbone, images, kinds=["token"], position=rule)
+    other = extract_facets(backbone, images, kinds=["token"], position={"timm": "dino", "dino": "timm"}[rule])
+    assert torch.equal(own.features[2, "token"], said.features[2, "token"])
+    assert (own.features[2, "token"] - other.features[2, "token"]).abs().max() > 0.01
     with torch.no_grad():
-        normed = backbone.vit.norm(own.of[2, "token"])
+        normed = backbone.vit.norm(own.features[2, "token"])
     torch.testing.assert_close(normed, backbone.tokens(images).patches, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(own.cls_attention[2], backbone.attention(images), atol=1e-5, rtol=1e-5)
 
@@ -223,9 +181,9 @@ def test_each_block_runs_once_for_an_image_and_none_after_the_last_that_is_asked
     for number, block in enumerate(backbone.vit.blocks):
         block.mlp.register_forward_hook(count(number))
     images = images_of(2, 32, 32)
-    facets_of(backbone, images, blocks=[0, 1, 2], kinds=KINDS, attention=[0, 1, 2])
+    extract_facets(backbone, images, blocks=[0, 1, 2], kinds=KINDS, attention=[0, 1, 2])
     assert runs == [2, 2, 2]
-    facets_of(backbone, images, blocks=[0], kinds=KINDS, attention=[1])
+    extract_facets(backbone, images, blocks=[0], kinds=KINDS, attention=[1])
     assert runs == [4, 2, 2]  # of the second block only the look is asked, not the answer
     assert not any(block.attn.qkv._forward_hooks for block in backbone.vit.blocks)
 
@@ -233,16 +191,16 @@ def test_each_block_runs_once_for_an_image_and_none_after_the_last_that_is_asked
 def test_what_is_asked_for_is_what_is_given_and_blocks_may_count_from_the_end():
     backbone = backbone_of("dino")
     images = images_of(3, 32, 40)
-    whole = facets_of(backbone, images, blocks=range(3), kinds=KINDS, attention=range(3))
-    found = facets_of(backbone, images)
-    assert (set(found.of), set(found.cls_attention)) == ({(2, "key")}, {2})
-    found = facets_of(backbone, images, blocks=(-1, 0, 2), kinds=("value", "query"), attention=())
-    assert set(found.of) == {(0, "value"), (0, "query"), (2, "value"), (2, "query")}
+    whole = extract_facets(backbone, images, blocks=range(3), kinds=KINDS, attention=range(3))
+    found = extract_facets(backbone, images)
+    assert (set(found.features), set(found.cls_attention)) == ({(2, "key")}, {2})
+    found = extract_facets(backbone, images, blocks=(-1, 0, 2), kinds=("value", "query"), attention=())
+    assert set(found.features) == {(0, "value"), (0, "query"), (2, "value"), (2, "query")}
     assert not found.cls_attention
-    for key, value in found.of.items():
+    for key, value in found.features.items():
         assert (value.dtype, value.shape) == (torch.float32, (3, 20, 32))
-        torch.testing.assert_close(value, whole.of[key], atol=1e-5, rtol=1e-5)
-    found = facets_of(backbone, images, kinds=(), attention=(1,))
+        torch.testing.assert_close(value, whole.features[key], atol=1e-5, rtol=1e-5)
+    found = extract_facets(backbone, images, kinds=(), attention=(1,))
     assert repr(found) == "Facets(3 images, grid 4x5, blocks from 1: attention 2)"
     assert torch.equal(found.cls_attention[1], whole.cls_attention[1])
     assert (found.cls_attention[1].sum(-1) < 1).all()
@@ -251,21 +209,21 @@ def test_what_is_asked_for_is_what_is_given_and_blocks_may_count_from_the_end():
 def test_an_images_answer_is_the_same_to_the_last_bit_whatever_its_company():
     backbone = backbone_of("registers")
     images = images_of(5, 40, 48)
-    together = facets_of(backbone, images, kinds=KINDS, stride=4)
+    together = extract_facets(backbone, images, kinds=KINDS, stride=4)
     for order in ([3], [4, 0], [2, 1, 4, 3, 0]):
-        some = facets_of(backbone, images[order], kinds=KINDS, stride=4)
-        for key, value in some.of.items():
-            assert torch.equal(value, together.of[key][order])
+        some = extract_facets(backbone, images[order], kinds=KINDS, stride=4)
+        for key, value in some.features.items():
+            assert torch.equal(value, together.features[key][order])
         assert torch.equal(some.cls_attention[2], together.cls_attention[2][order])
 
 
 def test_what_the_patches_do_not_cover_is_not_seen():
     backbone = backbone_of("dino")
     images = images_of(1, 39, 35)
-    found = facets_of(backbone, images)
+    found = extract_facets(backbone, images)
     assert found.grid == (4, 4)
     images[..., 32:, :] = images[..., 32:] = 99.0
-    assert torch.equal(facets_of(backbone, images).of[2, "key"], found.of[2, "key"])
+    assert torch.equal(extract_facets(backbone, images).features[2, "key"], found.features[2, "key"])
 
 
 @pytest.mark.parametrize(
@@ -288,36 +246,38 @@ def test_what_the_patches_do_not_cover_is_not_seen():
 )
 def test_what_there_is_not_is_refused(asked, error, said):
     with pytest.raises(error, match=said):
-        facets_of(backbone_of("dino"), **{"images_B1HW": images_of(1, 32, 32)} | asked)
+        extract_facets(backbone_of("dino"), **{"images_B1HW": images_of(1, 32, 32)} | asked)
 
 
 def test_blocks_without_plain_attention_give_tokens_and_refuse_the_rest():
     backbone = backbone_of("dino")
     backbone.vit.blocks[1].attn.__class__ = type("Other", (type(backbone.vit.blocks[1].attn),), {})
     images = images_of(1, 32, 32)
-    assert set(facets_of(backbone, images, kinds=["token"], attention=[]).of) == {(2, "token")}
+    assert set(extract_facets(backbone, images, kinds=["token"], attention=[]).features) == {(2, "token")}
     with pytest.raises(ConfigError, match="block 2 of vit_tiny_patch16_224 has no plain attention"):
-        facets_of(backbone, images, blocks=[1])
+        extract_facets(backbone, images, blocks=[1])
 
 
 MEMORY = """
 import torch
 from benchmarks.step.measure import peak_memory
-from vetdino.platform.backbone import BackboneConfig, random_backbone
-from vetdino.platform.facets import KINDS, facets_of
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.platform.models.facets import KINDS, extract_facets
 
 torch.set_num_threads(1)
 config = BackboneConfig(name="vit_small_patch16_224", patch=8, depth=1, width=96, heads=6)
 backbone = random_backbone(config, 0)
 images = torch.randn(2, 1, 224, 224)
-facets_of(backbone, images[..., :64, :64], kinds=KINDS)
+extract_facets(backbone, images[..., :64, :64], kinds=KINDS)
 before = peak_memory(torch.device("cpu"))
-answer = facets_of(backbone, images, kinds=KINDS, stride=4)
-size = sum(value.nbytes for value in answer.of.values()) + answer.cls_attention[0].nbytes
+answer = extract_facets(backbone, images, kinds=KINDS, stride=4)
+size = sum(value.nbytes for value in answer.features.values()) + answer.cls_attention[0].nbytes
 print(peak_memory(torch.device("cpu")) - before - size)
 """
 
 
+@pytest.mark.slow
 def test_no_full_attention_map_is_ever_held():
     # 55 x 55 patches and the CLS: a map of 6 heads is 220 MB, all else of this narrow network a tenth of that.
     done = subprocess.run(

@@ -1,0 +1,231 @@
+"""Backbones from folders, files, timm's hub and random weights; what is no source."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from tests.platform.models.examples import DINO, DINOV2, images_of, in_colour, published
+from vetdino.platform.core.errors import CheckpointError, ConfigError
+from vetdino.platform.models import loading
+from vetdino.platform.models.backbone import (
+    random_backbone,
+    resized,
+)
+from vetdino.platform.models.card import CARD, WEIGHTS
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.platform.models.loading import BackboneSource, load, parse_source
+from vetdino.platform.models.saving import save_backbone
+from vetdino.platform.models.transfer import timm_state
+from vetdino.platform.models.weights import IMAGENET, ColorNormalization, file_state
+
+
+@pytest.mark.parametrize(
+    ("harm", "error", "said"),
+    [
+        (lambda f: (f / WEIGHTS).write_bytes((f / WEIGHTS).read_bytes()[:-1] + b"x"), CheckpointError, "sha256"),
+        (lambda f: (f / WEIGHTS).unlink(), CheckpointError, "cannot be read"),
+        (lambda f: (f / CARD).write_text("{"), ConfigError, r"card\.json: not JSON"),
+        (
+            lambda f: (f / CARD).write_text((f / CARD).read_text().replace('"mean"', '"men"')),
+            ConfigError,
+            "unknown setting 'men'; the nearest is 'mean'",
+        ),
+        (lambda f: (f / CARD).unlink(), CheckpointError, "no backbone here"),
+    ],
+)  # fmt: skip
+def test_a_damaged_backbone_folder_is_refused(harm, error, said, tmp_path):
+    save_backbone(tmp_path / "b", random_backbone(DINO, 0))
+    harm(tmp_path / "b")
+    with pytest.raises(error, match=said):
+        load(tmp_path / "b")
+
+
+@pytest.mark.parametrize("file", ["dino.pth", "dino.safetensors"])
+@pytest.mark.parametrize(
+    ("made", "name", "rule"),
+    [
+        ({}, "vit_small_patch16_224", "dino"),
+        ({"patch": 8}, "vit_small_patch16_224", "dino"),
+        ({"dinov2": True, "patch": 14}, "vit_small_patch14_dinov2", "dino"),
+        ({"dinov2": True, "patch": 14, "registers": 4}, "vit_small_patch14_reg4_dinov2", "timm"),
+        ({"dinov2": True, "patch": 14, "gated": True, "width": 192}, "vit_giant_patch14_dinov2", "dino"),
+    ],
+)
+def test_a_weights_file_answers_to_grey_as_its_model_to_three_normalised_channels(
+    made, name, rule, file, tmp_path
+):
+    state = published(**made)
+    (save_file if file.endswith("safetensors") else torch.save)(state, str(tmp_path / file))
+    backbone = load(tmp_path / file)
+    card, side, width = backbone.card, 4 * made.get("patch", 16), made.get("width", 64)
+    assert (backbone.side, backbone.width, len(backbone.vit.blocks)) == (side, width, 3)
+    assert (card.config.name, card.positions, card.label) == (name, rule, file)
+    assert (card.mean, card.std) == (0.449, 0.226)
+    shape = {
+        "img_size": side, "patch_size": side // 4, "embed_dim": width, "depth": 3, "num_heads": width // 64,
+    }  # fmt: skip
+    shown = np.random.default_rng(0).integers(0, 256, (side, side), dtype=np.uint8)
+    own = file_state(tmp_path / file)
+    if made.get("registers"):  # position embeddings of CLS and patches: the CLS's becomes part of it
+        own["cls_token"] = own["cls_token"] + own["pos_embed"][:, :1]
+        own["pos_embed"] = own["pos_embed"][:, 1:]
+    vit, expected = in_colour(name, IMAGENET, shown, own, **shape)
+    tokens = backbone.tokens(backbone.prepare_many([shown]))
+    torch.testing.assert_close(tokens.cls, expected[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tokens.patches, expected[:, vit.num_prefix_tokens :], atol=1e-5, rtol=1e-5)
+    if made.get("dinov2"):
+        assert torch.equal(backbone.mask_token, state["mask_token"][0])
+
+
+@pytest.mark.parametrize(
+    ("made", "digits"),
+    [
+        ({"width": 384, "depth": 12, "patch": 8, "grid": 28}, (224, 8, 384, 12, 6, 150)),
+        ({"width": 384, "depth": 12, "patch": 14, "grid": 37, "dinov2": True}, (518, 14, 384, 12, 6, 175)),
+    ],
+    ids=["dino_deitsmall8_pretrain.pth", "dinov2_vits14_pretrain.pth"],
+)
+def test_files_of_the_published_sizes_are_read(made, digits, tmp_path):
+    side, patch, width, depth, heads, tensors = digits
+    state = published(**made)
+    assert len(state) == tensors
+    torch.save(state, tmp_path / "a.pth")
+    config = load(tmp_path / "a.pth").card.config
+    assert (config.side, config.patch, config.width, config.depth, config.heads) == (
+        side, patch, width, depth, heads,
+    )  # fmt: skip
+
+
+def test_weights_are_held_against_the_sha256_that_is_asked_for(tmp_path):
+    file = tmp_path / "dino.pth"
+    torch.save(published(), file)
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    backbone = load(f"{file}#sha256={sha256.upper()}")
+    assert backbone.card == load(file).card == load(Path(f"{file}#sha256={sha256}")).card
+    with pytest.raises(CheckpointError, match=r"dino\.pth: its sha256 is .*, not 000000000000…"):
+        load(f"{file}#sha256={'0' * 64}")
+    card = save_backbone(tmp_path / "b", backbone)
+    assert load(f"{tmp_path / 'b'}#sha256={card.weights_sha256}").card == card
+    with pytest.raises(CheckpointError, match=r"its sha256 is .*, not 000000000000…"):
+        load(f"{tmp_path / 'b'}#sha256={'0' * 64}")
+    for asked in ("", "12345678", "g" * 64, f"{sha256}0"):
+        with pytest.raises(ConfigError, match="a sha256 has 64 hexadecimal digits"):
+            load(f"{file}#sha256={asked}")
+    with pytest.raises(ConfigError, match="a timm name has no file"):
+        load(f"timm:vit_tiny_patch16_224#sha256={sha256}")
+    with pytest.raises(CheckpointError, match="no backbone here"):
+        load(f"{tmp_path / 'none.pth'}#sha256={sha256}")
+
+
+@pytest.mark.parametrize(
+    ("name", "channels", "rule"),
+    [
+        ("vit_tiny_patch16_224.augreg_in21k", ColorNormalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)), "timm"),
+        ("vit_small_patch8_224.dino", IMAGENET, "dino"),
+        ("vit_small_patch14_dinov2.lvd142m", IMAGENET, "dino"),
+        ("vit_small_patch14_reg4_dinov2.lvd142m", IMAGENET, "timm"),
+        # No bias in its patch embedding, three means that differ.
+        (
+            "vit_base_patch32_clip_224.openai",
+            ColorNormalization((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+            "timm",
+        ),
+    ],
+)
+def test_the_published_weights_of_a_timm_name_answer_to_grey_as_they_did_to_colour(
+    name, channels, rule, monkeypatch
+):
+    make = timm.create_model
+    small = {"img_size": 56, "patch_size": 14, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    shown = np.random.default_rng(0).integers(0, 256, (56, 56), dtype=np.uint8)
+    torch.manual_seed(0)
+    colour, expected = in_colour(name, channels, shown, **small)
+
+    def fetched(asked, pretrained=False, **settings):
+        return colour if pretrained else make(asked, **settings | small)
+
+    monkeypatch.setattr("timm.create_model", fetched)
+    monkeypatch.setattr(loading, "native_config", lambda name: BackboneConfig(name=name, side=56))
+    backbone = load(f"timm:{name}")
+    assert (backbone.card.positions, backbone.card.label) == (rule, f"timm:{name}")
+    found = backbone.tokens(backbone.prepare_many([shown]))
+    torch.testing.assert_close(found.cls, expected[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.patches, expected[:, colour.num_prefix_tokens :], atol=1e-5, rtol=1e-5)
+
+
+def test_random_weights_of_a_timm_name_with_its_tag():
+    backbone = load("random:vit_tiny_patch16_224.augreg_in21k")
+    assert (backbone.side, backbone.patch, backbone.card.positions) == (224, 16, "timm")
+    assert backbone.card.label == "random weights, seed 0"
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "said"),
+    [
+        (
+            "vit_tiny_patch16_224",
+            ConfigError,
+            "is no path; give random:vit_tiny_patch16_224 for random weights or timm:vit_tiny_patch16_224 for",
+        ),
+        ("vit_tiny_patch16_224.augreg_in21k", ConfigError, r"timm:vit_tiny_patch16_224\.augreg_in21k for"),
+        ("vit_tiny_pach16_224", ConfigError, "nearest is 'vit_tiny_patch16_224'"),
+        ("random:vit_tiny_pach16_224", ConfigError, "nearest is 'vit_tiny_patch16_224'"),
+        ("timm:vit_tiny_pach16_224", ConfigError, "nearest is 'vit_tiny_patch16_224'"),
+        ("random:resnet50", ConfigError, "cannot be built so|no plain Vision Transformer"),
+        ("nowhere/backbone", CheckpointError, "no backbone here"),
+        ("missing.pth", CheckpointError, "no backbone here"),
+        ("tests", CheckpointError, "no backbone here"),
+    ],
+)
+def test_what_is_no_backbone_is_refused(source, error, said):
+    with pytest.raises(error, match=said):
+        load(source)
+
+
+def test_weights_with_registers_as_dinov2_publishes_them_answer_as_they_did(tmp_path):
+    # Position embeddings of CLS and patches are added, then the registers come between.
+    before = random_backbone(replace(DINOV2, heads=1, registers=0, name="vit_small_patch14_dinov2"), 0).eval()
+    registers = torch.randn(1, 4, 64)
+    state = timm_state(before) | {"register_tokens": registers}
+    assert state["pos_embed"].shape[1] == 17
+    torch.save(state, tmp_path / "dinov2_vits14_reg4.pth")
+    images = images_of(2)
+    vit = before.vit
+    with torch.inference_mode():
+        x = vit._pos_embed(vit.patch_embed(images))
+        x = torch.cat([x[:, :1], registers.expand(2, -1, -1), x[:, 1:]], dim=1)
+        expected = vit.norm(vit.blocks(x))
+    backbone = load(tmp_path / "dinov2_vits14_reg4.pth")
+    assert backbone.card.config.registers == 4
+    tokens = backbone.tokens(images)
+    assert torch.allclose(tokens.cls, expected[:, 0], atol=1e-5)
+    assert torch.allclose(tokens.patches, expected[:, 5:], atol=1e-5)
+    assert backbone.attention(images).shape == (2, 1, 16)
+    assert resized(backbone, 48).tokens(images_of(1, side=48)).grid == (6, 6)
+
+
+def test_a_source_says_which_weights(tmp_path):
+    assert parse_source("random:vit_a") == BackboneSource("random", "vit_a")
+    assert parse_source("timm:vit_a") == BackboneSource("timm", "vit_a")
+    sha256 = 32 * "5e"
+    (tmp_path / "a.pth").touch()
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / CARD).touch()
+    assert parse_source(tmp_path / "a.pth") == BackboneSource("file", str(tmp_path / "a.pth"))
+    assert parse_source(f"{tmp_path / 'b'}#sha256={sha256}") == BackboneSource(
+        "folder", str(tmp_path / "b"), sha256
+    )
+
+
+def test_a_path_that_looks_like_a_timm_name_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_backbone(tmp_path / "vit_tiny_patch16_224", random_backbone(DINO, 3))
+    assert load("vit_tiny_patch16_224").card.label == "random weights, seed 3"
