@@ -1,73 +1,124 @@
-"""What every kind of phantom does with its folder: claims it, and fills it with as many processes as it may."""
+"""The folder that a generator fills: its card, its items in parallel worker processes, its tables.
+
+The same config gives the same bytes, whatever the number of workers, and a folder may be filled further later.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from ..core.config import atomic_write, from_json, to_json
-from ..core.errors import ConfigError
+from ..core.config import from_json, to_json
+from ..core.errors import ConfigError, DataError
+from ..core.files import atomic_write
+from ..core.progress import Progress
 
 Item = TypeVar("Item")
 
 CARD = "phantom.json"
-"""The folder's account of itself: version of the generator, kind, settings."""
+"""File with the version of the generator, its kind and its settings."""
 
 
-def claim(out: Path, config: Any, version: int, *, grows: Sequence[str], **more: Any) -> None:
-    """Leave OUT/phantom.json, and refuse a folder that another kind or other settings have filled.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderContents(Generic[Item]):
+    """What one kind of generator writes into its folder."""
 
-    config: a dataclass with a field `workers`, which does not count; grows: its fields that may be larger when
-    the folder is filled further, what is counted first; more: further words of the card, among them the kind
-    (without it, radiograph). Raises ConfigError.
+    version: int
+    """Version of the generator; raised when the same config gives other bytes."""
+    unit: str
+    """Plural name of the items, for progress and messages."""
+    growing: Sequence[str]
+    """Settings that may be larger when the folder is filled further; the first counts the items."""
+    items: Sequence[Item]
+    is_written: Callable[[Item], bool]
+    write: Callable[[Item], None]
+    """Writes one item, all of it or nothing; it runs in any process, in any order."""
+    tables: Mapping[str, str]
+    """File name -> text, written after the last item."""
+    card: Mapping[str, Any] = field(default_factory=dict)
+    """Further entries of the card, among them the kind (none for radiographs)."""
+
+
+def fill_folder(out: Path, config: Any, contents: FolderContents[Any]) -> None:
+    """Write the card, every item that is not there yet, and the tables.
+
+    config: a dataclass with a field `workers`. Raises ConfigError where the folder holds another kind or other
+    settings, DataError where it cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        claim_folder(out, config, contents.version, growing=contents.growing, **contents.card)
+        missing = [item for item in contents.items if not contents.is_written(item)]
+        with Progress("phantom", total=len(contents.items), unit=contents.unit) as progress:
+            progress.advance(len(contents.items) - len(missing))
+            for _ in run_all(contents.write, missing, config.workers):
+                progress.advance()
+        for name, text in contents.tables.items():
+            atomic_write(out / name, text)
+    except OSError as error:
+        raise DataError(
+            f"{out}: cannot write ({error.strerror or error}); "
+            f"make room and run again, finished {contents.unit} are kept"
+        ) from error
+
+
+def claim_folder(out: Path, config: Any, version: int, *, growing: Sequence[str], **card: Any) -> None:
+    """Write OUT/phantom.json; raise ConfigError if another kind or other settings have filled the folder.
+
+    config: a dataclass whose field `workers` is ignored; growing: its fields that may be larger than before;
+    card: further entries of the card, among them the kind (none for radiographs).
     """
     path = out / CARD
-    mine = replace(config, workers=0)
+    new = replace(config, workers=0)
     if path.exists():
         try:
-            card = json.loads(path.read_text())
-            kind, old_version, settings = card.get("kind"), card["version"], json.dumps(card["config"])
+            earlier = json.loads(path.read_text())
+            kind, old_version, settings = (
+                earlier.get("kind"),
+                earlier["version"],
+                json.dumps(earlier["config"]),
+            )
         except (ValueError, KeyError, AttributeError):
             raise ConfigError(f"{path}: damaged; choose another folder or remove it") from None
-        if kind != more.get("kind"):
+        if kind != card.get("kind"):
             raise ConfigError(f"{out}: holds a phantom of kind {kind or 'radiograph'}; choose another folder")
         old = from_json(type(config), settings, source=str(path))
-        alike = dict.fromkeys(grows, 1)
-        if (replace(old, **alike), old_version) != (replace(mine, **alike), version):
+        ignored = dict.fromkeys(growing, 1)
+        if (replace(old, **ignored), old_version) != (replace(new, **ignored), version):
             raise ConfigError(
-                f"{out}: holds {grows[0]} of other settings; choose another folder or remove it"
+                f"{out}: holds {growing[0]} of other settings; choose another folder or remove it"
             )
-        for name in grows:
-            if getattr(old, name) > getattr(mine, name):
+        for name in growing:
+            if getattr(old, name) > getattr(new, name):
                 raise ConfigError(
-                    f"{out}: holds {getattr(old, name)} {name}; ask for as many, or choose another folder"
+                    f"{out}: holds {getattr(old, name)} {name}; choose as many, or choose another folder"
                 )
-    card = {"version": version, **more, "config": json.loads(to_json(mine))}
-    atomic_write(path, json.dumps(card, indent=2) + "\n")
+    atomic_write(
+        path, json.dumps({"version": version, **card, "config": json.loads(to_json(new))}, indent=2) + "\n"
+    )
 
 
-def each_done(work: Callable[[Item], object], todo: Sequence[Item], workers: int) -> Iterator[None]:
-    """Does work for every item, here or in worker processes (0: one a core); yields when one is done.
-
-    What `work` does must not depend on who does it, or when.
-    """
+def run_all(work: Callable[[Item], object], items: Sequence[Item], workers: int) -> Iterator[None]:
+    """Call `work` for every item, here or in worker processes (0: one per core); yields once per finished item."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context
 
-    workers = min(workers or os.cpu_count() or 1, len(todo))
+    workers = min(workers or os.cpu_count() or 1, len(items))
     if workers <= 1:
-        for item in todo:
+        for item in items:
             work(item)
             yield
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), _alone, (os.getpid(),)) as pool:
-        jobs = [pool.submit(work, item) for item in todo]
+    with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (os.getpid(),)) as pool:
+        jobs = [pool.submit(work, item) for item in items]
         try:
             for job in as_completed(jobs):
                 job.result()
@@ -76,8 +127,8 @@ def each_done(work: Callable[[Item], object], todo: Sequence[Item], workers: int
             pool.shutdown(cancel_futures=True)
 
 
-def _alone(parent: int) -> None:
-    """One thread a worker, the workers being the parallelism; none outlives a parent that was killed."""
+def _start_worker(parent: int) -> None:
+    """Use one thread, since the workers are the parallelism, and end when the parent process is gone."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -88,3 +139,10 @@ def _alone(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A CSV table as text, with Unix line ends."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue()

@@ -19,10 +19,16 @@ from vetdino.downstream.views.truth import (
 )
 from vetdino.platform.core.errors import ConfigError, DataError
 from vetdino.platform.data.study import Study, View
-from vetdino.platform.ingest.ingest import IngestConfig, Part, Task, part_of, pseudonym
-from vetdino.platform.models.backbone import BackboneConfig, random_backbone
+from vetdino.platform.ingest.config import IngestConfig
+from vetdino.platform.ingest.decoding import Part, decode
+from vetdino.platform.ingest.discovery import DecodeTask
+from vetdino.platform.ingest.pseudonyms import pseudonym
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.platform.phantom.config import PhantomConfig
 from vetdino.platform.phantom.dog import archive as generator
-from vetdino.platform.phantom.dog.archive import PhantomConfig, phantom, uid_of
+from vetdino.platform.phantom.dog.archive import write_radiographs
+from vetdino.platform.phantom.dog.studies import dicom_uid
 
 KEY = b"a key of sixteen bytes"
 CONFIG = PhantomConfig(studies=4, side=96, seed=3, workers=1)
@@ -35,7 +41,7 @@ def archive(tmp_path_factory):
     (place / "secret").write_bytes(KEY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(generator, "TRUTH_SIDE", 40)
-        phantom(place / "archive", CONFIG)
+        write_radiographs(place / "archive", CONFIG)
     return place
 
 
@@ -46,8 +52,8 @@ def studies(archive):
     config = IngestConfig(dicom=type(config.dicom)(side=80))
     found = {}
     for number in range(CONFIG.studies):
-        (home,) = (archive / "archive" / "dicom").glob(f"*/{uid_of(CONFIG, 'study', number)}")
-        parts = [part_of(home, Task(path.name), KEY, config) for path in sorted(home.iterdir())]
+        (home,) = (archive / "archive" / "dicom").glob(f"*/{dicom_uid(CONFIG, 'study', number)}")
+        parts = [decode(home, DecodeTask(path.name), KEY, config) for path in sorted(home.iterdir())]
         assert not any(part.code for part in parts), [part.code for part in parts]
         found[number] = study_of(parts)
     return found
@@ -77,7 +83,7 @@ def test_a_study_finds_its_maps_by_the_hash_of_its_name(archive, truths, studies
     for number, study in studies.items():
         assert study.key in truths
         for index, (view, truth) in enumerate(truths.of(study)):
-            path = archive / "archive" / "truth" / f"{uid_of(CONFIG, 'study', number)}_{index}.npz"
+            path = archive / "archive" / "truth" / f"{dicom_uid(CONFIG, 'study', number)}_{index}.npz"
             with np.load(path) as own:
                 np.testing.assert_array_equal(truth.frame, own["frame"])
                 assert truth.pixel == float(own["pixel"])
@@ -119,7 +125,7 @@ def test_missing_truth_and_missing_secret_are_refused(archive, tmp_path):
 
 
 def test_a_damaged_map_is_told_by_the_studys_key_never_by_its_name(tmp_path):
-    name = uid_of(CONFIG, "study", 0)
+    name = dicom_uid(CONFIG, "study", 0)
     (tmp_path / "truth").mkdir()
     (tmp_path / "truth" / f"{name}_0.npz").write_bytes(b"no map")
     (tmp_path / "secret").write_bytes(KEY)
@@ -177,7 +183,7 @@ def test_the_letterbox_shows_no_animal_and_the_animal_is_bright(laid):
 
 
 def pixel_means(view):
-    from vetdino.platform.models.backbone import letterboxed
+    from vetdino.platform.models.letterbox import letterboxed
 
     return letterboxed(view.pixels, 64).reshape(8, 8, 8, 8).mean(axis=(1, 3)).ravel()
 
@@ -282,7 +288,7 @@ def test_few_patches_are_drawn_and_a_view_of_nothing_answers_nothing(laid):
 def test_pixels_answer_by_normalised_cross_correlation(laid):
     view = laid[0][0]
     tokens = room.unit_or_zero(pixel_tokens(view, 64, 8))
-    from vetdino.platform.models.backbone import letterboxed
+    from vetdino.platform.models.letterbox import letterboxed
 
     square = letterboxed(view.pixels, 64).astype(float)
     one, other = square[24:32, 32:40].ravel(), square[32:40, 16:24].ravel()

@@ -18,10 +18,11 @@ from vetdino.platform.core.errors import ConfigError, DataError
 from vetdino.platform.phantom import implicit
 from vetdino.platform.phantom.abdomen import cut
 from vetdino.platform.phantom.abdomen.abdomen import LAYERS, Grid
+from vetdino.platform.phantom.abdomen.archive import Scan, scan_of, write_volumes
 from vetdino.platform.phantom.abdomen.cut import CLASSES, Tissue
 from vetdino.platform.phantom.abdomen.scanner import HOUNSFIELD, T2
-from vetdino.platform.phantom.abdomen.torso import Scan, TorsoConfig, scan_of, torsos
-from vetdino.platform.phantom.limb.sonogram import SonogramConfig, sonograms
+from vetdino.platform.phantom.config import SonogramConfig, TorsoConfig
+from vetdino.platform.phantom.limb.archive import write_sonograms
 
 SMALL = TorsoConfig(side=64, scans=1, seed=2, workers=1)
 NUMBER = {name: number for number, name in CLASSES.items()}
@@ -46,7 +47,7 @@ def scan(modality: str, number: int, side: int = 96) -> Scan:
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    return torsos(tmp_path_factory.mktemp("torso") / "out", SMALL)
+    return write_volumes(tmp_path_factory.mktemp("torso") / "out", SMALL)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -277,7 +278,7 @@ def test_in_the_file_too_the_right_kidney_is_at_the_right(written, modality):
 
 
 def test_two_workers_write_the_bytes_of_one_and_more_scans_change_no_earlier_one(written, tmp_path):
-    more = contents(torsos(tmp_path / "out", replace(SMALL, scans=2, workers=2)))
+    more = contents(write_volumes(tmp_path / "out", replace(SMALL, scans=2, workers=2)))
     fewer = contents(written)
     scans = {name for name in fewer if name.endswith(".nii.gz")}
     assert len(scans) == 4
@@ -286,7 +287,7 @@ def test_two_workers_write_the_bytes_of_one_and_more_scans_change_no_earlier_one
 
 
 def test_one_modality_alone_gives_the_same_scans(written, tmp_path):
-    alone = contents(torsos(tmp_path / "out", replace(SMALL, modality="mri")))
+    alone = contents(write_volumes(tmp_path / "out", replace(SMALL, modality="mri")))
     name = str(Path("images") / "mri_001.nii.gz")
     assert alone[name] == contents(written)[name]
     assert not any("ct_" in name for name in alone)
@@ -294,13 +295,13 @@ def test_one_modality_alone_gives_the_same_scans(written, tmp_path):
 
 def test_a_run_that_was_cut_short_goes_on_and_keeps_what_is_finished(tmp_path):
     config = replace(SMALL, modality="ct")
-    out = torsos(tmp_path / "out", config)
+    out = write_volumes(tmp_path / "out", config)
     whole, kept = contents(out), (out / "labels" / "ct_001.nii.gz").stat().st_mtime_ns
-    torsos(out, config)
+    write_volumes(out, config)
     assert (out / "labels" / "ct_001.nii.gz").stat().st_mtime_ns == kept
     (out / "images" / "ct_001.nii.gz").unlink()  # its labels were written, itself not yet
     (out / "scans.csv").unlink()
-    assert contents(torsos(out, config)) == whole
+    assert contents(write_volumes(out, config)) == whole
 
 
 # Refused ------------------------------------------------------------------------------------------
@@ -314,17 +315,17 @@ def test_settings_that_cannot_be_are_refused(wrong, words):
 
 def test_a_folder_of_other_settings_or_of_another_kind_is_refused(written):
     with pytest.raises(ConfigError, match="scans of other settings"):
-        torsos(written, replace(SMALL, seed=4))
+        write_volumes(written, replace(SMALL, seed=4))
     with pytest.raises(ConfigError, match="scans of other settings"):
-        torsos(written, replace(SMALL, modality="ct"))
+        write_volumes(written, replace(SMALL, modality="ct"))
     with pytest.raises(ConfigError, match="of kind volume"):
-        sonograms(written, SonogramConfig(frames=1, domains=1, side=64))
+        write_sonograms(written, SonogramConfig(frames=1, domains=1, side=64))
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write"):
-        torsos(tmp_path / "file" / "out", SMALL)
+        write_volumes(tmp_path / "file" / "out", SMALL)
 
 
 # The verb -----------------------------------------------------------------------------------------

@@ -15,29 +15,30 @@ from scipy import stats
 
 from vetdino.infra import cli
 from vetdino.platform.core.errors import ConfigError, DataError
-from vetdino.platform.data.shards import load_manifest
-from vetdino.platform.ingest.ingest import IngestConfig, ingest
-from vetdino.platform.phantom.dog.archive import PhantomConfig, phantom
+from vetdino.platform.data.manifest import load_manifest
+from vetdino.platform.ingest.config import IngestConfig
+from vetdino.platform.ingest.ingest import ingest
+from vetdino.platform.phantom.config import PhantomConfig, SonogramConfig
+from vetdino.platform.phantom.dog.archive import write_radiographs
 from vetdino.platform.phantom.limb import echo
-from vetdino.platform.phantom.limb.echo import CURVED, LINEAR, Pose, across, blurred, tissue_of
-from vetdino.platform.phantom.limb.limb import HEAD, ROUND, Bone, Sheet
-from vetdino.platform.phantom.limb.sonogram import (
+from vetdino.platform.phantom.limb.archive import (
     Frame,
-    SonogramConfig,
     device_of,
     domain_of,
     frame_of,
     limb_of,
     pose_of,
-    sonograms,
+    write_sonograms,
 )
+from vetdino.platform.phantom.limb.echo import CURVED, LINEAR, Pose, across, blurred, tissue_of
+from vetdino.platform.phantom.limb.limb import HEAD, ROUND, Bone, Sheet
 
 SMALL = SonogramConfig(side=96, frames=2, seed=3, workers=1)
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> Path:
-    return sonograms(tmp_path_factory.mktemp("sonogram") / "out", SMALL)
+    return write_sonograms(tmp_path_factory.mktemp("sonogram") / "out", SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +263,7 @@ def test_the_folder_holds_images_masks_of_the_same_names_and_the_tables(written)
 
 
 def test_two_workers_write_the_bytes_of_one_and_more_frames_change_no_earlier_one(written, tmp_path):
-    both = sonograms(tmp_path / "out", replace(SMALL, workers=2, frames=3, domains=5))
+    both = write_sonograms(tmp_path / "out", replace(SMALL, workers=2, frames=3, domains=5))
     more, fewer = contents(both), contents(written)
     pictures = {name for name in fewer if name.endswith(".png")}
     assert len(pictures) == 16
@@ -270,12 +271,12 @@ def test_two_workers_write_the_bytes_of_one_and_more_frames_change_no_earlier_on
 
 
 def test_a_run_that_was_cut_short_goes_on_and_keeps_what_is_finished(written, tmp_path):
-    out = sonograms(tmp_path / "out", replace(SMALL, frames=1))
+    out = write_sonograms(tmp_path / "out", replace(SMALL, frames=1))
     kept = out / "s1-d1-arm" / "images" / "00000.png"
     before = kept.stat().st_mtime_ns
     (out / "s1-d2-arm" / "images" / "00000.png").unlink()  # its mask was written, itself not yet
     (out / "frames.csv").unlink()
-    assert contents(sonograms(out, SMALL)) == contents(written)
+    assert contents(write_sonograms(out, SMALL)) == contents(written)
     assert kept.stat().st_mtime_ns == before
 
 
@@ -303,22 +304,22 @@ def test_settings_that_cannot_be_are_refused(wrong, words):
 
 def test_a_folder_of_other_settings_of_more_frames_or_of_another_kind_is_refused(written, tmp_path):
     with pytest.raises(ConfigError, match="frames of other settings"):
-        sonograms(written, replace(SMALL, seed=4))
+        write_sonograms(written, replace(SMALL, seed=4))
     with pytest.raises(ConfigError, match="holds 2 frames"):
-        sonograms(written, replace(SMALL, frames=1))
+        write_sonograms(written, replace(SMALL, frames=1))
     with pytest.raises(ConfigError, match="holds 4 domains"):
-        sonograms(written, replace(SMALL, domains=2))
+        write_sonograms(written, replace(SMALL, domains=2))
     with pytest.raises(ConfigError, match="of kind ultrasound"):
-        phantom(written, PhantomConfig(studies=1, side=64))
+        write_radiographs(written, PhantomConfig(studies=1, side=64))
     (tmp_path / "phantom.json").write_text("[]")
     with pytest.raises(ConfigError, match="damaged"):
-        sonograms(tmp_path, SMALL)
+        write_sonograms(tmp_path, SMALL)
 
 
 def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot write"):
-        sonograms(tmp_path / "file" / "out", SMALL)
+        write_sonograms(tmp_path / "file" / "out", SMALL)
 
 
 # The verb -----------------------------------------------------------------------------------------

@@ -14,41 +14,19 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from ...core.config import atomic_write
-from ...core.errors import ConfigError, DataError
+from ...core.errors import DataError
+from ...core.files import atomic_write
 from ...core.progress import Progress
-from ..folder import claim, each_done
+from ..config import TorsoConfig
+from ..folder import claim_folder, run_all
 from .abdomen import Grid, Patient, draw_patient
 from .cut import CLASSES, torso_of
 from .scanner import Modality, scanned
 
 # Z slices from the feet up, H rows front to back, W columns from the patient's right to the left.
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TorsoConfig:
-    """How many scans, of which kind, how fine."""
-
-    scans: int = 20
-    """Scans of each modality; each is of another patient."""
-    modality: Literal["ct", "mri", "both"] = "both"
-    """CT in Hounsfield units, MRI like T2 with the fat suppressed, or as many of both."""
-    side: int = 256
-    """Most pixels of a slice's side; a scan has these, or 7/8 or 3/4 of them."""
-    seed: int = 0
-    """Another seed, other patients."""
-    workers: int = 0
-    """Processes; 0 is one for each core. The bytes do not depend on it."""
-
-    def __post_init__(self) -> None:
-        if self.scans < 1:
-            raise ConfigError(f"scans is {self.scans}; ask for at least 1")
-        if not 64 <= self.side <= 512:
-            raise ConfigError(f"side is {self.side}; choose between 64 and 512 pixels")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +93,7 @@ VERSION = 1
 """Of the scans: raised when the same config gives other bytes."""
 
 
-def torsos(out: Path | str, config: TorsoConfig) -> Path:
+def write_volumes(out: Path | str, config: TorsoConfig) -> Path:
     """Write OUT/images and OUT/labels (NAME.nii.gz), classes.json, scans.csv and phantom.json; gives OUT.
 
     Images are int16, labels uint8 on the same grid; classes.json: number -> name. scans.csv is the table that
@@ -128,11 +106,11 @@ def torsos(out: Path | str, config: TorsoConfig) -> Path:
     wanted = [(kind, number) for number in range(1, config.scans + 1) for kind in kinds]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        claim(out, config, VERSION, grows=("scans",), kind="volume")
+        claim_folder(out, config, VERSION, growing=("scans",), kind="volume")
         todo = [which for which in wanted if not _file(out, which).exists()]
         with Progress("phantom", total=len(wanted), unit="scans") as progress:
             progress.advance(len(wanted) - len(todo))
-            for _ in each_done(partial(_write_scan, out, config), todo, config.workers):
+            for _ in run_all(partial(_write_scan, out, config), todo, config.workers):
                 progress.advance()
         atomic_write(out / "scans.csv", _table(wanted))
         atomic_write(out / "classes.json", json.dumps(CLASSES, indent=2) + "\n")

@@ -16,37 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from ...core.config import atomic_write
-from ...core.errors import ConfigError, DataError
+from ...core.errors import DataError
+from ...core.files import atomic_write
 from ...core.progress import Progress
-from ..folder import claim, each_done
+from ..config import SonogramConfig
+from ..folder import claim_folder, run_all
 from .echo import CURVED, LINEAR, Device, Pose, displayed, envelope_of, tissue_of
 from .limb import PARTS, Limb, Part, bone_head, draw_limb
 
 # H rows and W columns of the picture; S samples along a beam, L beams.
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SonogramConfig:
-    """How many sweeps, how long, how large."""
-
-    frames: int = 12
-    """Frames of each domain's sweep."""
-    domains: int = 4
-    """Subject, device and body part seen together. Four: the first, and one that differs from it in each;
-    eight: two subjects, two devices, arm and leg, each with each; after that new subjects, new devices."""
-    side: int = 512
-    """Long side of a frame, in pixels."""
-    seed: int = 0
-    """Another seed, other limbs and other scatterers."""
-    workers: int = 0
-    """Processes; 0 is one for each core. The bytes do not depend on it."""
-
-    def __post_init__(self) -> None:
-        if self.frames < 1 or self.domains < 1:
-            raise ConfigError(f"frames {self.frames} and domains {self.domains}: ask for at least 1 of each")
-        if not 64 <= self.side <= 2048:
-            raise ConfigError(f"side is {self.side}; choose between 64 and 2048 pixels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +180,7 @@ VERSION = 1
 """Of the frames: raised when the same config gives other bytes."""
 
 
-def sonograms(out: Path | str, config: SonogramConfig) -> Path:
+def write_sonograms(out: Path | str, config: SonogramConfig) -> Path:
     """Write OUT/DOMAIN/images and masks, OUT/domains.csv, OUT/frames.csv and OUT/phantom.json; gives OUT.
 
     Images are 8-bit grey PNGs, masks of the same names 0 and 255. domains.csv: domain, folder, subject,
@@ -215,11 +193,11 @@ def sonograms(out: Path | str, config: SonogramConfig) -> Path:
     wanted = [(number, frame) for number in range(config.domains) for frame in range(config.frames)]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        claim(out, config, VERSION, grows=("frames", "domains"), kind="ultrasound")
+        claim_folder(out, config, VERSION, growing=("frames", "domains"), kind="ultrasound")
         todo = [which for which in wanted if not _image(out, which).exists()]
         with Progress("phantom", total=len(wanted), unit="frames") as progress:
             progress.advance(len(wanted) - len(todo))
-            for _ in each_done(partial(_write_frame, out, config), todo, config.workers):
+            for _ in run_all(partial(_write_frame, out, config), todo, config.workers):
                 progress.advance()
         atomic_write(out / "frames.csv", _frames_table(wanted))
         atomic_write(out / "domains.csv", _domains_table(config))
