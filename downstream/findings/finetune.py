@@ -31,7 +31,7 @@ from ...platform.measure.features import Features
 from ...platform.measure.metrics import Answers
 from ...platform.models.backbone import Backbone
 from ...platform.models.saving import save_backbone
-from ...platform.training.cluster import Crew, Place, run_on_ray, watched
+from ...platform.training.cluster import WorkerConfig, WorkerContext, run_on_ray, watch_status
 from .config import FinetuneConfig
 from .protocol import TaskSplits, patient_folds, task_splits
 from .tuning import RESULT, START, FinetuneJob, ReportProgress, load_progress, train
@@ -97,7 +97,7 @@ def _run(job: FinetuneJob, name: str, backbone: Backbone) -> None:
         if config.workers:
             _train_on_ray(job, report)
         else:
-            train(job, Place(0, 1, resolve_device(config.device, "finetune.device")), report)
+            train(job, WorkerContext(0, 1, resolve_device(config.device, "finetune.device")), report)
         progress.total = progress.done  # it may have stopped early
     for path in folder.iterdir():
         if path.is_dir():
@@ -161,12 +161,12 @@ def _train_on_ray(job: FinetuneJob, report: ReportProgress) -> None:
             metrics = {name: value for name, value in written.items() if name != "shown"}
             report(int(written["shown"]), metrics)
 
-    crew = Crew(workers=job.config.workers, device=job.config.device, restarts=RESTARTS)
-    with watched(status, forward):
-        run_on_ray(_train_worker, job, crew, job.folder, lambda: "run the same command again to go on")
+    workers = WorkerConfig(workers=job.config.workers, device=job.config.device, restarts=RESTARTS)
+    with watch_status(status, forward):
+        run_on_ray(_train_worker, job, workers, job.folder, lambda: "run the same command again to go on")
 
 
-def _train_worker(job: FinetuneJob, place: Place) -> None:
+def _train_worker(job: FinetuneJob, place: WorkerContext) -> None:
     """What each Ray worker runs."""
     last_report = 0.0
 

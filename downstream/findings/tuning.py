@@ -24,7 +24,7 @@ from ...platform.core.files import atomic_path, atomic_write
 from ...platform.measure.features import Features
 from ...platform.measure.metrics import auroc, macro
 from ...platform.models.loading import load
-from ...platform.training.cluster import Place
+from ...platform.training.cluster import WorkerContext
 from ...platform.training.parameter_groups import parameter_groups
 from ...platform.training.schedules import warmup_cosine
 from .batches import FinetuneBatch, StudyLoader, epoch_steps
@@ -67,7 +67,9 @@ class FinetuneJob:
         return (self.config.epochs - epochs_done) * per_epoch + len(self.splits.test)
 
 
-def train(job: FinetuneJob, place: Place, report: ReportProgress = lambda studies, metrics: None) -> None:
+def train(
+    job: FinetuneJob, place: WorkerContext, report: ReportProgress = lambda studies, metrics: None
+) -> None:
     """Train from the newest epoch in the job's folder, or from the start, and write the result there.
 
     With more than one worker, their process group exists already. Raises TrainingError for a non-finite loss or
@@ -99,13 +101,13 @@ def load_progress(folder: Path) -> dict[str, Any]:
 class FinetuneTrainer:
     """The steps of a fine-tuning on one worker, and the state between epochs."""
 
-    def __init__(self, job: FinetuneJob, place: Place, report: ReportProgress) -> None:
+    def __init__(self, job: FinetuneJob, place: WorkerContext, report: ReportProgress) -> None:
         self.job, self.place, self.report = job, place, report
         config, train_split = job.config, job.splits.train
         backbone = load(job.folder / START)
         self.network = FinetuneNetwork(backbone, len(train_split.findings), config).to(place.device)
         self.module: nn.Module = self.network
-        if place.world > 1:
+        if place.world_size > 1:
             self.module = DistributedDataParallel(self.network)
         groups = parameter_groups(self.network, config.layer_decay)
         for group in groups:
@@ -127,7 +129,7 @@ class FinetuneTrainer:
     def train_epoch(self) -> None:
         """One pass over the training studies. Raises TrainingError for a non-finite loss."""
         began, config, split = time.monotonic(), self.job.config, self.job.splits.train
-        epoch, world = self.progress["epochs"], self.place.world
+        epoch, world = self.progress["epochs"], self.place.world_size
         steps = epoch_steps(len(split), self.job.batch, config.seed, epoch)
         local_steps = [step[self.place.rank :: world] for step in steps]
         batches = self.loader.batches(([split.keys[row] for row in rows] for rows in local_steps), epoch)
@@ -181,7 +183,7 @@ class FinetuneTrainer:
             "chosen": "the last epoch, as validation has no finding with both classes",
             **self.job.splits.facts,
             "trainable": sum(p.numel() for p in self.network.parameters() if p.requires_grad),
-            "workers": max(1, self.place.world),
+            "workers": max(1, self.place.world_size),
             "seconds": round(self.progress["seconds"], 1),
         }
         if val_auroc is not None:
@@ -228,14 +230,14 @@ class FinetuneTrainer:
     def _scores(self, split: Features) -> np.ndarray:
         """Logits of all studies of a split, (N, F) float32, the same on every worker."""
         self._set_mode(training=False)
-        local = np.arange(self.place.rank, len(split), self.place.world)
+        local = np.arange(self.place.rank, len(split), self.place.world_size)
         steps = [local[first : first + self.job.batch] for first in range(0, len(local), self.job.batch)]
         scores_NF = torch.zeros(split.labels.shape, device=self.place.device)
         batches = self.loader.batches([split.keys[row] for row in rows] for rows in steps)
         for rows, batch in zip(steps, batches, strict=True):
             scores_NF[torch.from_numpy(rows).to(scores_NF.device)] = self.network(*self._inputs(batch))
-            self._advance(min(len(rows) * self.place.world, len(split) - int(rows[0])))
-        if self.place.world > 1:
+            self._advance(min(len(rows) * self.place.world_size, len(split) - int(rows[0])))
+        if self.place.world_size > 1:
             dist.all_reduce(scores_NF)
         if not scores_NF.isfinite().all():
             raise TrainingError(f"non-finite scores of {split.splits[0]}; lower finetune.lr and run again")

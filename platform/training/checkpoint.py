@@ -1,4 +1,4 @@
-"""Checkpoint folders that appear whole or not at all, and are checked before they are believed."""
+"""Checkpoint folders that appear whole or not at all, and are verified before they are read."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..core.config import atomic_path, atomic_write
 from ..core.errors import CheckpointError
+from ..core.files import atomic_path, atomic_write
 
 SEAL = "seal.json"
 """Name -> sha256 of every other file in the folder; written last."""
 
 GONE = ".gone_"
-"""Before the name of a checkpoint that is being removed; readers pass it over."""
+"""Prefix of a checkpoint that is being removed; readers ignore it."""
 
 
 def folder_of(root: Path, step: int) -> Path:
@@ -34,33 +34,33 @@ def folder_of(root: Path, step: int) -> Path:
 
 
 def draft_of(root: Path, step: int) -> Path:
-    """Where it is written before it is whole; readers pass it over."""
+    """Where the checkpoint of a step is written before it is complete; readers ignore it."""
     return root / f".draft_{step:08d}"
 
 
 def begin(root: Path, step: int) -> Path:
-    """An empty draft folder; one left behind by a killed run is removed, and so is what it was removing."""
+    """Create an empty draft folder; an older draft and half-removed checkpoints of a killed run are deleted."""
     draft = draft_of(root, step)
-    for left in (draft, *root.glob(f"{GONE}*")):
-        shutil.rmtree(left, ignore_errors=True)
+    for leftover in (draft, *root.glob(f"{GONE}*")):
+        shutil.rmtree(leftover, ignore_errors=True)
     draft.mkdir(parents=True)
     return draft
 
 
 def publish(root: Path, step: int) -> Path:
-    """Seal the draft with the digests of its files and give it its name; an older one of that name goes.
+    """Write the digests of the draft's files into its seal and rename it; an older checkpoint of the step is removed.
 
-    All of it is on the disk before the name appears, so that a machine that loses power keeps it or has none.
+    All of it is on the disk before the name appears: after a power failure the checkpoint is whole or missing.
     """
     draft, final = draft_of(root, step), folder_of(root, step)
     atomic_write(draft / SEAL, json.dumps(_digests(draft), indent=1, sort_keys=True))
     for path in sorted(draft.rglob("*"), reverse=True):
-        _settle(path)
-    _settle(draft)
+        _fsync(path)
+    _fsync(draft)
     if final.exists():
         remove(final)
     os.replace(draft, final)
-    _settle(root)
+    _fsync(root)
     return final
 
 
@@ -69,16 +69,16 @@ def verify(folder: Path) -> None:
     try:
         sealed = json.loads((folder / SEAL).read_text())
     except (OSError, ValueError):
-        raise CheckpointError(f"{folder}: has no readable {SEAL}; the checkpoint is not whole") from None
-    found = _digests(folder)
+        raise CheckpointError(f"{folder}: has no readable {SEAL}; the checkpoint is incomplete") from None
+    actual = _digests(folder)
     for name, digest in sealed.items():
-        if found.get(name) != digest:
-            state = "differs from its seal" if name in found else "is missing"
+        if actual.get(name) != digest:
+            state = "differs from its seal" if name in actual else "is missing"
             raise CheckpointError(f"{folder / name}: {state}; the checkpoint is damaged")
 
 
 def newest(root: Path) -> Path | None:
-    """The newest whole checkpoint, None where there is none; a damaged one is passed over with a warning."""
+    """The newest intact checkpoint, or None; a damaged one is skipped with a warning."""
     for folder in sorted(root.glob("step_*"), reverse=True):
         try:
             verify(folder)
@@ -97,14 +97,14 @@ def prune(root: Path, keep: int, best: int | None = None) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint; its name goes first, so that whoever is killed meanwhile leaves no half of one."""
+    """Remove a checkpoint; it is renamed first, so that a process killed meanwhile leaves no half of one."""
     gone = folder.with_name(f"{GONE}{folder.name}")
     os.replace(folder, gone)
     shutil.rmtree(gone)
 
 
 def step_of(folder: Path) -> int:
-    """The step that a checkpoint folder's name tells.
+    """The step in a checkpoint folder's name.
 
     >>> step_of(Path("step_00000120"))
     120
@@ -112,10 +112,10 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
-class Writer:
-    """Writes tensors from a snapshot in this machine's memory, in a thread, while training goes on.
+class AsyncWriter:
+    """Writes tensors to disk in a thread, from a copy in this machine's memory, while training goes on.
 
-    The memory of the snapshot is kept for the next one: fresh pages cost several times the copy itself.
+    The memory of the copy is kept for the next one: fresh pages cost several times the copying itself.
     """
 
     def __init__(self) -> None:
@@ -126,10 +126,10 @@ class Writer:
     def start(
         self, files: Mapping[Path, Mapping[str, Tensor]], then: Callable[[], object] | None = None
     ) -> None:
-        """Copy the tensors of each safetensors file and begin to write them; what is written before is waited for.
+        """Copy the tensors of each safetensors file and begin to write them, after the writing before has ended.
 
-        The tensors may be changed as soon as this returns (on CUDA: by work of the current stream). `then` is
-        called in the thread once all files have their names. Raises as `wait` does.
+        The tensors may be changed as soon as this returns (on CUDA: by work of the current stream). The thread calls
+        `then` once all files have their names. Raises as `wait` does.
         """
         self.wait()
         snapshot = {
@@ -143,7 +143,7 @@ class Writer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until all is written. Raises CheckpointError where that failed."""
+        """Wait until all is written. Raises CheckpointError where that failed."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -179,15 +179,15 @@ class Writer:
         except (OSError, SafetensorError) as error:
             where, why = (getattr(error, name, None) for name in ("filename", "strerror"))
             self._failure = CheckpointError(
-                f"{where or path}: could not be written ({why or error}); make room there, then --resume goes on "
-                "from the checkpoint before"
+                f"{where or path}: could not be written ({why or error}); make room there, then --resume "
+                "continues from the checkpoint before"
             )
         except Exception as error:
             self._failure = error
 
 
-def _settle(path: Path) -> None:
-    """Until a file's content, or a folder's list of names, is on the disk."""
+def _fsync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

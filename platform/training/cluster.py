@@ -1,7 +1,7 @@
-"""Ray Train in one place: a Ray is found or started, workers are asked for and watched, Ctrl-C ends them.
+"""One function on all workers of Ray Train: connects to a Ray or starts one, follows the workers, ends them on Ctrl-C.
 
-Each worker runs one function. What it tells on the way goes through a file, and so does an error that is meant
-for people: Ray would start the workers anew after any error, and bring back a text of its own.
+A worker reports its progress through a file, and an error for the user, too: Ray would restart the workers after any
+error and return a text of its own.
 """
 
 from __future__ import annotations
@@ -15,96 +15,102 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from ..core.config import atomic_write
+from ..core.device import DeviceChoice
 from ..core.errors import ConfigError, TrainingError, VetdinoError
+from ..core.extras import require_extra
+from ..core.files import atomic_write
 
 if TYPE_CHECKING:
     import torch
     from ray.train.torch import TorchTrainer
 
 FAILURE = "failure.txt"
-"""Left in the job's folder by a worker that met an error meant for people."""
+"""In the job's folder: the message of a `VetdinoError` that a worker raised."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where one worker stands among all."""
+class WorkerContext:
+    """One worker among all, and its device."""
 
     rank: int
-    world: int
+    world_size: int
     device: torch.device
 
-    def wait(self) -> None:
-        """Until all workers are here."""
-        if self.world > 1:
+    def barrier(self) -> None:
+        """Wait until all workers have come here."""
+        if self.world_size > 1:
             import torch.distributed as dist
 
             dist.barrier()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Crew:
-    """Which workers Ray is asked for."""
+class WorkerConfig:
+    """Which workers Ray starts."""
 
     workers: int = 1
-    """So many; each has one GPU where `device` is cuda."""
+    """How many; each has one GPU where `device` is cuda."""
     min_workers: int = 0
-    """Fewer will do for a while, down to this; 0 waits for all."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Training goes on with fewer while some are missing, down to this number; 0 waits for all."""
+    device: DeviceChoice = "auto"
     """auto takes CUDA where the cluster has GPUs."""
     threads: int = 0
-    """CPU threads a worker; 0 divides the machine's cores among them."""
+    """CPU threads of a worker; 0 divides the machine's cores among them."""
     restarts: int = 0
-    """How often the workers are started anew after one was lost."""
+    """How often the workers are restarted after one was lost."""
 
 
-Work = Callable[[Any, Place], None]
-"""What each worker does with what it is told; a function of a module, so that the workers find it."""
+WorkerFunction = Callable[[Any, WorkerContext], None]
+"""What each worker runs with the argument; a top-level function of a module, so that the workers can import it."""
 
 
-def run_on_ray(work: Work, told: Any, crew: Crew, folder: Path, advice: Callable[[], str]) -> None:
-    """Have all workers do it, on a Ray that already runs (`RAY_ADDRESS`, or inside `ray job submit`), else on one
-    started here and stopped afterwards.
+def run_on_ray(
+    function: WorkerFunction, argument: Any, config: WorkerConfig, folder: Path, advice: Callable[[], str]
+) -> None:
+    """Run a function on all workers, on a Ray that already runs (`RAY_ADDRESS`, or inside `ray job submit`), else on
+    one that is started here and stopped afterwards.
 
-    folder: absolute, on storage that all workers share. advice: what a person shall do when workers are lost.
-    Raises ConfigError where the workers need GPUs that a Ray of this machine alone has not; TrainingError with
-    the words of a worker's error, where Ray does not start, or workers failed more often than `restarts` allows.
+    folder: absolute, on storage that all workers share. advice: returns what a person shall do when workers were
+    lost. Raises ConfigError where Ray is not installed or the workers need GPUs that a Ray of this machine alone has
+    not; TrainingError with the message of a worker's `VetdinoError`, where Ray does not start, or where workers
+    failed more often than `restarts` allows.
     """
+    require_extra("ray", "training on workers")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray's own choice, 15, has workers starve beside anything else that the machine does.
+    # With Ray's default, 15, workers starve beside anything else that the machine does.
     os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     failure = folder / FAILURE
     failure.unlink(missing_ok=True)
-    ours = not ray.is_initialized()
+    started_here = not ray.is_initialized()
     try:
-        if ours:
+        if started_here:
             _start_ray()
-        _wait_for(_trainer(work, told, crew, folder).fit)
+        _run_in_thread(_trainer(function, argument, config, folder).fit)
     except VetdinoError:
         raise
     except Exception as error:
-        raise _human(error, crew, failure, advice) from error
+        raise _training_error(error, config, failure, advice) from error
     finally:
-        if ours:
+        if started_here:
             ray.shutdown()
     if failure.exists():
         raise TrainingError(failure.read_text())
 
 
 @contextmanager
-def watched(status: Path, tell: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
-    """Meanwhile `tell`, in a thread, what a worker writes into its status file, every half second and at the end."""
+def watch_status(status: Path, report: Callable[[Mapping[str, Any]], None]) -> Iterator[None]:
+    """Within the `with` block, a thread calls `report` with a worker's status file every half second and at the end."""
     ended = threading.Event()
 
     def watch() -> None:
         while True:
             last = ended.wait(0.5)
-            tell(told_in(status))
+            report(read_status(status))
             if last:
                 return
 
@@ -117,8 +123,8 @@ def watched(status: Path, tell: Callable[[Mapping[str, Any]], None]) -> Iterator
         thread.join()
 
 
-def told_in(status: Path) -> dict[str, Any]:
-    """What a status file says; nothing where there is none yet."""
+def read_status(status: Path) -> dict[str, Any]:
+    """Content of a status file; {} where it is missing or not whole yet."""
     try:
         return json.loads(status.read_text())
     except (OSError, ValueError):
@@ -126,7 +132,7 @@ def told_in(status: Path) -> dict[str, Any]:
 
 
 def _start_ray() -> None:
-    """A Ray of our own, or the one at RAY_ADDRESS. Raises TrainingError where it does not start."""
+    """Start Ray on this machine, or connect to the one at RAY_ADDRESS. Raises TrainingError where that fails."""
     import ray
 
     try:
@@ -138,40 +144,46 @@ def _start_ray() -> None:
         ) from error
 
 
-def _trainer(work: Work, told: Any, crew: Crew, folder: Path) -> TorchTrainer:
+def _trainer(function: WorkerFunction, argument: Any, config: WorkerConfig, folder: Path) -> TorchTrainer:
     """Raises ConfigError where the workers need GPUs that a Ray of this machine alone has not."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    there = ray.cluster_resources()
-    cores, gpus = int(there.get("CPU", 1)), int(there.get("GPU", 0))
-    cuda = crew.device == "cuda" or (crew.device == "auto" and gpus > 0)
-    fewest = crew.min_workers or crew.workers
+    resources = ray.cluster_resources()
+    cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    cuda = config.device == "cuda" or (config.device == "auto" and gpus > 0)
+    fewest = config.min_workers or config.workers
     if cuda and gpus < fewest and "RAY_ADDRESS" not in os.environ:
         raise ConfigError(
-            f"workers {fewest} with device {crew.device} need a GPU each, here are {gpus}; lower --workers, or set "
+            f"workers {fewest} with device {config.device} need a GPU each, here are {gpus}; lower --workers, or set "
             "--device cpu"
         )
-    threads = crew.threads or max(1, cores // crew.workers)
-    # More workers than cores share them; whole cores would be waited for without end.
-    needs = {"CPU": min(threads, cores / crew.workers), **({"GPU": 1} if cuda else {})}
-    wanted = (crew.min_workers, crew.workers) if crew.min_workers else crew.workers
+    threads = config.threads or max(1, cores // config.workers)
+    # More workers than cores share them; Ray would wait without end for whole cores.
+    per_worker = {"CPU": min(threads, cores / config.workers), **({"GPU": 1} if cuda else {})}
+    number = (config.min_workers, config.workers) if config.min_workers else config.workers
     return TorchTrainer(
-        _work,
-        train_loop_config={"work": work, "told": told, "folder": folder, "threads": threads, "cuda": cuda},
-        scaling_config=ScalingConfig(num_workers=wanted, use_gpu=cuda, resources_per_worker=needs),
+        _worker,
+        train_loop_config={
+            "function": function,
+            "argument": argument,
+            "folder": folder,
+            "threads": threads,
+            "cuda": cuda,
+        },
+        scaling_config=ScalingConfig(num_workers=number, use_gpu=cuda, resources_per_worker=per_worker),
         torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
         run_config=RunConfig(
             name=f"launch_{time.time_ns()}",
             storage_path=str(folder / "ray"),
-            failure_config=FailureConfig(max_failures=crew.restarts),
+            failure_config=FailureConfig(max_failures=config.restarts),
         ),
     )
 
 
-def _wait_for(fit: Callable[[], object]) -> None:
-    """Run it in a thread of its own: in the main thread Ray Train takes Ctrl-C for itself and exits with 1."""
+def _run_in_thread(fit: Callable[[], object]) -> None:
+    """Run `fit` to its end in another thread: in the main thread Ray Train handles Ctrl-C itself and exits with 1."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -186,14 +198,14 @@ def _wait_for(fit: Callable[[], object]) -> None:
         while thread.is_alive():
             thread.join(0.5)
     except KeyboardInterrupt:
-        # Ray ends the whole process where a thread still asks it something after its shutdown.
+        # A thread that still calls Ray after its shutdown would end the whole process.
         ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
         raise
     if failures:
         raise failures[0]
 
 
-def _work(job: Mapping[str, Any]) -> None:
+def _worker(job: Mapping[str, Any]) -> None:
     """What each Ray worker runs."""
     import ray.train
     import torch
@@ -201,19 +213,23 @@ def _work(job: Mapping[str, Any]) -> None:
 
     failure = job["folder"] / FAILURE
     if failure.exists():
-        return  # Ray starts the workers anew after any error; one meant for people would only come again
+        return  # Ray restarts the workers after any error; this one would only come again
     torch.set_num_threads(job["threads"])
     context = ray.train.get_context()
     device = get_device() if job["cuda"] else torch.device("cpu")
     try:
-        job["work"](job["told"], Place(context.get_world_rank(), context.get_world_size(), device))
+        worker = WorkerContext(context.get_world_rank(), context.get_world_size(), device)
+        job["function"](job["argument"], worker)
     except VetdinoError as error:
         atomic_write(failure, str(error))
         raise
 
 
-def _human(error: Exception, crew: Crew, failure: Path, advice: Callable[[], str]) -> VetdinoError:
+def _training_error(
+    error: Exception, config: WorkerConfig, failure: Path, advice: Callable[[], str]
+) -> TrainingError:
+    """The message that a worker left, else the last line of Ray's error and what to do."""
     if failure.exists():
         return TrainingError(failure.read_text())
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return TrainingError(f"the workers failed more than {crew.restarts} times ({lines[-1]}); {advice()}")
+    return TrainingError(f"the workers failed more than {config.restarts} times ({lines[-1]}); {advice()}")

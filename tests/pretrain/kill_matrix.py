@@ -36,12 +36,12 @@ def work(out: Path, shards: Path, zero: int, fatal: int) -> None:
     import torch.distributed as dist
 
     from vetdino.platform.core.config import to_json
-    from vetdino.platform.training.cluster import Place
+    from vetdino.platform.training.cluster import WorkerContext
     from vetdino.pretrain import loop
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    place = Place(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
+    place = WorkerContext(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     config = tiny_of(shards, out, EXACT | {"optim.zero": zero}, steps=STEPS, checkpoint_every=3, keep=2)
     if place.rank == 0:
         out.mkdir(parents=True, exist_ok=True)

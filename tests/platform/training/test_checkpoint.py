@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from vetdino.platform.core.errors import CheckpointError
 from vetdino.platform.training import checkpoint
-from vetdino.platform.training.checkpoint import Writer
+from vetdino.platform.training.checkpoint import AsyncWriter
 
 
 def written(root: Path, step: int, content: str = "weights") -> Path:
@@ -119,13 +119,13 @@ def test_drafts_are_neither_counted_nor_removed_when_old_ones_go(tmp_path):
 
 
 def test_a_writer_that_was_given_nothing_has_nothing_to_wait_for():
-    writer = Writer()
+    writer = AsyncWriter()
     writer.wait()
     assert writer._thread is None
 
 
 def test_what_is_written_is_the_moment_of_the_start(tmp_path):
-    writer, weight, held = Writer(), torch.arange(4.0), threading.Event()
+    writer, weight, held = AsyncWriter(), torch.arange(4.0), threading.Event()
     first, second = tmp_path / "new" / "first.safetensors", tmp_path / "second.safetensors"
     writer.start({first: {"a": weight, "b": weight[1:3]}, second: {"n": torch.tensor(7)}}, held.wait)
     weight.zero_()
@@ -145,7 +145,7 @@ def test_what_is_written_is_the_moment_of_the_start(tmp_path):
 
 
 def test_a_second_start_waits_for_the_first_and_uses_its_memory_again(tmp_path):
-    writer, weight, seen = Writer(), torch.zeros(3), []
+    writer, weight, seen = AsyncWriter(), torch.zeros(3), []
     for value in (1.0, 2.0):
         weight.fill_(value)
         path = tmp_path / str(value) / "weights.safetensors"
@@ -156,7 +156,7 @@ def test_a_second_start_waits_for_the_first_and_uses_its_memory_again(tmp_path):
 
 
 def test_a_disk_without_room_is_told_at_the_wait_once_and_leaves_no_file(tmp_path):
-    writer, path = Writer(), tmp_path / "weights.safetensors"
+    writer, path = AsyncWriter(), tmp_path / "weights.safetensors"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
     try:
@@ -169,10 +169,10 @@ def test_a_disk_without_room_is_told_at_the_wait_once_and_leaves_no_file(tmp_pat
     writer.wait()
 
 
-@pytest.mark.parametrize("ask", [Writer.wait, lambda writer: writer.start({})])
+@pytest.mark.parametrize("ask", [AsyncWriter.wait, lambda writer: writer.start({})])
 def test_a_failure_is_told_by_whatever_is_asked_next(ask, tmp_path):
     (tmp_path / "file").write_text("")
-    writer = Writer()
+    writer = AsyncWriter()
     writer.start({tmp_path / "file" / "weights.safetensors": {"w": torch.zeros(1)}})
     writer._thread.join()
     with pytest.raises(CheckpointError, match="could not be written"):
@@ -183,7 +183,7 @@ def test_a_failure_of_what_follows_is_not_lost(tmp_path):
     def fail() -> None:
         raise KeyError("ours")
 
-    writer = Writer()
+    writer = AsyncWriter()
     writer.start({}, fail)
     with pytest.raises(KeyError, match="ours"):
         writer.wait()

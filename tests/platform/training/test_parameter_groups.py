@@ -7,7 +7,8 @@ import torch
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
-from vetdino.platform.models.backbone import BackboneConfig, random_backbone
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
 from vetdino.platform.training.parameter_groups import GroupRule, layers_above, parameter_groups
 
 CONFIG = BackboneConfig(name="vit_small_patch14_reg4_dinov2", side=32, patch=8, width=32, depth=3, heads=2)
