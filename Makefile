@@ -3,10 +3,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 CHROMIUM := chromium chromium-browser google-chrome
-ROOMS := platform pretrain downstream serving infra
+LINKED := __init__.py __main__.py py.typed pretrain downstream serving infra $(filter-out %/__pycache__,$(wildcard platform/*))
 ARGS ?=
 
-.PHONY: setup demo test quick check types docs browser
+.PHONY: setup demo test quick check links types docs browser
 
 setup: $(INSTALLED)
 
@@ -35,15 +35,18 @@ check: setup types docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# mypy finds the package through a folder of links, because the repository root is the package.
-types: setup
-	mkdir -p build/types/vetdino
-	for name in $(ROOMS) __init__.py __main__.py; do ln -sfn "$(CURDIR)/$$name" build/types/vetdino/$$name; done
-	cd build/types && MYPYPATH=. "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml"
+# The repository root is the package and platform/ has no __init__.py (it would shadow Python's own `platform`), which
+# neither mypy nor mkdocstrings follows: both read the package through a folder of links that has one.
+links:
+	@rm -rf build/package && mkdir -p build/package/vetdino/platform && touch build/package/vetdino/platform/__init__.py
+	@for name in $(LINKED); do ln -s "$(CURDIR)/$$name" build/package/vetdino/$$name; done
+
+types: setup links
+	cd build/package && MYPYPATH=. "$(CURDIR)/$(BIN)/mypy" --config-file "$(CURDIR)/pyproject.toml"
 
 # The documentation as a site in site/; strict: a broken link is an error. Nothing is fetched.
-docs: setup
-	$(BIN)/python -m mkdocs build --strict --quiet
+docs: setup links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 
 # The page's test opens the system's Chromium: as root on Debian it is installed, elsewhere we say what is missing.
 browser:
