@@ -141,6 +141,7 @@ def test_an_exception_while_writing_removes_the_open_shard(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
     # A limit on the size of a file is a real refusal by the kernel, as a full disk is.
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (8000, 8000))

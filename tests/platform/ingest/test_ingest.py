@@ -16,74 +16,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian
 
+from tests.platform.ingest.radiographs import NAMES, write_dicom
 from vetdino.platform.core.errors import ConfigError, DataError, ShardError
-from vetdino.platform.data.shards import ShardConfig, read, verify
+from vetdino.platform.data.config import ShardConfig
+from vetdino.platform.data.manifest import verify
+from vetdino.platform.data.shards import read
 from vetdino.platform.data.study import SPLITS, Study
 from vetdino.platform.ingest import ingest as module
-from vetdino.platform.ingest.dicom import CODES
-from vetdino.platform.ingest.ingest import IngestConfig, Task, ingest, parts_of, pseudonym, split_of
-
-NAMES = ("Rex", "Bello", "Hasso")
-"""Patients whose names must not appear anywhere in the output."""
-
-
-def write_dicom(path: Path, patient: str, study: str, seed: int, **tags: object) -> None:
-    pixels = np.random.default_rng(seed).integers(0, 4096, (48, 40)).astype(np.uint16)
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    usual = {
-        "SOPClassUID": "1.2.840.10008.5.1.4.1.1.1.1",
-        "SOPInstanceUID": f"2.25.9{seed}",
-        "Modality": "DX",
-        "PatientID": patient,
-        "PatientName": f"{patient}^Huber",
-        "StudyInstanceUID": study,
-        "ViewPosition": "VD",
-        "SamplesPerPixel": 1,
-        "PhotometricInterpretation": "MONOCHROME2",
-        "Rows": 48,
-        "Columns": 40,
-        "BitsAllocated": 16,
-        "BitsStored": 12,
-        "HighBit": 11,
-        "PixelRepresentation": 0,
-        "PixelData": pixels.tobytes(),
-    }
-    for name, value in {**usual, **tags}.items():
-        if value is not None:
-            setattr(dataset, name, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dataset.save_as(path, enforce_file_format=True)
-
-
-@pytest.fixture
-def archive(tmp_path) -> Path:
-    """Six studies of three patients, two views each, and one file for each way to be refused."""
-    folder = tmp_path / "archive"
-    for number in range(6):
-        for view in range(2):
-            name = folder / NAMES[number // 2] / f"{number}{view}"
-            write_dicom(name, NAMES[number // 2], f"1.2.3.{number}", 10 * number + view)
-    (folder / "copy").write_bytes((folder / "Rex" / "00").read_bytes())
-    write_dicom(folder / "same-pixels", "Rex", "1.2.3.0", 1, SeriesDescription="again")
-    (folder / "notes.txt").write_text("Rex came by today")
-    write_dicom(folder / "ct.dcm", "Rex", "1.2.3.0", 101, Modality="CT")
-    write_dicom(folder / "nobody.dcm", "", "1.2.3.0", 102)
-    write_dicom(folder / "clash1", "Rex", "1.2.4", 103)
-    write_dicom(folder / "clash2", "Bello", "1.2.4", 104)
-    write_dicom(folder / "alone", "Hasso", "1.2.5", 105)
-    return folder
-
-
-@pytest.fixture
-def config(tmp_path) -> IngestConfig:
-    secret = tmp_path / "key"
-    secret.write_bytes(bytes(range(32)))
-    return IngestConfig(secret=secret, min_views=2, workers=2, val=0.3, test=0.3)
+from vetdino.platform.ingest.header import CODES
+from vetdino.platform.ingest.ingest import ingest
+from vetdino.platform.ingest.pseudonyms import pseudonym, split_of
 
 
 def studies_in(folder: Path) -> list[Study]:
@@ -191,10 +134,10 @@ def test_labels_follow_their_study(archive, tmp_path, config):
     assert manifest.counts["labelled_studies"] == 4
     assert manifest.counts["files"] == 20  # the table itself is not counted
     secret = config.secret.read_bytes()
-    found = {study.key: study.labels["mass"] for study in studies_in(tmp_path / "out")}
-    told = [found[pseudonym(secret, f"study:1.2.3.{number}")] for number in range(6)]
-    assert told[:4] == [1, 0, 1, 0]
-    assert np.isnan(told[4:]).all()
+    mass = {study.key: study.labels["mass"] for study in studies_in(tmp_path / "out")}
+    values = [mass[pseudonym(secret, f"study:1.2.3.{number}")] for number in range(6)]
+    assert values[:4] == [1, 0, 1, 0]
+    assert np.isnan(values[4:]).all()
 
 
 def test_labels_of_another_archive_are_refused(archive, tmp_path, config):
@@ -235,7 +178,7 @@ def test_a_stopped_run_goes_on_where_it_was(archive, tmp_path, config, monkeypat
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_write", stop)
+        patch.setattr(module, "write_shards", stop)
         with pytest.raises(KeyboardInterrupt):
             ingest(archive, tmp_path / "out", config)
     assert not (tmp_path / "out").exists()
@@ -247,34 +190,6 @@ def test_a_stopped_run_goes_on_where_it_was(archive, tmp_path, config, monkeypat
     ingest(archive, tmp_path / "anew", config)
     assert everything_in(tmp_path / "out") == everything_in(tmp_path / "anew")
     assert sorted(os.listdir(tmp_path)) == ["anew", "archive", "key", "out"]
-
-
-class Deadly(str):
-    """A path that ends the process which unpickles it, as a crashing decoder would."""
-
-    def __reduce__(self):
-        return os._exit, (11,)
-
-
-def test_a_worker_that_dies_costs_only_its_file(archive, config):
-    tasks = [Task("Rex/00"), Task(Deadly("Rex/01")), Task("Bello/20"), Task(Deadly("x")), Task("Bello/21")]
-    parts = dict(parts_of(archive, tasks, b"key", config))
-    assert [parts[task].code for task in tasks] == ["", "DECODER_CRASHED", "", "DECODER_CRASHED", ""]
-
-
-def test_a_worker_that_does_not_answer_is_ended(archive, config):
-    tasks = [Task("Rex/00"), Task("Rex/01")]
-    parts = dict(parts_of(archive, tasks, b"key", replace(config, timeout_s=0.0)))
-    assert {part.code for part in parts.values()} == {"DECODER_CRASHED"}
-    assert parts[tasks[0]].detail == "no answer within 0 s"
-
-
-def test_a_file_that_wants_too_much_memory_is_refused(tmp_path, config):
-    write_dicom(
-        tmp_path / "a" / "big", "Rex", "1.2", 0, Rows=8000, Columns=8000, PixelData=bytes(128_000_000)
-    )
-    parts = dict(parts_of(tmp_path / "a", [Task("big")], b"key", replace(config, memory_gib=0.05)))
-    assert parts[Task("big")].code == "DECODE_FAILED"
 
 
 def a_picture_table(folder: Path) -> Path:
@@ -317,13 +232,7 @@ def test_a_table_of_pictures_becomes_studies(tmp_path, config):
     assert np.array_equal(view.pixels, np.asarray(Image.open(tmp_path / "pictures" / "0.png")))
 
 
-def test_settings_that_leave_nothing_to_train_are_refused():
-    with pytest.raises(ConfigError, match="must leave something for train"):
-        IngestConfig(val=0.5, test=0.5)
-    with pytest.raises(ConfigError, match="at least 1 view"):
-        IngestConfig(min_views=0)
-
-
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_leaves_nothing(archive, tmp_path, config):
     # A limit on the size of a file is a real refusal by the kernel, as a full disk is.
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
@@ -331,7 +240,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(archive, tmp_path, config):
         "import sys\n"
         "from pathlib import Path\n"
         "from vetdino.platform.core.errors import ShardError\n"
-        "from vetdino.platform.ingest.ingest import IngestConfig, ingest\n"
+        "from vetdino.platform.ingest.config import IngestConfig\n"
+        "from vetdino.platform.ingest.ingest import ingest\n"
         "if __name__ == '__main__':\n"
         "    try:\n"
         "        ingest(Path(sys.argv[1]), Path(sys.argv[2]), IngestConfig(secret=Path(sys.argv[3])))\n"

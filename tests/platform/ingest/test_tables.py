@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from vetdino.platform.core.errors import DataError
-from vetdino.platform.ingest.tables import TableConfig, read_images, read_labels
+from vetdino.platform.ingest.config import TableConfig
+from vetdino.platform.ingest.tables import read_images, read_labels
 
 
 def a_table(path: Path, **columns: list[object]) -> Path:
@@ -17,7 +18,7 @@ def a_table(path: Path, **columns: list[object]) -> Path:
     return path
 
 
-def told(labels) -> dict[str, float | None]:
+def with_none(labels) -> dict[str, float | None]:
     return {name: None if math.isnan(value) else value for name, value in labels.items()}
 
 
@@ -43,7 +44,7 @@ def test_usual_names_of_columns_are_found(tmp_path):
     assert (row.path, row.patient, row.study, row.projection) == ("a.png", "7", "s", "PA")
 
 
-def test_other_names_are_told(tmp_path):
+def test_other_names_are_set_in_the_config(tmp_path):
     path = a_table(tmp_path / "t.csv", jpg=["a.png"], animal=["rex"], visit=["s"])
     config = TableConfig(path="jpg", patient="animal", study="visit")
     assert read_images(path, config)[1][0].patient == "rex"
@@ -53,8 +54,8 @@ def test_findings_in_one_text_are_divided(tmp_path):
     path = images(tmp_path / "t.csv", findings=["Pneumonia|Effusion", "ARDS, Pneumonia"])
     findings, rows = read_images(path, TableConfig())
     assert findings == ("ARDS", "Effusion", "Pneumonia")
-    assert told(rows[0].labels) == {"ARDS": 0, "Effusion": 1, "Pneumonia": 1}
-    assert told(rows[1].labels) == {"ARDS": 1, "Effusion": 0, "Pneumonia": 1}
+    assert with_none(rows[0].labels) == {"ARDS": 0, "Effusion": 1, "Pneumonia": 1}
+    assert with_none(rows[1].labels) == {"ARDS": 1, "Effusion": 0, "Pneumonia": 1}
 
 
 @pytest.mark.parametrize(
@@ -64,17 +65,17 @@ def test_no_finding_is_absence_and_silence_is_not(tmp_path, text, value):
     path = images(tmp_path / "t.csv", labels=["Mass", text])
     findings, rows = read_images(path, TableConfig())
     assert findings == ("Mass",)
-    assert told(rows[1].labels) == {"Mass": value}
+    assert with_none(rows[1].labels) == {"Mass": value}
 
 
-def test_every_column_of_flags_is_a_finding_when_told(tmp_path):
+def test_every_column_of_flags_is_a_finding_with_a_star(tmp_path):
     path = images(tmp_path / "t.csv", Mass=[1, 0], Edema=[-1.0, None], age=[40, 61], empty=[None, None])
     assert read_images(path, TableConfig())[0] == ()
     findings, rows = read_images(path, TableConfig(labels="*"))
     assert findings == ("Mass",)
     path = images(tmp_path / "u.csv", Mass=[1, 0], Edema=[-1.0, 1.0])
     findings, rows = read_images(path, TableConfig(labels="*"))
-    assert [told(row.labels) for row in rows] == [{"Mass": 1, "Edema": None}, {"Mass": 0, "Edema": 1}]
+    assert [with_none(row.labels) for row in rows] == [{"Mass": 1, "Edema": None}, {"Mass": 0, "Edema": 1}]
 
 
 def test_parquet_says_the_same_as_csv(tmp_path):
@@ -102,7 +103,7 @@ def test_a_missing_column_names_what_is_there_and_the_flag(tmp_path, missing):
         read_images(a_table(tmp_path / "t.csv", **columns), TableConfig())
 
 
-def test_a_column_that_was_told_but_is_absent_is_named(tmp_path):
+def test_a_configured_column_that_is_absent_is_named(tmp_path):
     with pytest.raises(DataError, match=r"no column 'lesions'.*--table\.labels"):
         read_images(images(tmp_path / "t.csv"), TableConfig(labels="lesions"))
 
