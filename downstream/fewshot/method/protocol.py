@@ -1,11 +1,11 @@
-"""The published way to measure one-shot segmentation, and what it leaves out: folds, parts of an organ, Dice, HD95.
+"""The published protocol of one-shot segmentation and what it leaves out: folds, parts of an organ, Dice, HD95.
 
-Ouyang et al., arXiv 2007.09886, section 4.1, as their released code and that of Ayzenberg et al., arXiv 2403.03273,
-have it. It tells each query slice from which third of the organ it is, by the query's own truth, and scores no slice
-without the organ; beside it stands what a reader of a new scan can have, the whole volume.
+Ouyang et al., arXiv 2007.09886, section 4.1, as implemented in their released code and in that of Ayzenberg et al.,
+arXiv 2403.03273. It takes from the query's own ground truth to which third of the organ a slice belongs, and scores no
+slice without the organ. `parts_from_supports` does without the ground truth, for whole scans.
 """
 
-# Z slices of a scan, H, W rows and columns; N scans, O organs, R resamples.
+# Z slices of a scan, H, W rows and columns; N scans, O organs, R resamples, P points.
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ import numpy as np
 from ....platform.core.errors import ConfigError, DataError
 
 PARTS = 3
-"""An organ is cut into this many parts along the body; each has a support slice of its own."""
+"""An organ is divided into this many parts along the body; each has a support slice of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Scans that are asked, and the scans that teach."""
+    """Names of the query scans and of the support scans."""
 
     number: int
     queries: tuple[str, ...]
     supports: tuple[str, ...]
 
 
-def folds_of(names: Sequence[str], folds: int = 5, shots: int = 1) -> tuple[Fold, ...]:
+def cross_validation_folds(names: Sequence[str], folds: int = 5, shots: int = 1) -> tuple[Fold, ...]:
     """Every scan is a query once; a fold's supports are the `shots` scans that follow its queries, in a circle.
 
     With five folds over 20 scans the separators are 0, 4, 8, 12, 16, 20, over 30 scans 0, 6, …, 30: validation is
     ids[sep_i : sep_i+1 + shots], the last of which support. Raises ConfigError where a support would be a query too.
 
-    >>> folds_of("abcdefghij", 5)[4]
+    >>> cross_validation_folds("abcdefghij", 5)[4]
     Fold(number=4, queries=('i', 'j'), supports=('a',))
     """
     count = len(names)
@@ -50,33 +50,32 @@ def folds_of(names: Sequence[str], folds: int = 5, shots: int = 1) -> tuple[Fold
         )
     return tuple(
         Fold(
-            number,
-            tuple(names[start:end]),
-            tuple(names[place % count] for place in range(end, end + shots)),
+            number, tuple(names[start:end]), tuple(names[place % count] for place in range(end, end + shots))
         )
         for number, (start, end) in enumerate(pairwise(separators))
     )
 
 
+# Parts of an organ -------------------------------------------------------------------------------
+
+
 def support_slices(mask_ZHW: np.ndarray) -> tuple[int, ...]:
-    """Slices that teach the three parts: those at 1/6, 1/2 and 5/6 of all slices with the organ, from the feet up.
+    """The support slice of each part: at 1/6, 1/2 and 5/6 of all slices with the organ, from the feet up.
 
     Raises DataError for an empty mask.
 
     >>> support_slices(np.ones((12, 1, 1)))
     (2, 6, 10)
     """
-    labelled = np.flatnonzero(np.asarray(mask_ZHW).any(axis=(1, 2)))
-    if not len(labelled):
-        raise DataError("the support's mask is empty; choose a scan that shows the organ")
-    # In whole numbers: 5/6 of 6 slices is slice 5 of them.
-    return tuple(int(labelled[(2 * part + 1) * len(labelled) // (2 * PARTS)]) for part in range(PARTS))
+    slices = _support_extent(mask_ZHW)
+    # In integers: 5/6 of 6 slices is slice 5 of them.
+    return tuple(int(slices[(2 * part + 1) * len(slices) // (2 * PARTS)]) for part in range(PARTS))
 
 
-def part_of(z: int, first: int, last: int) -> int:
+def slice_part(z: int, first: int, last: int) -> int:
     """Third of first..last that slice z belongs to, 0, 1 or 2; the nearest for slices beyond. One slice: its middle.
 
-    >>> [part_of(z, 10, 16) for z in (0, 10, 12, 14, 16, 30)]
+    >>> [slice_part(z, 10, 16) for z in (0, 10, 12, 14, 16, 30)]
     [0, 0, 1, 2, 2, 2]
     """
     if first == last:
@@ -84,76 +83,94 @@ def part_of(z: int, first: int, last: int) -> int:
     return min(max((z - first) * PARTS // (last - first), 0), PARTS - 1)
 
 
-def told_parts(mask_ZHW: np.ndarray) -> dict[int, int]:
-    """Slice -> part for the protocol's slices, first to last of the query's own truth; none for an empty mask."""
-    labelled = np.flatnonzero(np.asarray(mask_ZHW).any(axis=(1, 2)))
-    if not len(labelled):
+def parts_from_truth(mask_ZHW: np.ndarray) -> dict[int, int]:
+    """Slice -> part for the protocol: first to last slice of the query's own ground truth; empty for an empty mask."""
+    slices = _slices_with(mask_ZHW)
+    if not len(slices):
         return {}
-    first, last = int(labelled[0]), int(labelled[-1])
-    return {z: part_of(z, first, last) for z in range(first, last + 1)}
+    first, last = int(slices[0]), int(slices[-1])
+    return {z: slice_part(z, first, last) for z in range(first, last + 1)}
 
 
-def guessed_parts(slices: int, supports: Sequence[np.ndarray], reach: float) -> dict[int, int]:
-    """Slice -> part for a scan of `slices` slices of which no truth is known.
+def parts_from_supports(slices: int, supports: Sequence[np.ndarray], reach: float) -> dict[int, int]:
+    """Slice -> part for a scan of `slices` slices without ground truth.
 
-    supports: masks (Z, H, W), each of its own Z. The organ is taken to lie as far up the scan as it does in the
-    supports, on average, all lengths in parts of a whole scan. Slices beyond by more than `reach` of the organ's
-    length are not asked: it is not looked for in them. Raises DataError for an empty mask.
+    supports: masks (Z, H, W), each of its own Z. The organ is assumed as far up the scan as in the supports, on
+    average, relative to the length of the scan. Slices further beyond than `reach`, as a share of the organ's length,
+    are left out. Raises DataError for an empty mask.
 
-    >>> guessed_parts(8, [np.array([0, 1, 1, 1, 1, 1, 1, 0])[:, None, None]], reach=0.0)
+    >>> parts_from_supports(8, [np.array([0, 1, 1, 1, 1, 1, 1, 0])[:, None, None]], reach=0.0)
     {1: 0, 2: 0, 3: 1, 4: 1, 5: 2, 6: 2}
     """
     spans = []
     for mask_ZHW in supports:
-        labelled = np.flatnonzero(np.asarray(mask_ZHW).any(axis=(1, 2)))
-        if not len(labelled):
-            raise DataError("the support's mask is empty; choose a scan that shows the organ")
+        labelled = _support_extent(mask_ZHW)
         spans.append((labelled[0] / len(mask_ZHW), (labelled[-1] + 1) / len(mask_ZHW)))
     first, last = np.mean(spans, axis=0)
-    places = (np.arange(slices) + 0.5) / slices
-    parts = np.clip(np.floor((places - first) * PARTS / (last - first)), 0, PARTS - 1).astype(int)
+    centers = (np.arange(slices) + 0.5) / slices
+    parts = np.clip(np.floor((centers - first) * PARTS / (last - first)), 0, PARTS - 1).astype(int)
     margin = reach * (last - first)
-    asked = (places >= first - margin) & (places <= last + margin)
-    return {int(z): int(parts[z]) for z in np.flatnonzero(asked)}
+    within = (centers >= first - margin) & (centers <= last + margin)
+    return {int(z): int(parts[z]) for z in np.flatnonzero(within)}
 
 
-def dice(found: np.ndarray, truth: np.ndarray) -> float:
-    """2 TP / (2 TP + FP + FN) over all voxels; NaN where both are empty.
+def _slices_with(mask_ZHW: np.ndarray) -> np.ndarray:
+    """Numbers of the slices in which a mask is not empty."""
+    return np.flatnonzero(np.asarray(mask_ZHW).any(axis=(1, 2)))
+
+
+def _support_extent(mask_ZHW: np.ndarray) -> np.ndarray:
+    """The same of a support. Raises DataError for an empty mask."""
+    slices = _slices_with(mask_ZHW)
+    if not len(slices):
+        raise DataError("the support's mask is empty; choose a scan that shows the organ")
+    return slices
+
+
+# Metrics -----------------------------------------------------------------------------------------
+
+
+def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """2 TP / (2 TP + FP + FN) over all voxels of two bool masks; NaN if both are empty.
 
     >>> dice(np.array([True, True, False]), np.array([True, False, False]))
     0.6666666666666666
     """
-    total = int(np.count_nonzero(found)) + int(np.count_nonzero(truth))
-    return 2 * int(np.count_nonzero(found & truth)) / total if total else float("nan")
+    total = int(np.count_nonzero(predicted)) + int(np.count_nonzero(truth))
+    return 2 * int(np.count_nonzero(predicted & truth)) / total if total else float("nan")
 
 
-def hd95(found_ZHW: np.ndarray, truth_ZHW: np.ndarray, spacing: Sequence[float]) -> float:
-    """How far the surfaces of two masks lie apart, mm: the larger of both ways' 95th percentiles.
+def hd95(predicted_ZHW: np.ndarray, truth_ZHW: np.ndarray, spacing: Sequence[float]) -> float:
+    """95th percentile Hausdorff distance in mm: the larger one of both directions; NaN if a mask is empty.
 
-    A surface is all voxels of a mask with a face towards what is outside it, the scan's edge included; distances run
-    between voxel centres. spacing: mm (z, y, x). NaN where a mask is empty.
+    A surface is all voxels of a mask with a face towards the outside, the scan's edge included; distances are between
+    voxel centers. spacing: mm (z, y, x).
     """
     from scipy.spatial import cKDTree
 
-    points = [surface_of(mask_ZHW) * np.asarray(spacing, np.float64) for mask_ZHW in (found_ZHW, truth_ZHW)]
-    if not len(points[0]) or not len(points[1]):
+    predicted_P3, truth_P3 = (
+        _surface_voxels(mask_ZHW) * np.asarray(spacing, np.float64) for mask_ZHW in (predicted_ZHW, truth_ZHW)
+    )
+    if not len(predicted_P3) or not len(truth_P3):
         return float("nan")
-    # A tree of surface voxels gives what a distance transform does, and asks no voxel in between; a plain one is the
-    # quicker for points of a grid (measured).
-    here, there = (cKDTree(own, balanced_tree=False, compact_nodes=False) for own in points)
-    ways = [there.query(points[0])[0], here.query(points[1])[0]]
-    return float(max(np.percentile(way, 95) for way in ways))
+    # A tree of surface voxels gives what a distance transform does without visiting the voxels between; an unbalanced
+    # one is faster for the points of a grid (measured).
+    predicted_tree, truth_tree = (
+        cKDTree(points_P3, balanced_tree=False, compact_nodes=False) for points_P3 in (predicted_P3, truth_P3)
+    )
+    distances = truth_tree.query(predicted_P3)[0], predicted_tree.query(truth_P3)[0]
+    return float(max(np.percentile(distance_P, 95) for distance_P in distances))
 
 
-def surface_of(mask_ZHW: np.ndarray) -> np.ndarray:
-    """(points, 3) int: voxels of a mask with a face towards what is outside it, the scan's edge included.
+def _surface_voxels(mask_ZHW: np.ndarray) -> np.ndarray:
+    """(P, 3) int: voxels of a mask with a face towards the outside, the scan's edge included.
 
-    >>> len(surface_of(np.ones((3, 3, 3), bool))), len(surface_of(np.zeros((3, 3, 3), bool)))
+    >>> len(_surface_voxels(np.ones((3, 3, 3), bool))), len(_surface_voxels(np.zeros((3, 3, 3), bool)))
     (26, 0)
     """
     from scipy.ndimage import binary_erosion, find_objects
 
-    # Of a whole scan an organ fills little; only its bounding box is looked at.
+    # An organ fills little of a scan: its bounding box is enough.
     boxes = find_objects(mask_ZHW.astype(np.uint8))
     if not boxes:
         return np.empty((0, 3), int)
@@ -161,12 +178,12 @@ def surface_of(mask_ZHW: np.ndarray) -> np.ndarray:
     return np.argwhere(part & ~binary_erosion(part)) + [side.start for side in boxes[0]]
 
 
-def intervals(
+def bootstrap_intervals(
     values_NO: np.ndarray, resamples: int, seed: int
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """(means (O + 1,), their 95 % interval) over scans, NaN left out; the last is the mean of the organs' means.
 
-    All organs of a scan are drawn together. The interval is NaN for fewer than five scans.
+    Scans are resampled with all their organs. The interval is NaN for fewer than five scans.
     """
     from ....platform.measure.metrics import bootstrap_interval
 
@@ -185,6 +202,6 @@ def intervals(
 
     [mean_O] = means(np.ones((1, len(values_NO))))
     if len(values_NO) < 5:
-        nothing = np.full(mean_O.shape, np.nan)
-        return mean_O, (nothing, nothing)
+        unknown = np.full(mean_O.shape, np.nan)
+        return mean_O, (unknown, unknown)
     return mean_O, bootstrap_interval(means, [str(n) for n in range(len(values_NO))], resamples, seed)

@@ -8,14 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vetdino.downstream.fewshot.method.protocol import (
+    bootstrap_intervals,
+    cross_validation_folds,
     dice,
-    folds_of,
-    guessed_parts,
     hd95,
-    intervals,
-    part_of,
+    parts_from_supports,
+    parts_from_truth,
+    slice_part,
     support_slices,
-    told_parts,
 )
 from vetdino.platform.core.errors import ConfigError, DataError
 
@@ -30,7 +30,7 @@ def column(*labelled: int, slices: int = 12) -> np.ndarray:
 @pytest.mark.parametrize(("count", "size"), [(20, 4), (30, 6)])
 def test_folds_are_the_published_ones(count, size):
     ids = [str(number) for number in range(count)]
-    for number, fold in enumerate(folds_of(ids)):
+    for number, fold in enumerate(cross_validation_folds(ids)):
         circle = (ids + ids)[number * size : (number + 1) * size + 1]
         assert [*fold.queries, *fold.supports] == circle
 
@@ -39,7 +39,7 @@ def test_folds_are_the_published_ones(count, size):
 def test_every_scan_is_asked_once_and_never_teaches_itself(count, folds, shots):
     ids = [str(number) for number in range(count)]
     try:
-        made = folds_of(ids, folds, shots)
+        made = cross_validation_folds(ids, folds, shots)
     except ConfigError:
         assert folds > count or shots > count - -(-count // folds)
         return
@@ -59,22 +59,22 @@ def test_support_slices_are_those_at_a_sixth_a_half_and_five_sixths(count, start
 @given(first=st.integers(0, 50), length=st.integers(1, 60), z=st.integers(0, 120))
 def test_a_slices_part_is_the_published_formula(first, length, z):
     last = first + length
-    assert part_of(z, first, last) == min(max(int((z - first) / (length / 3) + 1e-9), 0), 2)
+    assert slice_part(z, first, last) == min(max(int((z - first) / (length / 3) + 1e-9), 0), 2)
 
 
 def test_only_slices_from_the_organs_first_to_its_last_are_scored():
-    assert told_parts(column(3, 5, 9)) == {3: 0, 4: 0, 5: 1, 6: 1, 7: 2, 8: 2, 9: 2}
-    assert told_parts(column(4)) == {4: 1}
-    assert told_parts(column()) == {}
+    assert parts_from_truth(column(3, 5, 9)) == {3: 0, 4: 0, 5: 1, 6: 1, 7: 2, 8: 2, 9: 2}
+    assert parts_from_truth(column(4)) == {4: 1}
+    assert parts_from_truth(column()) == {}
 
 
 def test_without_truth_the_organ_lies_where_the_supports_have_it():
     half = column(6, 7, 8, 9, 10, 11)
-    assert guessed_parts(6, [half], reach=0.0) == {3: 0, 4: 1, 5: 2}
-    assert guessed_parts(24, [half], reach=0.0) == {z: (z - 12) // 4 for z in range(12, 24)}
-    assert set(guessed_parts(12, [half], reach=0.5)) == set(range(3, 12))
-    assert set(guessed_parts(12, [half], reach=9.0)) == set(range(12))
-    assert guessed_parts(1, [column(0, slices=1)], reach=0.0) == {0: 1}
+    assert parts_from_supports(6, [half], reach=0.0) == {3: 0, 4: 1, 5: 2}
+    assert parts_from_supports(24, [half], reach=0.0) == {z: (z - 12) // 4 for z in range(12, 24)}
+    assert set(parts_from_supports(12, [half], reach=0.5)) == set(range(3, 12))
+    assert set(parts_from_supports(12, [half], reach=9.0)) == set(range(12))
+    assert parts_from_supports(1, [column(0, slices=1)], reach=0.0) == {0: 1}
 
 
 def test_dice_counts_pooled_voxels():
@@ -121,30 +121,30 @@ def test_hd95_of_a_mask_that_is_moved_is_how_far():
 def test_intervals_are_of_organs_and_of_their_mean_and_hold_the_value():
     values = np.random.default_rng(0).uniform(0.4, 0.9, (12, 3))
     values[2, 1] = np.nan
-    means, (low, high) = intervals(values, 500, seed=0)
+    means, (low, high) = bootstrap_intervals(values, 500, seed=0)
     np.testing.assert_allclose(means[:3], np.nanmean(values, axis=0))
     assert means[3] == pytest.approx(means[:3].mean())
     assert (low < means).all()
     assert (means < high).all()
     assert (high - low)[3] < (high - low)[:3].max()
-    again = intervals(values, 500, seed=0)[1]
+    again = bootstrap_intervals(values, 500, seed=0)[1]
     np.testing.assert_array_equal(again, (low, high))
 
 
 def test_few_scans_have_no_interval_and_nothing_known_no_mean():
-    means, (low, _) = intervals(np.array([[0.5, np.nan], [0.7, np.nan]]), 50, seed=0)
+    means, (low, _) = bootstrap_intervals(np.array([[0.5, np.nan], [0.7, np.nan]]), 50, seed=0)
     np.testing.assert_allclose(means, [0.6, np.nan, 0.6])
     assert np.isnan(low).all()
-    means, _ = intervals(np.full((6, 2), np.nan), 50, seed=0)
+    means, _ = bootstrap_intervals(np.full((6, 2), np.nan), 50, seed=0)
     assert np.isnan(means).all()
 
 
 def test_what_cannot_be_divided_is_refused():
     with pytest.raises(ConfigError, match="5 folds of 3"):
-        folds_of("abc", 5)
+        cross_validation_folds("abc", 5)
     with pytest.raises(ConfigError, match="3 shots"):
-        folds_of("abcd", 2, 3)
+        cross_validation_folds("abcd", 2, 3)
     with pytest.raises(DataError, match="empty"):
         support_slices(column())
     with pytest.raises(DataError, match="empty"):
-        guessed_parts(5, [column()], 0.1)
+        parts_from_supports(5, [column()], 0.1)
