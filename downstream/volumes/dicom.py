@@ -1,6 +1,6 @@
-"""A folder of DICOM slices of one series becomes voxels: sorted by position, in Hounsfield units where it is CT.
+"""Reads a folder of DICOM slices of one series: sorted by position, in Hounsfield units where it is CT.
 
-What cannot be used raises DataError with the reason alone, no path and no value that could name a patient.
+Errors are DataErrors that hold the reason alone, no path and no value that could name a patient.
 """
 
 # Z slices, H, W rows and columns of a slice.
@@ -16,64 +16,67 @@ import numpy as np
 
 from ...platform.core.errors import DataError, DicomError
 from .grid import Voxels
-from .names import few, natural, stem
+from .names import first_few, natural_key, shape_text, stem
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-UNEVEN = 0.05
-"""Slices may lie this part of their distance away from even spacing."""
+MAX_UNEVEN = 0.05
+"""Gaps between slices may differ by this part of the typical gap."""
 
-ASKEW = 1e-3
-"""Cosines of directions may differ by this much between slices of one series."""
+MAX_ASKEW = 1e-3
+"""Direction cosines may differ by this much between slices of one series."""
 
 
 def is_slice(file: Path) -> bool:
-    """Whether a file seems to be DICOM: by its content, unless its name says that it is another kind."""
-    from ...platform.ingest.dicom import is_dicom
+    """Whether a file seems to be DICOM: by its content, unless its ending is that of another kind."""
+    from ...platform.ingest.header import is_dicom
 
     if file.name == "DICOMDIR" or file.name.startswith(".") or stem(file.name) != file.name:
-        return False  # a directory of the medium, or another kind by its name
+        return False
     with suppress(OSError), file.open("rb") as stream:
         return is_dicom(stream.read(132))
     return False
 
 
-def series_of(folder: Path) -> Voxels:
-    """Slices of one series by their positions, the lowest along the series' own normal first; HU where told.
+def read_series(folder: Path) -> Voxels:
+    """The slices of one series sorted along their normal, rescaled (HU for CT); axes are slice, row, column.
 
-    Array axes are slice, row, column. Positions and directions are those of PS3.3 C.7.6.2.1.1 (LPS), turned to RAS.
+    Positions and directions follow PS3.3 C.7.6.2.1.1 (LPS) and are turned to RAS. Raises DataError where the files
+    are not one evenly spaced volume.
     """
-    files = sorted((file for file in folder.iterdir() if is_slice(file)), key=lambda file: natural(file.name))
-    slices = [_slice(file) for file in files]
-    if len({one.series for one in slices}) > 1:
-        raise DataError(
-            f"{len({one.series for one in slices})} series in one folder; give each a folder of its own"
-        )
-    for what in ("shape", "modality"):
-        found = {getattr(one, what) for one in slices}
-        if len(found) > 1:
-            raise DataError(f"slices of several kinds, {what} {few(sorted(map(str, found)))}; keep one kind")
+    files = sorted(
+        (file for file in folder.iterdir() if is_slice(file)), key=lambda file: natural_key(file.name)
+    )
+    slices = [_read_slice(file) for file in files]
+    series = {one.series for one in slices}
+    if len(series) > 1:
+        raise DataError(f"{len(series)} series in one folder; give each its own folder")
+    for field in ("shape", "modality"):
+        values = {getattr(one, field) for one in slices}
+        if len(values) > 1:
+            raise DataError(f"slices of several kinds, {field} {first_few(sorted(values))}; keep one kind")
     directions = np.stack([one.directions for one in slices])
-    if np.abs(directions - directions[0]).max() > ASKEW:
+    if np.abs(directions - directions[0]).max() > MAX_ASKEW:
         raise DataError(
-            "slices of different directions (a localiser among them?); keep those of one direction"
+            "slices of different directions (a localizer among them?); keep those of one direction"
         )
-    order, step = _ordered(np.stack([one.position for one in slices]), directions[0], slices[0].thickness)
+    positions = np.stack([one.position for one in slices])
+    order, step = _slice_order(positions, directions[0], slices[0].thickness)
     first = slices[order[0]]
     affine = np.eye(4)
     affine[:3, 0] = step
     affine[:3, 1] = first.directions[1] * first.spacing[0]
     affine[:3, 2] = first.directions[0] * first.spacing[1]
     affine[:3, 3] = first.position
-    values = np.stack([slices[place].values for place in order])
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # LPS -> RAS
+    values_ZHW = np.stack([slices[place].values for place in order])
     modality = {"CT": "ct", "MR": "mri"}.get(first.modality, "")
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    return Voxels(values, affine, slices_first=True, order=order, modality=modality)
+    return Voxels(values_ZHW, affine, slices_first=True, order=order, modality=modality)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Slice:
+class _DicomSlice:
     """One DICOM file: values (H, W) float32, directions (2, 3) along a row and down a column, spacing (y, x)."""
 
     values: np.ndarray
@@ -86,20 +89,22 @@ class _Slice:
 
     @property
     def shape(self) -> str:
-        return "x".join(map(str, self.values.shape))
+        return shape_text(self.values.shape)
 
 
-def _slice(file: Path) -> _Slice:
-    """Raises DataError where the file is no grey slice that knows its place."""
-    from ...platform.ingest.dicom import header_of, quiet, raw_pixels
+def _read_slice(file: Path) -> _DicomSlice:
+    """Reads one file. Raises DataError where it is not a gray slice with a position."""
+    from ...platform.ingest.header import read_header
+    from ...platform.ingest.pixels import raw_pixels
+    from ...platform.ingest.tags import quiet
 
     try:
-        dataset = header_of(file.read_bytes())
+        dataset = read_header(file.read_bytes())
         if int(dataset.get("NumberOfFrames") or 1) > 1:
             raise DataError("a file of several frames; export single frames or NIfTI")
         if dataset.PhotometricInterpretation != "MONOCHROME2":
             raise DataError(f"pixels are {dataset.PhotometricInterpretation}; a slice is MONOCHROME2")
-        values = _rescaled(raw_pixels(dataset), dataset)
+        values = _rescale(raw_pixels(dataset), dataset)
     except DicomError as error:
         raise DataError(f"a slice that cannot be decoded ({error})") from None
     except OSError as error:
@@ -107,7 +112,7 @@ def _slice(file: Path) -> _Slice:
     with quiet():
         y, x = _numbers(dataset, "PixelSpacing", 2)
         thickness = dataset.get("SliceThickness")
-        return _Slice(
+        return _DicomSlice(
             values=values,
             position=_numbers(dataset, "ImagePositionPatient", 3),
             directions=_numbers(dataset, "ImageOrientationPatient", 6).reshape(2, 3),
@@ -118,11 +123,11 @@ def _slice(file: Path) -> _Slice:
         )
 
 
-def _rescaled(raw: np.ndarray, dataset: Dataset) -> np.ndarray:
+def _rescale(raw: np.ndarray, dataset: Dataset) -> np.ndarray:
     """Stored values through the modality LUT or slope and intercept, float32: HU for CT (PS3.3 C.11.1.1.2)."""
     from pydicom.pixels import apply_modality_lut
 
-    from ...platform.ingest.dicom import quiet
+    from ...platform.ingest.tags import quiet
 
     stored = int(dataset.get("BitsStored") or raw.itemsize * 8)
     if raw.dtype.kind == "u" and stored < raw.itemsize * 8:
@@ -135,18 +140,18 @@ def _rescaled(raw: np.ndarray, dataset: Dataset) -> np.ndarray:
 
 
 def _numbers(dataset: Dataset, name: str, count: int) -> np.ndarray:
-    """A tag of `count` finite numbers, (count,) float64. Raises DataError."""
+    """The values of a tag of `count` finite numbers, (count,) float64. Raises DataError."""
     with suppress(Exception):  # pydicom converts late, and a damaged value can raise anything
         values = np.array([float(one) for one in dataset.get(name)])
         if values.shape == (count,) and np.isfinite(values).all():
             return values
-    raise DataError(f"a slice without a usable {name}; it must say where it lies")
+    raise DataError(f"a slice without a usable {name}, which must say where it lies")
 
 
-def _ordered(
+def _slice_order(
     positions_Z3: np.ndarray, directions: np.ndarray, thickness: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(order of the slices, step from one to the next in mm (3,)). Raises DataError where they are not even."""
+    """(order of the slices (Z,) int, step from one to the next in mm (3,)). Raises DataError for uneven gaps."""
     normal = np.cross(directions[0], directions[1])
     depths = positions_Z3 @ normal
     order = np.argsort(depths, kind="stable")
@@ -154,10 +159,10 @@ def _ordered(
         return order, normal * thickness
     gaps = np.diff(depths[order])
     typical = float(np.median(gaps))
-    if gaps.min() < UNEVEN * max(typical, 1e-6):
+    if gaps.min() < MAX_UNEVEN * max(typical, 1e-6):
         raise DataError("two slices at the same place (several phases or echoes?); keep one of them")
     worst = float(gaps[np.argmax(np.abs(gaps - typical))])
-    if abs(worst - typical) > UNEVEN * typical:
+    if abs(worst - typical) > MAX_UNEVEN * typical:
         raise DataError(
             f"a gap of {worst:.4g} mm between slices that lie {typical:.4g} mm apart; is one missing?"
         )

@@ -1,7 +1,7 @@
-"""One scan's files become voxels: NIfTI, a folder of DICOM slices, a folder of pictures, or one tall picture.
+"""Reads one scan or label map: NIfTI, a folder of DICOM slices, a folder of pictures, or one tall picture.
 
-What cannot be used raises DataError with the reason alone, no path: who asked knows the file, and knows whether its
-name may be told.
+Errors are DataErrors that hold the reason alone, no path: the caller knows the file, and whether its name may be
+shown.
 """
 
 # I, J, K axes as stored; for slices in files these are slice, row, column.
@@ -13,38 +13,35 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ...platform.core.errors import DataError
-from .dicom import is_slice, series_of
+from .dicom import is_slice, read_series
 from .grid import Spacing, Voxels, affine_of
-from .names import NIFTI, PICTURES, few, natural, stem
-
-if TYPE_CHECKING:
-    pass
+from .names import NIFTI, PICTURES, first_few, natural_key, shape_text, stem
 
 LOSSY = (".jpg", ".jpeg")
-"""Pictures whose numbers are not those that were saved: no labels."""
+"""Endings of pictures that do not keep their values exactly: not for labels."""
 
 TALL = "meta.json"
 """Beside tall pictures `image_ID.png`: ID -> Z, H, W, spacing_xyz, and, where it is known, axes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stacked:
-    """What is assumed of pictures, which do not tell: mm (z, y, x), 0 where unknown, and where the axes run."""
+class StackGeometry:
+    """Assumed geometry of pictures, which hold none: mm (z, y, x), 0 where unknown, and directions of the axes."""
 
     spacing: Spacing = (0.0, 0.0, 0.0)
     axes: str = "SPL"
 
 
-def kind_of(path: Path) -> str:
-    """What a path holds by its name and, for a folder, its content; empty for nothing of use.
+def file_kind(path: Path) -> str:
+    """The kind of a file by its name or of a folder by the files directly in it; empty for anything else.
 
     nifti, picture: a file; dicom: a folder of DICOM files; stack: a folder of pictures; organs: a folder of NIfTI
-    files. A folder counts for what lies directly in it.
+    files.
     """
     name = path.name.lower()
     if path.is_file():
@@ -52,87 +49,86 @@ def kind_of(path: Path) -> str:
     if not path.is_dir():
         return ""
     files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
-    kinds = {kind_of(file) for file in files}
+    kinds = {file_kind(file) for file in files}
     if "nifti" in kinds:
         return "organs"
-    if any(is_slice(file) for file in files):  # beside which pictures are previews
+    if any(is_slice(file) for file in files):  # pictures beside them are previews
         return "dicom"
     return "stack" if "picture" in kinds else ""
 
 
-def image_of(path: Path, stacked: Stacked) -> Voxels:
-    """The scan in a file or folder, values float32. Raises DataError with the reason."""
-    kind = kind_of(path)
+def read_image(path: Path, geometry: StackGeometry) -> Voxels:
+    """The scan in a file or folder, values float32. Raises DataError."""
+    kind = file_kind(path)
     if kind == "nifti":
-        found = _nifti(path)
+        image = _read_nifti(path)
     elif kind == "dicom":
-        found = series_of(path)
+        image = read_series(path)
     elif kind in ("picture", "stack"):
-        found = _stack(path, stacked, labels=False)
+        image = _read_stack(path, geometry, labels=False)
     else:
         raise DataError("no NIfTI file, folder of DICOM files or folder of pictures; give one of these")
-    bad = int(np.count_nonzero(~np.isfinite(found.values)))
+    bad = int(np.count_nonzero(~np.isfinite(image.values)))
     if bad:
         raise DataError(f"{bad} voxels are NaN or infinite; replace them by a number")
-    return found
+    return image
 
 
-def labels_of(path: Path, stacked: Stacked, organs: Mapping[str, int]) -> Voxels:
-    """The label map in a file or folder, values uint8, 0 for background. Raises DataError with the reason.
+def read_labels(path: Path, geometry: StackGeometry, organs: Mapping[str, int]) -> Voxels:
+    """The label map in a file or folder, values uint8, 0 for background. Raises DataError.
 
-    organs: class number of each file, by its stem, where the folder holds one file an organ.
+    organs: class number of each file by its stem, where the folder holds one file per organ.
     """
-    kind = kind_of(path)
+    kind = file_kind(path)
     if kind == "organs":
-        return _organs(path, organs)
+        return _read_organs(path, organs)
     if kind == "nifti":
-        found = _nifti(path)
+        labels = _read_nifti(path)
     elif kind in ("picture", "stack"):
-        found = _stack(path, stacked, labels=True)
+        labels = _read_stack(path, geometry, labels=True)
     else:
         raise DataError("no NIfTI file or folder of pictures; give one of these as label")
-    values = whole_numbers(found.values)
+    values = to_class_numbers(labels.values)
     if kind != "nifti" and values.any() and not np.any((values > 0) & (values < 255)):
-        return replace(found, values=values // 255, notes=(*found.notes, "white (255) is taken as class 1"))
-    return replace(found, values=values)
+        return replace(labels, values=values // 255, notes=(*labels.notes, "white (255) is taken as class 1"))
+    return replace(labels, values=values)
 
 
 def organ_files(folder: Path) -> list[Path]:
-    """The NIfTI files of a folder, by name."""
+    """The NIfTI files of a folder, sorted by name, without hidden ones."""
     return sorted(
-        file for file in folder.iterdir() if kind_of(file) == "nifti" and not file.name.startswith(".")
+        file for file in folder.iterdir() if file_kind(file) == "nifti" and not file.name.startswith(".")
     )
 
 
-def _organs(folder: Path, organs: Mapping[str, int]) -> Voxels:
+def _read_organs(folder: Path, organs: Mapping[str, int]) -> Voxels:
     """One label map of a folder of masks; where two overlap, the higher class number stays. Raises DataError."""
     files = {organs[stem(file.name)]: file for file in organ_files(folder) if stem(file.name) in organs}
-    whole: Voxels | None = None
+    merged: Voxels | None = None
     for number, file in sorted(files.items()):
-        mask = _nifti(file)
-        if whole is None:
-            whole = replace(mask, values=np.zeros(mask.values.shape, np.uint8))
-        elif mask.values.shape != whole.values.shape or not np.allclose(mask.affine, whole.affine, atol=1e-3):
+        mask = _read_nifti(file)
+        if merged is None:
+            merged = replace(mask, values=np.zeros(mask.values.shape, np.uint8))
+        elif mask.shape != merged.shape or not np.allclose(mask.affine, merged.affine, atol=1e-3):
             raise DataError(f"{file.name} lies on another grid than the other organs")
-        whole.values[whole_numbers(mask.values) > 0] = number
-    if whole is None:
+        merged.values[to_class_numbers(mask.values) > 0] = number
+    if merged is None:
         raise DataError("none of its files is one of the classes")
-    return whole
+    return merged
 
 
-def whole_numbers(values: np.ndarray) -> np.ndarray:
-    """Label values as uint8. Raises DataError where one is no whole number from 0 to 255."""
+def to_class_numbers(values: np.ndarray) -> np.ndarray:
+    """Label values as uint8. Raises DataError for values other than whole numbers from 0 to 255."""
     if values.dtype == np.uint8:
         return values
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if bad:
         raise DataError(f"{bad} voxels of the label are NaN or infinite; labels are whole numbers")
     rounded = np.rint(values)
-    off = np.abs(values - rounded) > 1e-3  # a stored slope may leave dust on a whole number
-    if off.any():
-        raise DataError(
-            f"label values that are no whole numbers ({few(np.unique(values[off]))}); was it resampled? use nearest"
-        )
+    fractions = np.abs(values - rounded) > 1e-3  # a stored slope may leave rounding errors on a whole number
+    if fractions.any():
+        examples = first_few(np.unique(values[fractions]))
+        raise DataError(f"label values that are no whole numbers ({examples}); was it resampled? use nearest")
     low, high = rounded.min(), rounded.max()
     if low < 0 or high > 255:
         raise DataError(f"label values from {low:g} to {high:g}; classes are numbered 0 to 255")
@@ -142,7 +138,7 @@ def whole_numbers(values: np.ndarray) -> np.ndarray:
 # NIfTI -------------------------------------------------------------------------------------------
 
 
-def _nifti(path: Path) -> Voxels:
+def _read_nifti(path: Path) -> Voxels:
     import gzip
     import zlib
 
@@ -150,7 +146,7 @@ def _nifti(path: Path) -> Voxels:
 
     try:
         image = nibabel.load(path)
-        with np.errstate(all="ignore"):  # what overflows becomes infinite, and is refused as that
+        with np.errstate(all="ignore"):  # an overflow becomes infinite, and is refused as that
             values, affine, header = image.get_fdata(dtype=np.float32), image.affine, image.header
     except (
         nibabel.filebasedimages.ImageFileError,
@@ -160,10 +156,10 @@ def _nifti(path: Path) -> Voxels:
         EOFError,
         OSError,
         ValueError,
-        TypeError,  # colours and complex numbers are no float32
+        TypeError,  # RGB and complex values
     ) as error:
         raise DataError(f"not a readable NIfTI file ({type(error).__name__}); is it whole?") from None
-    values, notes = _three_axes(values)
+    values, notes = _with_three_axes(values)
     if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise DataError("an affine that cannot be undone; set the header's sform or qform")
     codes = [int(header[code]) for code in ("sform_code", "qform_code") if code in header]
@@ -172,36 +168,35 @@ def _nifti(path: Path) -> Voxels:
     return Voxels(values, np.asarray(affine, float), notes=notes)
 
 
-def _three_axes(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The array with three axes, and a note where others were left away. Raises DataError."""
+def _with_three_axes(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The array with three axes, and a note where axes of 1 were dropped. Raises DataError."""
     shape = values.shape
-    told = "x".join(map(str, shape))
     if 0 in shape or len(shape) < 2:
-        raise DataError(f"an array of {told or 'one number'}; a scan has three axes")
+        raise DataError(f"an array of {shape_text(shape) or 'one number'}; a scan has three axes")
     if any(count > 1 for count in shape[3:]):
-        raise DataError(f"{len(shape)} axes ({told}): several volumes in one file; give one")
+        raise DataError(f"{len(shape)} axes ({shape_text(shape)}): several volumes in one file; give one")
     if len(shape) > 3:
-        return values.reshape(shape[:3]), (f"{told}: axes of 1 were left away",)
+        return values.reshape(shape[:3]), (f"{shape_text(shape)}: axes of 1 were left away",)
     return (values[..., None] if len(shape) == 2 else values), ()
 
 
 # Pictures ----------------------------------------------------------------------------------------
 
 
-def _stack(path: Path, stacked: Stacked, *, labels: bool) -> Voxels:
+def _read_stack(path: Path, geometry: StackGeometry, *, labels: bool) -> Voxels:
     """A folder of pictures by name, a tall picture, or one picture as a single slice; (Z, H, W)."""
-    card = _tall_card(path)
-    files = [path] if path.is_file() else sorted(_pictures(path), key=lambda file: natural(file.name))
+    card = tall_cards(path.parent).get(path.stem.partition("_")[2]) if path.is_file() else None
+    files = [path] if path.is_file() else sorted(_pictures(path), key=lambda file: natural_key(file.name))
     if labels and any(file.name.lower().endswith(LOSSY) for file in files):
         raise DataError("labels as JPEG, which does not keep numbers; give PNG")
-    slices = [_picture(file, labels) for file in files]
+    slices = [_read_picture(file, labels) for file in files]
     shapes = {one.shape for one in slices}
     if len(shapes) > 1:
-        raise DataError(f"slices of several sizes ({few(sorted(map(str, shapes)))}); give one size")
+        raise DataError(f"slices of several sizes ({first_few(sorted(map(str, shapes)))}); give one size")
     values = np.stack(slices)
-    spacing, axes = stacked.spacing, stacked.axes
+    spacing, axes = geometry.spacing, geometry.axes
     if card is not None:
-        values, spacing, axes = _divided(values[0], card, axes)
+        values, spacing, axes = _split_tall(values[0], card, axes)
     known = min(spacing) > 0
     affine = affine_of(axes, spacing if known else (1.0, 1.0, 1.0))
     return Voxels(
@@ -213,14 +208,8 @@ def _pictures(folder: Path) -> list[Path]:
     return [file for file in folder.iterdir() if file.is_file() and file.name.lower().endswith(PICTURES)]
 
 
-def _tall_card(path: Path) -> Mapping[str, Any] | None:
-    """What `meta.json` beside a tall picture says of it, None where there is none."""
-    cards = tall_cards(path.parent) if path.is_file() else {}
-    return cards.get(path.stem.partition("_")[2])
-
-
 def tall_cards(folder: Path) -> Mapping[str, Any]:
-    """ID -> card of each tall picture of a folder, nothing where it holds none. Raises DataError."""
+    """ID -> card of each tall picture of a folder, from its meta.json; empty where it has none. Raises DataError."""
     file = folder / TALL
     if not file.is_file():
         return {}
@@ -236,11 +225,11 @@ def tall_cards(folder: Path) -> Mapping[str, Any]:
     return cards
 
 
-def _divided(tall: np.ndarray, card: Mapping[str, Any], axes: str) -> tuple[np.ndarray, Spacing, str]:
+def _split_tall(tall: np.ndarray, card: Mapping[str, Any], axes: str) -> tuple[np.ndarray, Spacing, str]:
     """((Z, H, W), mm (z, y, x), axes) of a tall picture. Raises DataError where card and picture disagree."""
     shape = tuple(card[name] for name in "ZHW")
     if not all(isinstance(count, int) and count > 0 for count in shape):
-        raise DataError(f"{TALL} gives Z, H, W as {few(shape)}; whole numbers above 0 were expected")
+        raise DataError(f"{TALL} gives Z, H, W as {first_few(shape)}; whole numbers above 0 were expected")
     slices, height, width = shape
     if tall.shape != (slices * height, width):
         raise DataError(
@@ -253,8 +242,8 @@ def _divided(tall: np.ndarray, card: Mapping[str, Any], axes: str) -> tuple[np.n
     return tall.reshape(shape), (z, y, x), str(card.get("axes", axes))
 
 
-def _picture(file: Path, labels: bool) -> np.ndarray:
-    """(H, W): grey values, or the numbers of a label picture as stored (of a palette, its indices)."""
+def _read_picture(file: Path, labels: bool) -> np.ndarray:
+    """(H, W): gray values, or the numbers of a label picture as stored (of a palette, its indices)."""
     from PIL import Image
 
     try:

@@ -1,26 +1,28 @@
-"""A scan's own grid and the grid that it is prepared on: there for pixels and labels, and back for masks.
+"""The grid of a scan as stored and the grid it is prepared on: there for pixels and labels, and back for masks.
 
-Prepared slices are axial and read as a radiologist reads them: slice 0 lies nearest to the feet, row 0 at the front
-of the body, column 0 at the patient's right; of (Z, H, W) the axes run to Superior, Posterior, Left. In the plane a
-scan is cut, resized and centred on a square. All of that is kept in a Grid, so that it can be undone.
+Prepared slices are axial and oriented as a radiologist reads them: slice 0 lies nearest to the feet, row 0 at the front
+of the body, column 0 at the patient's right; the axes of (Z, H, W) run to Superior, Posterior, Left. In the plane a
+scan is cropped, resized and centered on a square. A Grid keeps all of it, so that it can be undone.
 """
 
-# I, J, K axes as stored; Z slices, H, W rows and columns of a slice; h, w those before they are centred.
+# I, J, K axes as stored; Z slices, H, W rows and columns of a slice; h, w those before they are centered.
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ...platform.core.errors import DataError
+from .config import world_axes
+from .names import shape_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CANONICAL = "SPL"
-"""Where the axes of prepared slices run: to the head, to the back, to the patient's left."""
+"""Axes of prepared slices: to the head, to the back, to the patient's left."""
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -33,19 +35,24 @@ class Voxels:
     values: np.ndarray
     affine: np.ndarray
     placed: bool = True
-    """Whether the file says where its voxels lie; else the affine holds spacing and axes that were assumed."""
+    """Whether the file says where its voxels lie; else the affine holds assumed spacing and axes."""
     spaced: bool = True
     """Whether the spacing is known; else it is 1 mm."""
     slices_first: bool = False
-    """Whether the axes are slice, row, column: files of slices."""
+    """Whether the axes are slice, row, column, as in files of slices."""
     order: np.ndarray | None = None
-    """Of slices sorted by position: for each its place among the files sorted by name, (I,) int."""
+    """(I,) int, for slices sorted by position: the place of each among the files sorted by name."""
     modality: str = ""
-    """What the file itself says it is: ct, mri, or nothing."""
+    """The modality that the file itself states: ct, mri or empty."""
     notes: tuple[str, ...] = ()
 
+    @property
+    def shape(self) -> Triple:
+        """Shape of the values."""
+        return cast(Triple, self.values.shape)
+
     def __repr__(self) -> str:
-        return f"Voxels({'x'.join(map(str, self.values.shape))} {self.values.dtype})"
+        return f"Voxels({shape_text(self.values.shape)} {self.values.dtype})"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,38 +64,39 @@ class Grid:
     """
 
     shape: Triple
-    """Of the array as stored."""
+    """Shape of the array as stored."""
     affine: np.ndarray
     """(4, 4): index of the stored array -> mm to the right, front and head (RAS+)."""
     border: tuple[int, int]
-    """Rows and columns cut from each edge of the oriented slices."""
+    """Rows and columns cut from each edge of the canonical slices."""
     resized: Triple
-    """Z, h, w after resampling what is left."""
+    """Z, h, w after resampling."""
     side: int
-    """Side of the square on which h x w is centred: cut where larger, filled up where smaller."""
+    """Side of the square on which h x w is centered: cropped where larger, padded where smaller."""
 
     @property
     def axes(self) -> str:
-        """Where the stored axes run, e.g. RAS; the nearest where they are oblique."""
+        """Directions of the stored axes, e.g. RAS; the nearest where they are oblique."""
         return axes_of(self.affine)
 
     @property
     def oriented(self) -> Triple:
-        """Z, H, W of the stored array once its axes run as CANONICAL says."""
+        """Z, H, W of the stored array in canonical orientation."""
         order, _ = _turn(self.axes)
-        return tuple(self.shape[axis] for axis in order)
+        return cast(Triple, tuple(self.shape[axis] for axis in order))
 
     @property
     def spacing(self) -> Spacing:
         """mm from slice to slice, row to row, column to column of the prepared array."""
         order, _ = _turn(self.axes)
         sizes = [voxel_sizes(self.affine)[axis] for axis in order]
-        _, rows, columns = self.oriented
-        kept = (self.oriented[0], rows - 2 * self.border[0], columns - 2 * self.border[1])
-        return tuple(
+        slices, rows, columns = self.oriented
+        kept = (slices, rows - 2 * self.border[0], columns - 2 * self.border[1])
+        z, y, x = (
             float(size * before / after)
             for size, before, after in zip(sizes, kept, self.resized, strict=True)
         )
+        return z, y, x
 
     @property
     def prepared(self) -> Triple:
@@ -96,7 +104,7 @@ class Grid:
         return self.resized[0], self.side, self.side
 
     def card(self) -> dict[str, Any]:
-        """As JSON types; `grid_of_card` gives an equal one back."""
+        """The grid as JSON types; `grid_from_card` gives an equal one back."""
         return {
             "shape": list(self.shape),
             "affine": self.affine.tolist(),
@@ -106,11 +114,11 @@ class Grid:
         }
 
     def __repr__(self) -> str:
-        return f"Grid({_times(self.shape)} {self.axes} -> {_times(self.prepared)})"
+        return f"Grid({shape_text(self.shape)} {self.axes} -> {shape_text(self.prepared)})"
 
 
-def grid_of_card(card: Mapping[str, Any]) -> Grid:
-    """The grid that `Grid.card` described. Raises KeyError, ValueError where it is none."""
+def grid_from_card(card: Mapping[str, Any]) -> Grid:
+    """The grid that `Grid.card` described. Raises KeyError or ValueError for another dict."""
     return Grid(
         shape=tuple(card["shape"]),
         affine=np.array(card["affine"], float),
@@ -132,51 +140,48 @@ def axes_of(affine: np.ndarray) -> str:
 
 
 def affine_of(axes: str, spacing: Spacing) -> np.ndarray:
-    """The (4, 4) affine of an array whose axes run as the letters say, its origin at its first voxel.
+    """The (4, 4) affine of an array with the given axes and spacing, its origin at its first voxel.
 
-    Raises DataError where the letters name no three directions.
+    Raises DataError where the letters do not name three directions.
 
     >>> axes_of(affine_of("SPL", (5.0, 1.0, 1.0)))
     'SPL'
     """
-    places = ["LR", "PA", "IS"]
-    rows = [next((row for row, pair in enumerate(places) if letter in pair), -1) for letter in axes]
-    if sorted(rows) != [0, 1, 2]:
-        raise DataError(f"axes '{axes}': give three letters, one each of R or L, A or P, S or I")
     affine = np.zeros((4, 4))
     affine[3, 3] = 1
-    for column, (letter, row) in enumerate(zip(axes, rows, strict=True)):
-        affine[row, column] = spacing[column] * (1 if places[row].index(letter) else -1)
+    for column, (letter, row) in enumerate(zip(axes, world_axes(axes), strict=True)):
+        affine[row, column] = spacing[column] if letter in "RAS" else -spacing[column]
     return affine
 
 
 def voxel_sizes(affine: np.ndarray) -> Spacing:
     """mm along each stored axis."""
-    return tuple(float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
+    i, j, k = (float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
+    return i, j, k
 
 
-def oriented(array_IJK: np.ndarray, axes: str) -> np.ndarray:
-    """An array whose axes run as the letters say, turned so that they run as CANONICAL says: a view, (Z, H, W)."""
+def to_canonical(array_IJK: np.ndarray, axes: str) -> np.ndarray:
+    """An array with the given axes, turned to CANONICAL: a view, (Z, H, W)."""
     order, flips = _turn(axes)
     return np.flip(array_IJK.transpose(order), [axis for axis, flip in enumerate(flips) if flip])
 
 
-def oriented_affine(affine: np.ndarray, shape: Triple) -> np.ndarray:
-    """The affine of what `oriented` makes of an array of that shape: (z, y, x) -> mm."""
+def canonical_affine(affine: np.ndarray, shape: Triple) -> np.ndarray:
+    """The affine of an array of that shape after `to_canonical`: (z, y, x) -> mm."""
     from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
     turn = ornt_transform(io_orientation(affine), axcodes2ornt(CANONICAL))
     return affine @ inv_ornt_aff(turn, shape)
 
 
-def planned(
+def plan_grid(
     shape: Triple, affine: np.ndarray, *, side: int, border: float, spacing: Spacing, known: bool = True
 ) -> Grid:
     """The grid on which an array of that shape and affine is prepared.
 
-    border: part of each edge that is cut away; spacing: mm (z, y, x) to resample to. Where y or x is 0, or the
-    array's own spacing is not known, slices are scaled until their longer side fills the square; where z is 0,
-    slices stay as they are.
+    border: part of each edge that is cut away. spacing: mm (z, y, x) to resample to. Where y or x is 0, or the
+    array's spacing is not known, slices are scaled until their longer side fills the square; where z is 0, slices are
+    not resampled along z.
     """
     order, _ = _turn(axes_of(affine))
     sizes = [voxel_sizes(affine)[axis] for axis in order]
@@ -190,47 +195,47 @@ def planned(
     )
     if known and spacing[0] > 0:
         slices = max(1, round(slices * sizes[0] / spacing[0]))
-    return Grid(tuple(shape), affine, cut, (slices, height, width), side)
+    return Grid(shape, affine, cut, (slices, height, width), side)
 
 
-def placed(array_ZHW: np.ndarray, grid: Grid, *, nearest: bool) -> np.ndarray:
-    """An oriented array on the prepared grid, dtype kept where nearest, else float32; what lies outside is 0.
+def resample_to_grid(array_ZHW: np.ndarray, grid: Grid, *, nearest: bool) -> np.ndarray:
+    """A canonical array on the prepared grid, same dtype where nearest, else float32; padded with 0.
 
-    Pixels are averaged where they become fewer and blended linearly where they become more; labels (nearest)
-    are taken from the voxel in which the new one's centre lies.
+    Pixels are averaged where they become fewer and interpolated linearly where they become more; labels (nearest)
+    take the value of the voxel in which the new center lies.
     """
     rows, columns = grid.border
     kept = array_ZHW[:, rows : array_ZHW.shape[1] - rows, columns : array_ZHW.shape[2] - columns]
     if nearest:
-        kept = _nearest(kept, grid.resized)
+        kept = _resize_nearest(kept, grid.resized)
     else:
         kept = np.ascontiguousarray(kept, np.float32)
         for axis, count in enumerate(grid.resized):
-            kept = _blended(kept, axis, count)
+            kept = _resize_axis(kept, axis, count)
     canvas = np.zeros(grid.prepared, kept.dtype)
-    inner, outer = _centred(grid)
-    canvas[inner] = kept[outer]
+    on_square, on_slices = _overlap(grid)
+    canvas[on_square] = kept[on_slices]
     return canvas
 
 
-def unplaced(mask_ZHW: np.ndarray, grid: Grid) -> np.ndarray:
-    """A mask on the prepared grid, brought back onto the stored array: (I, J, K), dtype kept, 0 where it was cut.
+def restore_from_grid(mask_ZHW: np.ndarray, grid: Grid) -> np.ndarray:
+    """A mask on the prepared grid, brought back onto the stored array: (I, J, K), same dtype, 0 where it was cut.
 
-    Each stored voxel takes the value of the prepared one in which its centre lies. Raises DataError where the
+    Each stored voxel takes the value of the prepared one in which its center lies. Raises DataError where the
     mask has another shape than the grid.
     """
     if mask_ZHW.shape != grid.prepared:
         raise DataError(
-            f"a mask of {_times(mask_ZHW.shape)} does not lie on slices of {_times(grid.prepared)}; "
+            f"a mask of {shape_text(mask_ZHW.shape)} does not lie on slices of {shape_text(grid.prepared)}; "
             "give the mask of this scan"
         )
-    inner, outer = _centred(grid)
+    on_square, on_slices = _overlap(grid)
     kept = np.zeros(grid.resized, mask_ZHW.dtype)
-    kept[outer] = mask_ZHW[inner]
+    kept[on_slices] = mask_ZHW[on_square]
     rows, columns = grid.border
     slices, height, width = grid.oriented
     whole = np.zeros(grid.oriented, mask_ZHW.dtype)
-    whole[:, rows : height - rows, columns : width - columns] = _nearest(
+    whole[:, rows : height - rows, columns : width - columns] = _resize_nearest(
         kept, (slices, height - 2 * rows, width - 2 * columns)
     )
     order, flips = _turn(grid.axes)
@@ -239,15 +244,15 @@ def unplaced(mask_ZHW: np.ndarray, grid: Grid) -> np.ndarray:
 
 
 def _turn(axes: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:
-    """(order, flips): which stored axis becomes z, y, x, and which of these is then turned round."""
+    """(order, flips): which stored axis becomes z, y, x, and which of these is then reversed."""
     from nibabel.orientations import axcodes2ornt, ornt_transform
 
     turn = ornt_transform(axcodes2ornt(CANONICAL), axcodes2ornt(axes))
     return tuple(int(axis) for axis in turn[:, 0]), tuple(bool(flip < 0) for flip in turn[:, 1])
 
 
-def _nearest(array: np.ndarray, shape: Triple) -> np.ndarray:
-    """The array with other counts along its axes, edges kept; new centre i lies at (i + 1/2) old / new."""
+def _resize_nearest(array: np.ndarray, shape: Triple) -> np.ndarray:
+    """The array with other counts along its axes, edges aligned; new center i lies at (i + 1/2) old / new."""
     if array.shape == tuple(shape):
         return array
     places = [
@@ -256,30 +261,25 @@ def _nearest(array: np.ndarray, shape: Triple) -> np.ndarray:
     return array[np.ix_(*places)]
 
 
-def _blended(array: np.ndarray, axis: int, count: int) -> np.ndarray:
-    """The array with another count along one axis, edges kept: by area where it shrinks, else linear."""
+def _resize_axis(array: np.ndarray, axis: int, count: int) -> np.ndarray:
+    """The array with another count along one axis, edges aligned: by area where it shrinks, else linear."""
     import cv2
 
     if array.shape[axis] == count:
         return array
     moved = np.ascontiguousarray(np.moveaxis(array, axis, 1))
-    way = cv2.INTER_AREA if count < moved.shape[1] else cv2.INTER_LINEAR
-    return np.moveaxis(
-        np.stack([cv2.resize(plane, (plane.shape[1], count), interpolation=way) for plane in moved]), 1, axis
-    )
+    interpolation = cv2.INTER_AREA if count < moved.shape[1] else cv2.INTER_LINEAR
+    planes = [cv2.resize(plane, (plane.shape[1], count), interpolation=interpolation) for plane in moved]
+    return np.moveaxis(np.stack(planes), 1, axis)
 
 
-def _centred(grid: Grid) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """(where on the square, which part of the resized slices) meet when the two are centred on each other."""
-    inner, outer = [slice(None)], [slice(None)]
+def _overlap(grid: Grid) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """(part of the square, part of the resized slices) that coincide when the two are centered on each other."""
+    on_square, on_slices = [slice(None)], [slice(None)]
     for count in grid.resized[1:]:
         spare = grid.side - count
         start, skipped = max(0, spare // 2), max(0, -spare // 2)
         length = min(count, grid.side)
-        inner.append(slice(start, start + length))
-        outer.append(slice(skipped, skipped + length))
-    return tuple(inner), tuple(outer)
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
+        on_square.append(slice(start, start + length))
+        on_slices.append(slice(skipped, skipped + length))
+    return tuple(on_square), tuple(on_slices)

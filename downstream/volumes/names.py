@@ -1,4 +1,4 @@
-"""What the names of scans and labels tell: their kind, their part, and what is left to join them by."""
+"""Names of scans and labels: endings, natural order, and the key that joins a label to its image."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 
 NIFTI = (".nii.gz", ".nii")
-"""How the names of NIfTI files end."""
+"""Endings of NIfTI files."""
 
 PICTURES = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
-"""How the names of pictures end."""
+"""Endings of picture files."""
 
 IMAGES = ("image", "images", "img", "imgs", "imagestr", "volume", "volumes", "scan", "scans")
-"""Words that mark a file or folder as a scan; they are no part of its name."""
+"""Words that mark a file or folder as a scan; they are not part of its key."""
 
 LABELS = (
     "label",
@@ -31,10 +31,10 @@ LABELS = (
 """Words that mark a file or folder as labels."""
 
 
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """A key by which `2` comes before `10`, alone or within a name; different names have different ones.
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """A sort key by which `2` comes before `10`, alone or within a name; different names have different keys.
 
-    >>> sorted(["10", "2", "a10", "a2", "02"], key=natural)
+    >>> sorted(["10", "2", "a10", "a2", "02"], key=natural_key)
     ['02', '2', '10', 'a2', 'a10']
     """
     parts = re.findall(r"\d+|\D+", name)
@@ -43,7 +43,7 @@ def natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def stem(name: str) -> str:
-    """A file's name without its ending.
+    """A file's name without its ending, where that is one of NIfTI or a picture.
 
     >>> stem("liver.nii.gz")
     'liver'
@@ -52,10 +52,10 @@ def stem(name: str) -> str:
     return name[: len(name) - len(ending)]
 
 
-def key_of(name: str) -> str:
-    """What is left of a file name without its ending and the words for image and label.
+def scan_key(name: str) -> str:
+    """A file's name without its ending and the words for image and label: an image and its label have the same.
 
-    >>> [key_of(name) for name in ("image_13.png", "label_13.png", "img0001.nii.gz", "ct_007_seg.nii", "label.nii.gz")]
+    >>> [scan_key(name) for name in ("image_13.png", "label_13.png", "img0001.nii.gz", "ct_007_seg.nii", "label.nii")]
     ['13', '13', '0001', 'ct_007', '']
     """
     parts = re.findall(r"[A-Za-z]+|\d+|[^A-Za-z\d]+", stem(name))
@@ -72,18 +72,31 @@ def is_label(name: str) -> bool:
     return any(word.casefold() in LABELS for word in re.findall(r"[A-Za-z]+", stem(name)))
 
 
-def safe(name: str) -> str:
-    """A name that can be a file's.
+def safe_name(name: str) -> str:
+    """The name with everything replaced that a file name should not hold.
 
-    >>> safe("scan 7/left")
+    >>> safe_name("scan 7/left")
     'scan_7_left'
     """
     return re.sub(r"[^\w.-]+", "_", name).strip(".") or "scan"
 
 
-def few(values: Sequence[object] | np.ndarray, count: int = 4) -> str:
-    """The first of some values, as words."""
-    told = [
+def first_few(values: Sequence[object] | np.ndarray, count: int = 4) -> str:
+    """The first `count` values as text.
+
+    >>> first_few([1.5, 2.0, 3.25], 2)
+    '1.5, 2, …'
+    """
+    texts = [
         f"{value:g}" if isinstance(value, (float, np.floating)) else str(value) for value in values[:count]
     ]
-    return ", ".join(told) + (", …" if len(values) > count else "")
+    return ", ".join(texts) + (", …" if len(values) > count else "")
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as text.
+
+    >>> shape_text((36, 256, 256))
+    '36x256x256'
+    """
+    return "x".join(map(str, shape))
