@@ -1,4 +1,4 @@
-"""Organs of new scans from one labelled scan: what a person with a scan, a mask and new patients asks for."""
+"""Segments organs in new scans from one labelled scan: `vetdino fewshot segment`."""
 
 # Z slices, H, W rows and columns.
 
@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,11 +27,13 @@ from ..volumes.overlays import overlay_sheet
 from ..volumes.prepare_scan import prepare_scan
 from ..volumes.volume import Volume, save_mask
 from .config import FewshotSegmentConfig
-from .learn.adaptation import TestTimeTraining
+from .learn.adaptation import AdaptivePredictor
 from .learn.encoder import TrainableEncoder
-from .method.answers import Answer, Lesson, Remembered, answered, by_prototypes, label_map, lesson_of
-from .method.protocol import guessed_parts
-from .sources import features_of
+from .method.masks import label_map, slice_margins
+from .method.predictors import CachedFeatures, Predictor, prototype_predictor
+from .method.protocol import parts_from_supports
+from .method.support import SupportSet, build_support_set
+from .sources import slice_features
 
 if TYPE_CHECKING:
     from ...platform.models.backbone import Backbone
@@ -47,24 +49,24 @@ def segment(
     out: Path | str,
     config: FewshotSegmentConfig | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Leaves masks/NAME.nii.gz (class numbers on the scan's own grid), overlays/NAME.png and metrics.json in `out`.
+    """Writes masks/NAME.nii.gz (class numbers on the scan's own grid), overlays/NAME.png and metrics.json to `out`.
 
-    Gives back millilitres by scan and organ. A scan that cannot be read is left out and said. Raises DataError
-    where the support cannot be used, none of the scans can, or `out` holds what is not ours.
+    backbone: None for pixel features. Returns milliliters by scan and organ. A scan that cannot be read is left out
+    with a warning. Raises DataError if the support or all scans are unusable, or `out` holds what is not ours.
     """
     config = config or FewshotSegmentConfig()
     check_ours(out)
-    answer = answer_of(backbone, config)
+    predictor = segmentation_predictor(backbone, config)
     names = class_names(config.prepare.classes, Path(support))
-    teacher = _read(Path(support), Path(mask), names, config.prepare)
-    lessons = _lessons(teacher, names)
+    labelled = _read_scan(Path(support), Path(mask), names, config.prepare)
+    supports = _support_sets(labelled, names)
     left_out: dict[str, str] = {}
-    found: dict[str, dict[str, float]] = {}
+    milliliters: dict[str, dict[str, float]] = {}
     with replaced(out) as folder:
         for path in track([Path(scan) for scan in scans], label="segment", unit="scans"):
             try:
-                query = _read(path, None, names, config.prepare)
-                if query.name in found:
+                query = _read_scan(path, None, names, config.prepare)
+                if query.name in milliliters:
                     raise DataError(
                         f"{path}: a second scan called '{query.name}'; give each a name of its own"
                     )
@@ -72,68 +74,73 @@ def segment(
                 left_out[path.name] = str(reason)
                 log.warning("left out: %s", reason)
                 continue
-            labels_ZHW = found_in(query, lessons, answer, config)
-            found[query.name] = _save(folder, query, labels_ZHW, lessons)
-        if not found:
+            labels_ZHW = predicted_labels(query, supports, predictor, config)
+            milliliters[query.name] = _save_scan(folder, query, labels_ZHW, supports)
+        if not milliliters:
             raise DataError(f"none of {len(scans)} scans could be segmented: {next(iter(left_out.values()))}")
-        label = backbone.card.label if backbone is not None else "pixels"
-        told = {
-            "backbone": {"digest": backbone.card.digest if backbone is not None else "", "label": label},
-            "support": teacher.name,
-            "organs": {str(number): lesson.name for number, lesson in lessons.items()},
-            "millilitres": found,
+        digest, label = (
+            (backbone.card.digest, backbone.card.label) if backbone is not None else ("", "pixels")
+        )
+        facts = {
+            "backbone": {"digest": digest, "label": label},
+            "support": labelled.name,
+            "organs": {str(number): one.name for number, one in supports.items()},
+            "millilitres": milliliters,
             "left_out": left_out,
         }
-        atomic_write(folder / METRICS, json.dumps(told, indent=1) + "\n")
+        atomic_write(folder / METRICS, json.dumps(facts, indent=1) + "\n")
         atomic_write(folder / "config.json", to_json(config))
-    return found
+    return milliliters
 
 
-def answer_of(backbone: Backbone | None, config: FewshotSegmentConfig) -> Answer:
-    """Prototypes over the backbone's features, trained on each slice where that is asked for.
+def segmentation_predictor(backbone: Backbone | None, config: FewshotSegmentConfig) -> Predictor:
+    """Prototypes over the backbone's features, or pixels; with `adapt.steps`, trained on each query slice.
 
-    Raises ConfigError where there is no backbone to train.
+    Raises ConfigError for test-time training without a backbone.
     """
     if not config.adapt.steps:
-        return by_prototypes(Remembered(features_of(backbone, config), 2), config.prototypes)
+        return prototype_predictor(CachedFeatures(slice_features(backbone, config), 2), config.prototypes)
     if backbone is None:
         raise ConfigError("adapt.steps trains a network, pixels have none; give a backbone, or 0 steps")
-    learnable = TrainableEncoder(backbone, config.learn, config.slices, config.adapt.seed)
-    return TestTimeTraining(lambda _: learnable, config.adapt, config.prototypes)
+    encoder = TrainableEncoder(backbone, config.learn, config.slices, config.adapt.seed)
+    return AdaptivePredictor(lambda _: encoder, config.adapt, config.prototypes)
 
 
-def found_in(
-    query: Volume, lessons: Mapping[int, Lesson], answer: Answer, config: FewshotSegmentConfig
+def predicted_labels(
+    query: Volume, supports: Mapping[int, SupportSet], predictor: Predictor, config: FewshotSegmentConfig
 ) -> np.ndarray:
-    """(Z, H, W) uint8 class numbers of a scan of which nothing is known but its image."""
-    shape = query.image_ZHW.shape
+    """(Z, H, W) uint8 class numbers of a scan without labels. supports: by class number."""
+    slices, *_ = shape = query.image_ZHW.shape
     parts = {
-        organ: guessed_parts(shape[0], lesson.volumes(), config.scan.reach)
-        for organ, lesson in lessons.items()
+        organ: parts_from_supports(slices, support.organ_masks(), config.scan.reach)
+        for organ, support in supports.items()
     }
     smooth = config.scan.smoothing(config.prototypes.compat)
-    ahead = {
-        organ: answered(answer, lesson, query, parts[organ], smooth=smooth)[0]
-        for organ, lesson in lessons.items()
+    margins = {
+        organ: slice_margins(predictor, support, query, parts[organ], smooth=smooth)[0]
+        for organ, support in supports.items()
     }
-    return label_map(ahead, parts, lessons, config.components, shape)
+    return label_map(margins, parts, supports, config.components, shape)
 
 
-def _lessons(teacher: Volume, names: Mapping[int, str]) -> dict[int, Lesson]:
-    """Every class of the support's label map. Raises DataError where there is none."""
-    numbers = [int(number) for number in np.unique(teacher.labels_ZHW) if number]
+def _support_sets(labelled: Volume, names: Mapping[int, str]) -> dict[int, SupportSet]:
+    """A support set for every class of the label map. Raises DataError if there is none."""
+    numbers = [int(number) for number in np.unique(labelled.labels_ZHW) if number]
     if not numbers:
-        raise DataError(f"{teacher.name}: no label is left on the prepared slices; look at the mask")
-    return {number: lesson_of(number, names.get(number, f"class {number}"), [teacher]) for number in numbers}
+        raise DataError(f"{labelled.name}: no label is left on the prepared slices; look at the mask")
+    return {
+        number: build_support_set(number, names.get(number, f"class {number}"), [labelled])
+        for number in numbers
+    }
 
 
-def _read(path: Path, mask: Path | None, names: Mapping[int, str], config: PrepareConfig) -> Volume:
-    """A scan with its labels, where a mask is given. Raises DataError that names the file."""
+def _read_scan(path: Path, mask: Path | None, names: Mapping[int, str], config: PrepareConfig) -> Volume:
+    """A scan, with its labels if a mask is given. Raises DataError that names the file."""
     if not file_kind(path):
         raise DataError(f"{path}: no NIfTI file, folder of DICOM slices or of pictures; give one of these")
-    told = ScanFiles(safe_name(stem(path.name)), path, mask, path.name, mask.name if mask else "")
+    files = ScanFiles(safe_name(stem(path.name)), path, mask, path.name, mask.name if mask else "")
     try:
-        image_ZHW, labels_ZHW, card = prepare_scan(told, config, organ_classes([mask], names))
+        image_ZHW, labels_ZHW, card = prepare_scan(files, config, organ_classes([mask], names))
     except DataError as reason:
         raise DataError(f"{path}: {reason}") from None
     except OSError as error:
@@ -141,18 +148,17 @@ def _read(path: Path, mask: Path | None, names: Mapping[int, str], config: Prepa
     for doubt in card["doubts"]:
         log.warning("%s: %s", path.name, doubt)
     grid = grid_from_card(card["grid"])
-    return Volume(
-        told.name, image_ZHW.astype(np.float32), labels_ZHW, grid.spacing, card["modality"], grid.affine, grid
-    )
+    image_ZHW = image_ZHW.astype(np.float32)
+    return Volume(files.name, image_ZHW, labels_ZHW, grid.spacing, card["modality"], grid.affine, grid)
 
 
-def _save(
-    folder: Path, query: Volume, labels_ZHW: np.ndarray, lessons: Mapping[int, Lesson]
-) -> dict[str, Any]:
-    """Writes one scan's mask and overlay; millilitres by organ."""
-    names = {number: lesson.name for number, lesson in lessons.items()}
+def _save_scan(
+    folder: Path, query: Volume, labels_ZHW: np.ndarray, supports: Mapping[int, SupportSet]
+) -> dict[str, float]:
+    """Writes one scan's mask and overlay; returns milliliters by organ."""
+    names = {number: support.name for number, support in supports.items()}
     if not labels_ZHW.any():
-        log.warning("%s: nothing was found", query.name)
+        log.warning("%s: no organ was predicted", query.name)
     save_mask(folder / "masks" / f"{query.name}.nii.gz", labels_ZHW, query)
     png = overlay_sheet(query.image_ZHW, labels_ZHW, names, title=query.name)
     atomic_write(folder / "overlays" / f"{query.name}.png", png)

@@ -1,76 +1,79 @@
-"""Features by name for a table: encoders, and the floors that are features too."""
+"""Sources of features for a table: backbones by name, pixels, baselines, and what trained encoders belong to."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ...platform.core.errors import CheckpointError
-from ...platform.models.backbone import load, random_like
+from ...platform.models.backbone import random_like
+from ...platform.models.loading import load
+from ..common.sources import source_names
 from .config import FewshotConfig
-from .learn.training import ENCODERS
+from .learn.trained import ENCODERS
 from .method.config import TaskConfig
-from .method.slices import PixelFeatures, SliceFeatures, TokenFeatures
+from .method.pixel_features import PixelFeatures
+from .method.slices import SliceFeatures
+from .method.token_features import TokenFeatures
 
 if TYPE_CHECKING:
     from ...platform.models.backbone import Backbone
 
+Backbones: TypeAlias = "Mapping[str, Backbone | None]"
+"""Name of a source -> its backbone; None stands for pixel features."""
+
 PIXELS = "pixels"
-"""In place of a backbone: no network, grey values, gradients and where in the body they lie."""
+"""In place of a backbone: `PixelFeatures`, which need no network."""
 
 
-def features_of(backbone: Backbone | None, config: TaskConfig) -> SliceFeatures:
-    """A backbone's tokens; pixel features without one."""
-    return TokenFeatures(backbone, config.slices) if backbone is not None else PixelFeatures(config.slices)
-
-
-def loaded(source: str | Path) -> Backbone | None:
-    """Whatever `platform.backbone.load` takes, or `pixels`, which is no backbone."""
+def load_source(source: str | Path) -> Backbone | None:
+    """The backbone of a folder, weights file or timm name; None for `pixels`. Raises as `load` does."""
     return None if str(source) == PIXELS else load(source)
 
 
-def backbones_of(sources: Sequence[str | Path]) -> dict[str, Backbone | None]:
-    """Short name -> backbone, each loaded; `pixels` keeps its name, others are named as `compare-backbones` does."""
-    from ..evaluate import names_of
-
+def load_sources(sources: Sequence[str | Path]) -> dict[str, Backbone | None]:
+    """Short name -> backbone; `pixels` keeps its name, others are named as in `compare-backbones`."""
     networks = [source for source in dict.fromkeys(map(str, sources)) if source != PIXELS]
-    names = dict(zip(networks, names_of(networks), strict=True)) | {PIXELS: PIXELS}
-    return {names[source]: loaded(source) for source in dict.fromkeys(map(str, sources))}
+    names = dict(zip(networks, source_names(networks), strict=True)) | {PIXELS: PIXELS}
+    return {names[source]: load_source(source) for source in dict.fromkeys(map(str, sources))}
 
 
-def sources_of(backbones: Mapping[str, Backbone | None], config: TaskConfig) -> dict[str, SliceFeatures]:
-    """Name -> features of each, in their order."""
-    return {name: features_of(backbone, config) for name, backbone in backbones.items()}
+def slice_features(backbone: Backbone | None, config: TaskConfig) -> SliceFeatures:
+    """A backbone's tokens; pixel features for None."""
+    return TokenFeatures(backbone, config.slices) if backbone is not None else PixelFeatures(config.slices)
 
 
-def floors_of(backbones: Mapping[str, Backbone | None], config: FewshotConfig) -> dict[str, SliceFeatures]:
-    """The floors asked for that are features and no source already: random weights like the first network's, pixels."""
-    floors = {}
+def baseline_features(backbones: Backbones, config: FewshotConfig) -> dict[str, SliceFeatures]:
+    """The features among `config.floors`: random weights of the first network's shape, and pixels.
+
+    Baselines that are a source already are left out.
+    """
+    baselines = {}
     networks = [backbone for backbone in backbones.values() if backbone is not None]
     if networks and "random" in config.floors:
-        floors["random"] = features_of(random_like(networks[0], config.seed).eval(), config)
+        baselines["random"] = slice_features(random_like(networks[0], config.seed).eval(), config)
     if PIXELS in config.floors and None not in backbones.values():
-        floors[PIXELS] = features_of(None, config)
-    return floors
+        baselines[PIXELS] = slice_features(None, config)
+    return baselines
 
 
-def backbone_of(trained: Path | str) -> str:
+def trained_backbone_digest(trained: Path | str) -> str:
     """Digest of the backbone that a folder of trained encoders was trained from. Raises CheckpointError."""
-    return _told(trained, "backbone")["digest"]
+    return _encoder_index(trained, "backbone")["digest"]
 
 
-def data_of(trained: Path | str) -> str:
+def trained_data_digest(trained: Path | str) -> str:
     """Digest of the prepared folder that its encoders were trained on. Raises CheckpointError."""
-    return _told(trained, "data")
+    return _encoder_index(trained, "data")
 
 
-def _told(trained: Path | str, name: str) -> Any:
+def _encoder_index(trained: Path | str, key: str) -> Any:
     path = Path(trained) / ENCODERS
     try:
-        return json.loads(path.read_text())[name]
+        return json.loads(path.read_text())[key]
     except (OSError, ValueError, KeyError, TypeError):
         raise CheckpointError(
-            f"{path}: missing or damaged; `vetdino fewshot train` leaves it when all encoders are done"
+            f"{path}: missing or damaged; `vetdino fewshot train` writes it when all encoders are done"
         ) from None

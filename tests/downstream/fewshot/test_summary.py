@@ -8,29 +8,30 @@ import numpy as np
 import pytest
 
 from vetdino.downstream.fewshot.config import FewshotConfig
-from vetdino.downstream.fewshot.measure import Evaluated, Score, Way
-from vetdino.downstream.fewshot.method.answers import by_copy
-from vetdino.downstream.fewshot.summary import MEAN, few, paired_p, summary_of, values_of
+from vetdino.downstream.fewshot.method.predictors import copy_predictor
+from vetdino.downstream.fewshot.methods import Method
+from vetdino.downstream.fewshot.results import FewshotResults, ScanScore
+from vetdino.downstream.fewshot.summary import MEAN, few_scans_note, paired_p, row_scores, summary_lines
 
 ORGANS = {1: "liver", 2: "spleen"}
 
 
-def found(dice: dict[str, np.ndarray], floors: tuple[str, ...] = ()) -> Evaluated:
+def results(dice: dict[str, np.ndarray]) -> FewshotResults:
     """dice: row -> (scans, organs), NaN for what a scan does not show."""
     scores = [
-        Score(row, row, "ours", "n", 1, 0, f"s{scan}", "s9", organ, 3, value, value / 2, 10 * value)
+        ScanScore(row, row, "ours", "n", 1, 0, f"s{scan}", "s9", organ, 3, value, value / 2, 10 * value)
         for row, values in dice.items()
         for scan, own in enumerate(values)
         for organ, value in zip(ORGANS.values(), own, strict=True)
         if not np.isnan(value)
     ]
-    ways = {row: Way(row, "ours", by_copy, ("n",), floor=row in floors) for row in dice}
-    return Evaluated(ORGANS, tuple(scores), (), {}, {}, ways)
+    methods = {row: Method(row, "ours", copy_predictor, ("n",)) for row in dice}
+    return FewshotResults(ORGANS, tuple(scores), (), {}, {}, methods)
 
 
 def lines_of(dice: dict[str, np.ndarray], against: dict[str, str] | None = None):
     config = FewshotConfig(resamples=200)
-    return {(line["row"], line["organ"]): line for line in summary_of(found(dice), config, against)}
+    return {(line["row"], line["organ"]): line for line in summary_lines(results(dice), config, against)}
 
 
 def by_flipping_signs(differences: np.ndarray) -> float:
@@ -55,7 +56,7 @@ def test_there_is_no_test_of_five_scans_and_no_difference_is_no_evidence():
     assert paired_p(np.zeros(8)) == 1
 
 
-def test_rows_are_held_against_the_first_or_the_one_named():
+def test_rows_are_compared_with_the_first_or_the_one_named():
     random = np.random.default_rng(0)
     dice = {row: random.uniform(0.3, 0.9, (8, 2)) for row in ("one", "two", "three")}
     lines = lines_of(dice, {"three": "two"})
@@ -81,7 +82,9 @@ def test_an_organ_of_few_scans_says_so_and_has_no_interval():
     dice[3:, 1] = np.nan
     lines = lines_of({"one": dice})
     assert lines["one", "spleen"]["scans"] == 3
-    assert lines["one", "spleen"]["note"] == few(3) == "3 scans: too few for an interval"
+    assert (
+        lines["one", "spleen"]["note"] == few_scans_note(3) == "3 scans: too few for an interval"
+    )
     assert np.isnan(lines["one", "spleen"]["dice_low"])
     assert lines["one", "spleen"]["dice"] == pytest.approx(dice[:3, 1].mean())
     assert lines["one", "liver"]["note"] == ""
@@ -96,7 +99,7 @@ def test_differences_are_over_the_scans_that_both_rows_have():
     assert lines["two", "liver"]["delta"] == pytest.approx(0.1)
     assert lines["two", "liver"]["scans"] == 6
     assert lines["one", MEAN]["scans"] == 6
-    assert values_of(found(dice).scores, "one", ["liver", "spleen"]).scans == tuple(
+    assert row_scores(results(dice).scores, "one", ["liver", "spleen"]).scans == tuple(
         f"s{n}" for n in range(1, 7)
     )
 

@@ -55,7 +55,7 @@ def attended(query, prototypes, tau):
 
 
 def by_loops(query, supports, masks, config, training=False):
-    """[background, foreground] prototype_scores of one organ; masks are on the grid."""
+    """[background, foreground] scores of one organ; masks are on the grid."""
     compat = config.compat
     tau = config.tau if compat == "ours" and not training else config.training_tau
     window = config.training_window if training else config.window

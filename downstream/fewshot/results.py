@@ -1,0 +1,81 @@
+"""What a few-shot measurement yields: a score per row, scan and organ, and slices for pictures."""
+
+# n slices of a scan, H, W pixels.
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..volumes.volume import Volume
+from .methods import Method
+
+EXAMPLE_SLICES = 4
+"""Slices of each scan that are kept for pictures."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanScore:
+    """One scan, one organ, one row; a line of scans.csv. Dice 0..1, HD95 in mm, NaN if a mask is empty."""
+
+    row: str
+    source: str
+    compat: str
+    components: str
+    shots: int
+    fold: int
+    scan: str
+    supports: str
+    organ: str
+    slices: int
+    dice: float
+    volume_dice: float
+    volume_hd95: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExampleSlices:
+    """Some slices of a scan (n, H, W): image, labels predicted by the first row, ground truth; uint8."""
+
+    scan: str
+    slices: tuple[int, ...]
+    image_nHW: np.ndarray
+    predicted_nHW: np.ndarray
+    truth_nHW: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FewshotResults:
+    """All scores, slices for pictures, seconds per scan by source, and what was left out and why.
+
+    organs: class number -> name. methods: row -> its method, the main row first.
+    """
+
+    organs: Mapping[int, str]
+    scores: tuple[ScanScore, ...]
+    examples: tuple[ExampleSlices, ...]
+    seconds: Mapping[str, float]
+    left_out: Mapping[str, str]
+    methods: Mapping[str, Method]
+
+    def __repr__(self) -> str:
+        return f"FewshotResults({len(self.scores)} scores, {len(self.examples)} scans)"
+
+
+def example_slices(query: Volume, labels_ZHW: np.ndarray, organs: Mapping[int, str]) -> ExampleSlices:
+    """Slices of a labelled scan with its predicted labels, evenly spaced over those that show an organ."""
+    truth_ZHW = np.where(np.isin(query.labels_ZHW, list(organs)), query.labels_ZHW, 0)
+    labelled = np.flatnonzero(truth_ZHW.any(axis=(1, 2)))
+    if not len(labelled):
+        labelled = np.arange(len(truth_ZHW))
+    places = ((np.arange(EXAMPLE_SLICES) + 0.5) * len(labelled) / EXAMPLE_SLICES).astype(int)
+    slices = np.unique(labelled[places])
+    return ExampleSlices(
+        query.name,
+        tuple(map(int, slices)),
+        query.image_ZHW[slices].astype(np.uint8),
+        labels_ZHW[slices],
+        truth_ZHW[slices].astype(np.uint8),
+    )
