@@ -1,4 +1,4 @@
-"""The training as a Ray Train job: workers are asked for, watched, and started anew when one is lost."""
+"""The training as a Ray Train job: settings are checked, workers started, watched, and restarted if one is lost."""
 
 from __future__ import annotations
 
@@ -11,73 +11,77 @@ from typing import Any
 
 from ..platform.core.config import from_json, to_json
 from ..platform.core.errors import ConfigError
+from ..platform.core.extras import require_extra
 from ..platform.core.files import atomic_write
 from ..platform.core.progress import Progress
 from ..platform.core.tracking import create_database, tracking_address
-from ..platform.data.shards import load_manifest
+from ..platform.data.manifest import load_manifest
 from ..platform.training import checkpoint
-from ..platform.training.cluster import Crew, Place, run_on_ray, told_in, watched
-from .loop import STATUS, check_checkpoint, checkpoints_of, train
-from .recipes import PretrainConfig
-from .start import start_of
+from ..platform.training.cluster import WorkerConfig, WorkerContext, read_status, run_on_ray, watch_status
+from .checkpoints import check_resumable, checkpoints_folder
+from .config import PretrainConfig
+from .loop import train
+from .records import STATUS
+from .start import starting_point
 
 
 def pretrain(config: PretrainConfig) -> Path:
-    """Train on Ray to the last step; the folder of the exported backbone.
+    """Train on Ray to the last step; returns the folder of the exported backbone.
 
     A Ray that already runs is used (`RAY_ADDRESS`, or inside `ray job submit`), else one is started here and
-    stopped afterwards. Raises ConfigError before any worker is asked for where settings quarrel or `out` holds
-    another training; TrainingError where the workers failed more often than `restarts` allows.
+    stopped afterwards. Raises ConfigError before any worker starts if settings contradict each other, a library is
+    missing or `out` holds another training; TrainingError if the workers failed more often than `restarts` allows.
     """
     config.check()
-    config = replace(
-        config, shards=_absolute(config.shards), out=config.out.resolve(), start=_start(config.start)
-    )
+    for library in ("ray", "deepspeed"):
+        require_extra(library, "pretraining")
+    start = str(Path(config.start).resolve()) if _is_path(config.start) else config.start
+    config = replace(config, shards=_absolute(config.shards), out=config.out.resolve(), start=start)
     manifest = load_manifest(config.shards)
     if manifest.studies("train") < config.batch:
         raise ConfigError(
             f"batch {config.batch} is more than the {manifest.studies('train')} training studies; lower it"
         )
-    _claim(config)
+    _prepare_folder(config)
     create_database(tracking_address(config.out))
-    crew = Crew(
+    workers = WorkerConfig(
         workers=config.workers,
         min_workers=config.min_workers,
         device=config.device,
         threads=config.threads,
         restarts=config.restarts,
     )
-    with _shown(config):
-        run_on_ray(_work, to_json(config), crew, config.out, lambda: _advice(config))
+    with _progress_bar(config):
+        run_on_ray(_train_worker, to_json(config), workers, config.out, lambda: _advice(config))
     return config.out / "backbone"
 
 
-def _work(told: str, place: Place) -> None:
-    """What each Ray worker runs."""
-    train(from_json(PretrainConfig, told), place)
+def _train_worker(config: str, worker: WorkerContext) -> None:
+    """What each Ray worker runs; config: as JSON."""
+    train(from_json(PretrainConfig, config), worker)
 
 
 def _advice(config: PretrainConfig) -> str:
-    if any(checkpoints_of(config).glob("step_*")):
+    if any(checkpoints_folder(config).glob("step_*")):
         return f"{config.out} holds a checkpoint: run again with --resume"
     return "run the same command again"
 
 
-def _claim(config: PretrainConfig) -> None:
-    """Make the run's folder ours, or refuse one that holds another training."""
-    root = checkpoints_of(config)
+def _prepare_folder(config: PretrainConfig) -> None:
+    """Write `config.json` to the run's folder; raises ConfigError or CheckpointError if it holds another training."""
+    root = checkpoints_folder(config)
     newest = checkpoint.newest(root)
     if config.resume and newest is None:
         raise ConfigError(f"{config.out}: holds no whole checkpoint to resume from; leave out --resume")
     if not config.resume and any(root.glob("step_*")):
         raise ConfigError(
-            f"{config.out}: holds a training already; add --resume to go on, or choose another --out"
+            f"{config.out}: holds a training already; add --resume to continue it, or choose another --out"
         )
     if newest is not None:
-        check_checkpoint(config, newest)
+        check_resumable(config, newest)
     else:
-        start_of(config)  # a name that is unknown or weights that do not fit are told at once
-        # The record of a training that was stopped before its first checkpoint.
+        starting_point(config)  # so that unknown names and weights that do not fit are reported at once
+        # Left by a training that was stopped before its first checkpoint.
         for name in (STATUS, "metrics.jsonl", "run.json"):
             (config.out / name).unlink(missing_ok=True)
     atomic_write(config.out / "config.json", to_json(config))
@@ -87,31 +91,31 @@ def _absolute(path: Path) -> Path:
     return path if "://" in str(path) else path.resolve()
 
 
-def _start(start: str) -> str:
-    return str(Path(start).resolve()) if start and Path(start).exists() else start
+def _is_path(start: str) -> bool:
+    return bool(start) and Path(start).exists()
 
 
 @contextmanager
-def _shown(config: PretrainConfig) -> Iterator[None]:
-    """Meanwhile a bar follows what the first worker tells in its status file, and warnings appear once."""
+def _progress_bar(config: PretrainConfig) -> Iterator[None]:
+    """Within the `with` block: a bar follows the first worker's status file; each warning is printed once."""
     status = config.out / STATUS
-    began = seen = told_in(status).get("step", 0)
-    warned: set[str] = set()
-    names = {"loss/total": "loss", "probe/auroc_macro": "auroc", "health/teacher_entropy": "entropy"}
+    began = seen = read_status(status).get("step", 0)
+    printed: set[str] = set()
+    shown = {"loss/total": "loss", "probe/auroc_macro": "auroc", "health/teacher_entropy": "entropy"}
     with Progress("pretrain", total=(config.steps - began) * config.batch, unit="studies") as progress:
 
-        def tell(told: Mapping[str, Any]) -> None:
+        def report(values: Mapping[str, Any]) -> None:
             nonlocal seen
-            for text in told.get("warnings", ()):
-                if text not in warned:
+            for text in values.get("warnings", ()):
+                if text not in printed:
                     print(f"vetdino: warning: {text}", file=sys.stderr, flush=True)
-                    warned.add(text)
-            now = max(seen, told.get("step", seen))
+                    printed.add(text)
+            step = max(seen, values.get("step", seen))
             notes = {
-                short: round(told[name], 3) for name, short in names.items() if told.get(name) is not None
+                short: round(values[name], 3) for name, short in shown.items() if values.get(name) is not None
             }
-            progress.advance((now - seen) * config.batch, **notes)
-            seen = now
+            progress.advance((step - seen) * config.batch, **notes)
+            seen = step
 
-        with watched(status, tell):
+        with watch_status(status, report):
             yield

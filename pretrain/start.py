@@ -1,4 +1,4 @@
-"""Where a training starts: random weights, a backbone from elsewhere, or a training of ours with its heads."""
+"""Initial weights of a training: random, a backbone from elsewhere, or a training of ours with its heads."""
 
 from __future__ import annotations
 
@@ -20,74 +20,73 @@ from ..platform.models.weights import (
     published_state,
 )
 from ..platform.training import checkpoint
+from .checkpoints import TEACHER
 from .config import PretrainConfig
 from .distillation.config import HeadConfig
 from .distillation.distiller import Distiller
 from .distillation.heads import Head
 
-TEACHER = "teacher.safetensors"
-"""In a checkpoint: the distiller's state but for the student's part."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Start:
+class StartingPoint:
     """The student's backbone before the first step, and what came with it."""
 
     backbone: Backbone
     heads: Mapping[str, Tensor] = field(default_factory=dict)
-    """Tensors of the heads, named as in `Learner`: those that this training has a place for."""
-    memory: Mapping[str, Tensor] = field(default_factory=dict)
-    """The centres, named as in `Distiller`."""
-    warmup: int = 0
-    """Steps during which the backbone stays as it is: 0 unless it is trained and heads are new."""
+    """Tensors of the heads that this training uses, named as in `Learner`."""
+    centers: Mapping[str, Tensor] = field(default_factory=dict)
+    """The centers of the targets, named as in `Distiller`."""
+    frozen_steps: int = 0
+    """Steps during which the backbone is frozen: 0 unless it is trained and heads are new."""
 
     @property
     def has_heads(self) -> bool:
         """Whether heads came with the backbone."""
         return bool(self.heads)
 
-    def give(self, distiller: Distiller) -> None:
-        """Put heads and centres into a distiller that was made of this backbone: into student and teacher.
+    def load_heads_into(self, distiller: Distiller) -> None:
+        """Load heads and centers into student and teacher of a distiller that was made with this backbone.
 
-        A head or a centre that did not come stays as it was made.
+        A head or a center that did not come stays as it is.
         """
         for learner in (distiller.student, distiller.teacher):
             learner.load_state_dict(self.heads, strict=False)
-        distiller.load_state_dict(self.memory, strict=False)
+        distiller.load_state_dict(self.centers, strict=False)
 
     def __repr__(self) -> str:
-        came = f"{len(self.heads)} head tensors" if self.heads else "no heads"
-        return f"Start({self.backbone.card.label}, {came}, {self.warmup} steps of head warm-up)"
+        heads = f"{len(self.heads)} head tensors" if self.heads else "no heads"
+        return f"StartingPoint({self.backbone.card.label}, {heads}, backbone frozen for {self.frozen_steps} steps)"
 
 
-def start_of(config: PretrainConfig) -> Start:
+def starting_point(config: PretrainConfig) -> StartingPoint:
     """What `config.start` names, fitted to `config.backbone` and `config.distill.head`.
 
-    Nothing: random weights by the seed. `timm:NAME`: published weights by timm's name. `random:NAME`: random weights
-    as `load` gives them. A weights file (.pth read
-    with weights_only, .safetensors) of DINO, DINOv2 or timm, or a backbone folder of ours: a backbone. A
-    training's folder (its newest whole checkpoint) or one checkpoint: the teacher's backbone, heads and centres,
-    from which student and teacher both go on.
+    * nothing: random weights by the seed
+    * `timm:NAME`: published weights by timm's name; `random:NAME`: random weights as `load` makes them
+    * a weights file of DINO, DINOv2 or timm (.pth, read with weights_only, or .safetensors), or a backbone folder of
+      ours: a backbone
+    * a training's folder (its newest whole checkpoint) or one checkpoint: the teacher's backbone, heads and centers,
+      for both student and teacher
 
-    Raises ConfigError where there is no such source or its heads have another size, CheckpointError where it is
-    damaged, cannot be fetched or is of another architecture.
+    Raises ConfigError if there is no such source or its heads have another size, CheckpointError if it is damaged,
+    cannot be downloaded or is of another architecture.
     """
     if not config.start:
-        return Start(random_backbone(config.backbone, config.seed))
+        return StartingPoint(random_backbone(config.backbone, config.seed))
     folder = _checkpoint_in(Path(config.start))
-    state = _teacher_of(folder) if folder else {}
-    heads = _heads_of(config, state)
+    state = _teacher_state(folder) if folder else {}
+    heads = _reused_heads(config, state)
     complete = all(f"{name}.prototypes_KW" in heads for name in _head_names(config))
-    return Start(
-        backbone=_backbone_of(config, state),
+    return StartingPoint(
+        backbone=_initial_backbone(config, state),
         heads=heads,
-        memory={name: value for name, value in state.items() if not name.startswith("teacher.")},
-        warmup=0 if complete else round(config.head_warmup * config.steps),
+        centers={name: value for name, value in state.items() if not name.startswith("teacher.")},
+        frozen_steps=0 if complete else round(config.head_warmup * config.steps),
     )
 
 
 def _checkpoint_in(source: Path) -> Path | None:
-    """The checkpoint that a path names: itself, or the newest whole one of a training's folder."""
+    """The checkpoint that a path names: itself, or the newest whole one of a training's folder; None if neither."""
     if (source / TEACHER).is_file():
         checkpoint.verify(source)
         return source
@@ -102,7 +101,7 @@ def _checkpoint_in(source: Path) -> Path | None:
     return newest
 
 
-def _teacher_of(folder: Path) -> dict[str, Tensor]:
+def _teacher_state(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
@@ -113,14 +112,13 @@ def _teacher_of(folder: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _backbone_of(config: PretrainConfig, teacher: Mapping[str, Tensor]) -> Backbone:
+def _initial_backbone(config: PretrainConfig, teacher: Mapping[str, Tensor]) -> Backbone:
     """The configured backbone with the weights of the source."""
     backbone = random_backbone(config.backbone, config.seed)
     normalization = None
     if teacher:
-        prefix = "teacher.backbone."
-        inner = {name: value for name, value in teacher.items() if name.startswith(prefix)}
-        state = {name.removeprefix(prefix).removeprefix("vit."): value for name, value in inner.items()}
+        tensors = _with_prefix(teacher, "teacher.backbone.")
+        state = {name.removeprefix("vit."): value for name, value in tensors.items()}
     else:
         try:
             source = parse_source(config.start)
@@ -143,15 +141,14 @@ def _backbone_of(config: PretrainConfig, teacher: Mapping[str, Tensor]) -> Backb
     return backbone
 
 
-def _heads_of(config: PretrainConfig, teacher: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The teacher's heads that this training has a place for, by their names in `Learner`."""
+def _reused_heads(config: PretrainConfig, teacher: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The teacher's heads that this training uses, by their names in `Learner`."""
     heads = {}
     for name in _head_names(config):
-        prefix = f"teacher.{name}."
-        own = {key.removeprefix(prefix): value for key, value in teacher.items() if key.startswith(prefix)}
-        if own:
-            _check_size(config, name, own)
-            heads |= {f"{name}.{key}": value for key, value in own.items()}
+        head = _with_prefix(teacher, f"teacher.{name}.")
+        if head:
+            _check_head_size(config, name, head)
+            heads |= {f"{name}.{key}": value for key, value in head.items()}
     return heads
 
 
@@ -159,22 +156,27 @@ def _head_names(config: PretrainConfig) -> tuple[str, ...]:
     return ("head", "patch_head") if config.distill.patch_weight > 0 else ("head",)
 
 
-def _check_size(config: PretrainConfig, name: str, own: Mapping[str, Tensor]) -> None:
-    """Raises ConfigError where a head is of another size than the settings ask for; the message names both."""
+def _with_prefix(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _check_head_size(config: PretrainConfig, name: str, head: Mapping[str, Tensor]) -> None:
+    """Raises ConfigError if a head has another size than the settings; the message names both."""
     try:
-        prototypes, bottleneck = own["prototypes_KW"].shape
-        hidden, width = own["mlp.0.weight"].shape
-        found = HeadConfig(prototypes=prototypes, hidden=hidden, bottleneck=bottleneck)
+        prototypes, bottleneck = head["prototypes_KW"].shape
+        hidden, width = head["mlp.0.weight"].shape
+        size = HeadConfig(prototypes=prototypes, hidden=hidden, bottleneck=bottleneck)
         with torch.device("meta"):
-            made = Head(width, found).state_dict()
+            expected = {key: value.shape for key, value in Head(width, size).state_dict().items()}
     except (KeyError, ValueError):
-        made = {}
-    if {key: value.shape for key, value in own.items()} != {key: value.shape for key, value in made.items()}:
+        expected = {}
+    if {key: value.shape for key, value in head.items()} != expected:
         raise CheckpointError(
-            f"{config.start}: its {name} is none of ours; start from a backbone folder instead"
+            f"{config.start}: its {name} is not a head of ours; start from a backbone folder instead"
         )
     for setting in fields(HeadConfig):
-        there, here = getattr(found, setting.name), getattr(config.distill.head, setting.name)
+        there, here = getattr(size, setting.name), getattr(config.distill.head, setting.name)
         if there != here:
             raise ConfigError(
                 f"start {config.start!r}: its {name} has {setting.name} {there:,}, distill.head.{setting.name} is "

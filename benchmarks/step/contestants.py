@@ -12,11 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from vetdino.platform.models.backbone import BackboneConfig, random_backbone, timm_overrides
+from vetdino.platform.models.architecture import timm_overrides
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
 from vetdino.pretrain.batches.batch import CropBatch
+from vetdino.pretrain.distillation.blocks import prepare_blocks
 from vetdino.pretrain.distillation.config import DistillConfig, HeadConfig, OptimConfig
 from vetdino.pretrain.distillation.distiller import Distiller
-from vetdino.pretrain.distillation.engine import prepare_blocks, student_groups
+from vetdino.pretrain.distillation.engine import student_groups
 
 from .settings import CLIP, DECAY, MOMENTUM, RATE, TEMPERATURE, Setting
 
@@ -59,7 +62,7 @@ class Ours:
             nn.utils.clip_grad_norm_(self.parameters, CLIP)
             self.optimizer.step()
         with record_function("part/teacher follows"):
-            self.distiller.follow(MOMENTUM, self.bad)
+            self.distiller.update_teacher(MOMENTUM, self.bad)
         return losses.total.detach()
 
 
@@ -114,7 +117,7 @@ class Lightly:
         self.koleo = KoLeoLoss()
         self.parameters = [p for p in self.student.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=RATE)
-        normalised = lambda crop: ours.backbone.normalised(crop).to(device)
+        normalised = lambda crop: ours.backbone.normalize(crop).to(device)
         self.views = [normalised(crop) for crop in [*batch.globals_GB1SS, *batch.locals_LB1SS]]
         side = int(batch.hidden_TBN.shape[-1] ** 0.5)
         self.block_mask = batch.hidden_TBN.flatten(0, 1).unflatten(1, (side, side)).to(device)

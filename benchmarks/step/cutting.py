@@ -8,7 +8,7 @@ import numpy as np
 
 from vetdino.platform.data.study import Study, View
 from vetdino.pretrain.batches.config import CropConfig
-from vetdino.pretrain.batches.crops import crops_of
+from vetdino.pretrain.batches.crops import study_crops
 
 from .settings import Setting
 
@@ -40,6 +40,6 @@ def cutters(setting: Setting) -> dict[str, Callable[[], object]]:
         n_local_views=setting.locals_ // len(images),
     )
     return {
-        "vetdino": lambda: crops_of(study, config, seed=0, epoch=0),
+        "vetdino": lambda: study_crops(study, config, seed=0, epoch=0),
         "lightly": lambda: [transform(image) for image in images],
     }

@@ -74,9 +74,9 @@ SETTINGS = {
 
 def patch_of(setting: Setting) -> int:
     """Side of a patch in pixels, as the name of the network tells it."""
-    from vetdino.pretrain.recipes import native_patch
+    from vetdino.pretrain.config import native_patch_side
 
-    return native_patch(setting.backbone)
+    return native_patch_side(setting.backbone)
 
 
 def batch_of(setting: Setting, studies: int, seed: int = 0) -> CropBatch:

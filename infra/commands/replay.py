@@ -21,6 +21,6 @@ class Replay(Command):
     """Number of the step, one of those in the folder's `bad`."""
 
     def run(self) -> None:
-        from ...pretrain.replay import replay_of
+        from ...pretrain.replay import replay_run
 
-        print(replay_of(self.folder, self.step))
+        print(replay_run(self.folder, self.step))

@@ -1,1 +1,1 @@
-"""From studies to batches of crops: order, crop plans, masks, collation."""
+"""From studies to batches of crops: settings, order, crop plans, crops on CPU or device, masks, loader."""

@@ -1,4 +1,4 @@
-"""Crops of many studies become tensors: uint8 until they reach the device."""
+"""A batch of crops: uint8 tensors until they reach the device."""
 
 from __future__ import annotations
 
@@ -16,56 +16,54 @@ from .crops import StudyCrops
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CropBatch:
-    """The crops of B studies; along the first axis the teacher's view comes first."""
+    """The crops of B studies; the crops of the teacher's view come first along the first axis."""
 
     globals_GB1SS: Tensor
     """uint8."""
     locals_LB1SS: Tensor
     """uint8; L may be 0."""
     hidden_TBN: Tensor
-    """bool: the patches of the teacher's view that the student does not see."""
+    """bool: patches of the teacher's view that are hidden from the student."""
     keys: tuple[str, ...]
     is_pair: tuple[bool, ...]
-    """Whether each study gave two different views."""
+    """For each study: whether its crops come from two different views."""
 
     @property
     def pairs(self) -> int:
-        """How many did."""
+        """How many studies gave two different views."""
         return sum(self.is_pair)
 
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """globals_GB1SS, locals_LB1SS, hidden_TBN."""
+        return self.globals_GB1SS, self.locals_LB1SS, self.hidden_TBN
+
     def to(self, device: torch.device | str) -> CropBatch:
-        """The same batch on a device."""
-        move = lambda tensor: tensor.to(device, non_blocking=True)
-        return CropBatch(
-            move(self.globals_GB1SS), move(self.locals_LB1SS), move(self.hidden_TBN), self.keys, self.is_pair
-        )
+        """The same batch on a device; the copy does not block."""
+        moved = [tensor.to(device, non_blocking=True) for tensor in self.tensors]
+        return CropBatch(*moved, self.keys, self.is_pair)
 
     def pin_memory(self) -> CropBatch:
-        """The same batch where a GPU can fetch it by itself; a DataLoader calls this."""
-        pinned = (
-            self.globals_GB1SS.pin_memory(),
-            self.locals_LB1SS.pin_memory(),
-            self.hidden_TBN.pin_memory(),
-        )
-        return CropBatch(*pinned, self.keys, self.is_pair)
+        """The same batch in page-locked memory; a DataLoader calls this."""
+        return CropBatch(*[tensor.pin_memory() for tensor in self.tensors], self.keys, self.is_pair)
 
-    def parts(self, count: int) -> list[CropBatch]:
-        """The same studies in `count` parts of one size, in order."""
+    def split(self, count: int) -> list[CropBatch]:
+        """The same studies in `count` micro-batches of equal size, in order."""
         size = len(self.keys) // count
         assert size * count == len(self.keys)
-        cut = lambda tensor: tensor.split(size, dim=1)
-        tensors = zip(cut(self.globals_GB1SS), cut(self.locals_LB1SS), cut(self.hidden_TBN), strict=True)
-        told = (
-            (self.keys[start:][:size], self.is_pair[start:][:size]) for start in range(0, count * size, size)
-        )
-        return [CropBatch(*part, *names) for part, names in zip(tensors, told, strict=True)]
+        tensors = zip(*[tensor.split(size, dim=1) for tensor in self.tensors], strict=True)
+        starts = range(0, count * size, size)
+        return [
+            CropBatch(*part, self.keys[start:][:size], self.is_pair[start:][:size])
+            for part, start in zip(tensors, starts, strict=True)
+        ]
 
     def __repr__(self) -> str:
         return f"CropBatch({len(self.keys)} studies, {self.pairs} pairs)"
 
 
-def batch_of(studies: Sequence[StudyCrops], hidden: Sequence[np.ndarray]) -> CropBatch:
-    """Stack studies; hidden holds one (T, N) bool array a study."""
+def collate_crops(studies: Sequence[StudyCrops], hidden: Sequence[np.ndarray]) -> CropBatch:
+    """Stack studies into a batch; hidden: one (T, N) bool array a study."""
 
     def stacked(arrays: list[np.ndarray]) -> Tensor:
         """B arrays (V, C, S, S) -> (V * C, B, 1, S, S), view by view."""

@@ -1,4 +1,4 @@
-"""Which patches of a global crop are hidden from the student: a few blocks, as in BEiT and iBOT."""
+"""Patches of a global crop that are hidden from the student: blocks, as in BEiT and iBOT."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import numpy as np
 from .config import MaskConfig
 
 
-def mask_of(side: int, config: MaskConfig, generator: np.random.Generator) -> np.ndarray:
-    """A plan of hidden patches for one crop: (side * side,) bool.
+def block_mask(side: int, config: MaskConfig, generator: np.random.Generator) -> np.ndarray:
+    """Draw the hidden patches of one crop of side x side patches: (side * side,) bool.
 
-    Blocks of at least four patches and of aspect 0.3 to 3.3 are laid until the drawn share is covered,
-    single patches make up the exact count. BEiT (arXiv 2106.08254), algorithm 1; iBOT, section 3.1.
+    Blocks of at least four patches and of aspect 0.3 to 3.3 are placed until the drawn share is covered; single
+    patches make up the exact count. BEiT (arXiv 2106.08254), algorithm 1; iBOT, section 3.1.
     """
     hidden = np.zeros((side, side), bool)
     if generator.random() >= config.probability:
         return hidden.ravel()
-    wanted = round(generator.uniform(*config.ratio) * side * side)
+    count = round(generator.uniform(*config.ratio) * side * side)
     for _ in range(10):
-        missing = wanted - int(hidden.sum())
+        missing = count - int(hidden.sum())
         if missing < 4:
             break
         area = generator.uniform(4, max(4.0, missing))
@@ -32,7 +32,7 @@ def mask_of(side: int, config: MaskConfig, generator: np.random.Generator) -> np
         if (~block).sum() <= missing:
             block[:] = True
     flat = hidden.ravel()
-    missing = wanted - int(flat.sum())
+    missing = count - int(flat.sum())
     if missing > 0:
         flat[generator.choice(np.flatnonzero(~flat), missing, replace=False)] = True
     return flat

@@ -1,1 +1,1 @@
-"""Student, teacher, heads and losses, and the DeepSpeed engine around them."""
+"""Student, teacher (EMA), heads and losses; the optimizer step under DeepSpeed and its checkpoints."""

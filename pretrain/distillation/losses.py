@@ -1,6 +1,6 @@
-"""What the student is asked for: agree with the teacher on views and on hidden patches, and stay spread out.
+"""The losses (view, patch, KoLeo) and the teacher's targets (centering, Sinkhorn-Knopp).
 
-All are computed in float32 (float64 where that is what they are given), whatever the autocast around them.
+All are computed in float32 (float64 for float64 inputs), whatever the autocast around them.
 """
 
 from __future__ import annotations
@@ -8,23 +8,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# S student crops, T teacher crops, B studies, K prototypes, M hidden patches, D width; N rows, A rows of all parts.
+from ...platform.training.ranks import max_over_ranks, sum_over_ranks
+
+# S student crops, T teacher crops, B studies, K prototypes, M hidden patches, D width; N rows, A rows of the whole
+# batch (all micro-batches of all ranks).
 
 
 def view_loss(student_SBK: Tensor, target_TBK: Tensor, temperature: float = 0.1) -> Tensor:
-    """How far each student crop is from each teacher crop of the same study: the mean cross-entropy, in nats.
+    """Mean cross-entropy between each student crop and each teacher crop of the same study, in nats.
 
-    student_SBK: scores of the student's crops, not yet divided by the temperature; any float type.
-    target_TBK: the teacher's probabilities (`Centring`, `Sinkhorn`), float32; no gradient flows into them.
+    student_SBK: the student's logits, not yet divided by the temperature; any float type.
+    target_TBK: the teacher's probabilities (`Centering`, `Sinkhorn`), float32; no gradient flows into them.
 
-    The teacher's crops come first among the student's, so s == t is the same picture twice; those pairs are
-    left out. Equal to `-sum_k target * log_softmax(student / temperature)` averaged over the S*T - min(S, T)
-    other pairs and over B; zero where there are none. Scalar, float32.
+    The teacher's crops come first among the student's, so s == t is the same crop twice; those pairs are left
+    out. Equal to `-sum_k target * log_softmax(student / temperature)` averaged over the S*T - min(S, T)
+    other pairs and over B; zero if there are none. Scalar, float32.
     DINO (arXiv 2104.14294), equation 3; VET-DINO (arXiv 2505.15248) for crops of two views.
     """
     crops, studies, _ = student_SBK.shape
@@ -37,14 +39,14 @@ def view_loss(student_SBK: Tensor, target_TBK: Tensor, temperature: float = 0.1)
 def patch_loss(
     student_MK: Tensor, target_MK: Tensor, weight_M: Tensor, images: int, temperature: float = 0.1
 ) -> Tensor:
-    """How far the student's guess of each hidden patch is from what the teacher sees there, in nats.
+    """Cross-entropy between the student's logits at hidden patches and the teacher's targets there, in nats.
 
-    student_MK: scores of the hidden patches alone, not yet divided by the temperature; any float type.
+    student_MK: logits of the hidden patches only, not yet divided by the temperature; any float type.
     target_MK: the teacher's probabilities for the same patches, float32; no gradient flows into them.
-    weight_M: one over the number of hidden patches of the patch's image, so that every image counts alike;
-    images: how many images were looked at, those without hidden patches among them.
+    weight_M: one over the number of hidden patches in the patch's image, so that every image counts alike.
+    images: number of images, including those without hidden patches.
 
-    `sum_m weight_m * CE_m / images`, scalar, float32; zero for no patch at all.
+    `sum_m weight_m * CE_m / images`, scalar, float32; zero without hidden patches.
     iBOT (arXiv 2111.07832), equation 2; weights as in DINOv2 (arXiv 2304.07193), section 4.
     """
     return _CrossEntropy.apply(student_MK[None], target_MK[None], weight_M / images, temperature, False)
@@ -55,7 +57,7 @@ class _CrossEntropy(torch.autograd.Function):
 
     d/d student_sb = weight_b / temperature * (softmax(student_sb / temperature) * sum_k target - target),
     target summed over the teacher's crops. One crop at a time stays in the cache: at S 24, T 2, B 4 and
-    K 65,536 on one thread that halves the time that autograd takes over logsumexp and products.
+    K 65,536 on one thread this takes half the time of autograd through logsumexp and products.
     """
 
     @staticmethod
@@ -67,17 +69,17 @@ class _CrossEntropy(torch.autograd.Function):
         temperature: float,
         skip_same: bool,
     ) -> Tensor:
-        wanted_TBK, weight_B1 = _precise(target_TBK), _precise(weight_B)[:, None]
-        every_BK = wanted_TBK.sum(0)
-        loss = wanted_TBK.new_zeros(())
+        targets_TBK, weight_B1 = _float32(target_TBK), _float32(weight_B)[:, None]
+        all_targets_BK = targets_TBK.sum(0)
+        loss = targets_TBK.new_zeros(())
         slope_SBK = torch.empty_like(student_SBK) if ctx.needs_input_grad[0] else None
-        for s, scores_BK in enumerate(student_SBK):
-            same = skip_same and s < len(wanted_TBK)
-            wanted_BK = every_BK - wanted_TBK[s] if same else every_BK
-            log_p_BK = torch.log_softmax(_precise(scores_BK) / temperature, dim=-1)
-            loss -= ((log_p_BK * wanted_BK).sum(-1, keepdim=True) * weight_B1).sum()
+        for s, logits_BK in enumerate(student_SBK):
+            same = skip_same and s < len(targets_TBK)
+            target_BK = all_targets_BK - targets_TBK[s] if same else all_targets_BK
+            log_p_BK = torch.log_softmax(_float32(logits_BK) / temperature, dim=-1)
+            loss -= ((log_p_BK * target_BK).sum(-1, keepdim=True) * weight_B1).sum()
             if slope_SBK is not None:
-                slope_BK = log_p_BK.exp_().mul_(wanted_BK.sum(-1, keepdim=True)).sub_(wanted_BK)
+                slope_BK = log_p_BK.exp_().mul_(target_BK.sum(-1, keepdim=True)).sub_(target_BK)
                 slope_SBK[s] = slope_BK.mul_(weight_B1 / temperature)
         ctx.save_for_backward(slope_SBK)
         return loss
@@ -90,68 +92,67 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def koleo_loss(vectors_BD: Tensor) -> Tensor:
-    """Keeps vectors apart: minus the mean log distance to the nearest other vector on the sphere.
+    """Spreads vectors out: minus the mean log distance to the nearest other vector on the unit sphere.
 
-    vectors_BD: CLS tokens of B different pictures, of any length and float type; scalar, float32.
-    Zero for fewer than two vectors; duplicates count as a distance of 1e-8, DINOv2's own floor, and do not push.
+    vectors_BD: CLS tokens of B different images, of any length and float type; scalar, float32.
+    Zero for fewer than two vectors; duplicates count as a distance of 1e-8, DINOv2's own floor, and have no
+    gradient.
     Sablayrolles et al. (arXiv 1806.03198), section 3; DINOv2, section 4.
     """
     if len(vectors_BD) < 2:
-        return _precise(vectors_BD).sum() * 0.0
-    # Nearest neighbours are told apart by less than bfloat16 can hold.
+        return _float32(vectors_BD).sum() * 0.0
+    # Nearest neighbors differ by less than bfloat16 can represent.
     with torch.autocast(vectors_BD.device.type, enabled=False):
-        unit_BD = F.normalize(_precise(vectors_BD), dim=-1)
+        unit_BD = F.normalize(_float32(vectors_BD), dim=-1)
         with torch.no_grad():
-            likeness_BB = unit_BD @ unit_BD.T
-            nearest_B = likeness_BB.fill_diagonal_(-2.0).argmax(-1)
+            cosine_BB = unit_BD @ unit_BD.T
+            nearest_B = cosine_BB.fill_diagonal_(-2.0).argmax(-1)
         gap_B = (unit_BD - unit_BD[nearest_B]).square().sum(-1)
         return -0.5 * torch.log(gap_B.clamp_min(1e-16)).mean()
 
 
-def koleo_part(live_BD: Tensor, all_AD: Tensor, first: int) -> Tensor:
-    """`koleo_loss` of a batch that is held in parts, by micro-batches or by ranks.
+def koleo_part(part_BD: Tensor, all_AD: Tensor, first: int) -> Tensor:
+    """`koleo_loss` of a whole batch, with gradient for one part of it: a micro-batch, or a rank's share.
 
-    all_AD: the vectors of the whole batch, without gradient; live_BD: those of this part, which take the place
-    of rows first..first + B. Every part answers with the loss of the whole batch, and the SUM of the parts'
-    gradients is its gradient: where gradients are averaged over n parts, this one's is to be taken n times.
+    all_AD: the vectors of the whole batch, without gradient; part_BD: those of this part, which replace rows
+    first..first + B. Every part returns the loss of the whole batch, and the SUM of the parts' gradients is its
+    gradient: if gradients are averaged over n parts, multiply this one's by n.
     """
-    rest_AD = all_AD.detach().to(live_BD.dtype)
-    return koleo_loss(torch.cat([rest_AD[:first], live_BD, rest_AD[first + len(live_BD) :]]))
+    rest_AD = all_AD.detach().to(part_BD.dtype)
+    return koleo_loss(torch.cat([rest_AD[:first], part_BD, rest_AD[first + len(part_BD) :]]))
 
 
-class Centring(nn.Module):
-    """Teacher targets by centring and sharpening: softmax((logits - centre) / temperature).
+class Centering(nn.Module):
+    """Teacher targets by centering and sharpening: softmax((logits - center) / temperature).
 
-    The centre follows the mean over the batches of all ranks with momentum 0.9. DINO (arXiv 2104.14294),
-    section 3.1, equation 4.
+    The center is an exponential moving average of the mean logits of all ranks, with momentum 0.9. DINO
+    (arXiv 2104.14294), section 3.1, equation 4.
     """
 
     def __init__(self, prototypes: int, momentum: float = 0.9) -> None:
         super().__init__()
         self.momentum = momentum
-        self.centre_K: Tensor
+        self.centre_K: Tensor  # saved in checkpoints under this name
         self.register_buffer("centre_K", torch.zeros(prototypes))
 
     @torch.no_grad()
     def forward(self, logits_NK: Tensor, temperature: float) -> Tensor:
-        """Targets (N, K) float32 of the teacher's scores, by the centre of the steps before; the centre itself
-        is left alone."""
-        return torch.softmax((_precise(logits_NK) - self.centre_K) / temperature, dim=-1)
+        """Targets (N, K) float32 from the teacher's logits and the center of the steps before, which stays."""
+        return torch.softmax((_float32(logits_NK) - self.centre_K) / temperature, dim=-1)
 
     @torch.no_grad()
-    def follow(self, logits_NK: Tensor) -> None:
-        """Move the centre towards this step's mean of the teacher's scores over all ranks; a step without a
-        score anywhere leaves it."""
+    def update(self, logits_NK: Tensor) -> None:
+        """Move the center towards the mean of this step's logits over all ranks; without any logits it stays."""
         total_K = torch.cat([logits_NK.float().sum(0), logits_NK.new_full((1,), len(logits_NK)).float()])
-        _sum_over_ranks(total_K)
+        sum_over_ranks(total_K)
         self.centre_K.lerp_(total_K[:-1] / total_K[-1].clamp_min(1), (1 - self.momentum) * (total_K[-1] > 0))
 
 
 class Sinkhorn(nn.Module):
-    """Teacher targets by Sinkhorn-Knopp: every prototype gets an equal share of all ranks' batch.
+    """Teacher targets by Sinkhorn-Knopp: every prototype gets an equal share of the batch of all ranks.
 
-    Three alternating normalisations of the columns and the rows of exp(logits / temperature), carried out on
-    logarithms: whatever the scores, no row and no column is lost to underflow or overflow.
+    Three alternating normalizations of the columns and rows of exp(logits / temperature), in logarithms: no row
+    or column is lost to underflow or overflow.
     SwAV (arXiv 2006.09882), appendix A; DINOv2, section 4.
     """
 
@@ -161,41 +162,32 @@ class Sinkhorn(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits_NK: Tensor, temperature: float) -> Tensor:
-        """Targets (N, K) float32 of the teacher's scores, each row summing to one. All ranks call this together;
-        one may have no rows."""
-        share_NK = _precise(logits_NK) / temperature
+        """Targets (N, K) float32 from the teacher's logits; each row sums to one. All ranks call this together;
+        a rank may have no rows."""
+        log_share_NK = _float32(logits_NK) / temperature
         for _ in range(self.iterations):
-            share_NK -= _logsumexp_over_ranks(share_NK)
-            share_NK -= torch.logsumexp(share_NK, -1, keepdim=True)
-        return share_NK.exp_()
+            log_share_NK -= _logsumexp_over_ranks(log_share_NK)
+            log_share_NK -= torch.logsumexp(log_share_NK, -1, keepdim=True)
+        return log_share_NK.exp_()
 
-    def follow(self, logits_NK: Tensor) -> None:
-        """Nothing to remember from step to step."""
+    def update(self, logits_NK: Tensor) -> None:
+        """Nothing is kept from step to step."""
 
 
 def entropy(target_NK: Tensor) -> Tensor:
-    """Mean entropy of the targets, in nats; ln K means that the teacher tells nothing."""
+    """Mean entropy of the targets in nats; ln K means that they are uniform."""
     return -(target_NK * target_NK.clamp_min(1e-12).log()).sum(-1).mean()
 
 
-def _precise(value: Tensor) -> Tensor:
+def _float32(value: Tensor) -> Tensor:
+    """float32, or float64 if it was that already."""
     return value if value.dtype == torch.float64 else value.float()
 
 
 def _logsumexp_over_ranks(value_NK: Tensor) -> Tensor:
     """logsumexp of each column over the rows of all ranks: (K,)."""
     peak_K = value_NK.amax(0) if len(value_NK) else value_NK.new_full(value_NK.shape[1:], -torch.inf)
-    _max_over_ranks(peak_K)
+    max_over_ranks(peak_K)
     total_K = (value_NK - peak_K).exp_().sum(0)
-    _sum_over_ranks(total_K)
+    sum_over_ranks(total_K)
     return peak_K + total_K.log_()
-
-
-def _sum_over_ranks(value: Tensor) -> None:
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(value)
-
-
-def _max_over_ranks(value: Tensor) -> None:
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(value, op=dist.ReduceOp.MAX)

@@ -1,1 +1,1 @@
-"""What watches a training: k-NN probe and collapse alarms."""
+"""Monitoring of a training: k-NN probe and collapse alarms."""

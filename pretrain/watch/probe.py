@@ -1,4 +1,4 @@
-"""Watch the representation, not the loss: k-NN over held-out patients while the training runs."""
+"""k-NN probe: evaluate the teacher's backbone on held-out patients while the training runs."""
 
 from __future__ import annotations
 
@@ -10,50 +10,53 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from ...platform.data.shards import StudyIndex
+from ...platform.data.index import StudyIndex
 from ...platform.measure.metrics import auroc, average_precision, macro
 from ...platform.measure.neighbors import GRAIN, nearest, vote
-from ...platform.models.backbone import Backbone, letterboxed
+from ...platform.models.backbone import Backbone
+from ...platform.models.letterbox import letterboxed
+from ...platform.training.ranks import rank_and_world_size
 from .config import ProbeConfig
+from .spread import effective_rank, mean_cosine
 
 # N studies in the bank, M queries, V views, D width, F findings, P studies of two views, S side in pixels.
 
 
-class Album:
-    """Some studies of a split as the backbone is shown them: pictures of one side, made once.
+class ProbeStudies:
+    """The first studies of a split as images of the backbone's side, made once.
 
-    Each worker keeps the pictures of its share of the studies, `[rank::world]`, and the labels of all.
+    Each worker keeps the images of its share of the studies, `[rank::world]`, and the labels of all.
     """
 
     def __init__(self, index: StudyIndex, most: int, views: int, side: int, findings: Sequence[str]) -> None:
-        rank, world = _rank_and_world()
-        pictures, counts, labels, self.patients = [], [], [], set()
+        rank, world = rank_and_world_size()
+        images, counts, labels, self.patients = [], [], [], set()
         for row in range(min(most, len(index))):
             study = index.load(row)
-            shown = study.views[:views]
-            counts.append(len(shown))
+            first_views = study.views[:views]
+            counts.append(len(first_views))
             labels.append([study.labels.get(name, np.nan) for name in findings])
             self.patients.add(study.patient)
             if row % world == rank:
-                pictures += [letterboxed(view.decode().pixels, side) for view in shown]
+                images += [letterboxed(view.decode().pixels, side) for view in first_views]
         self.labels_NF = np.array(labels, np.float64).reshape(len(counts), len(findings))
         self.counts_N = np.array(counts, np.int64)
         """Views of each study."""
-        self.pictures_VSS = np.stack(pictures) if pictures else np.zeros((0, side, side), np.uint8)
+        self.images_VSS = np.stack(images) if images else np.zeros((0, side, side), np.uint8)
 
     def __len__(self) -> int:
         return len(self.counts_N)
 
     def __repr__(self) -> str:
-        return f"Album({len(self)} studies, {self.pictures_VSS.nbytes / 1e6:.1f} MB here)"
+        return f"ProbeStudies({len(self)} studies, {self.images_VSS.nbytes / 1e6:.1f} MB here)"
 
-    def vectors(self, backbone: Backbone, batch: int = 64) -> np.ndarray:
+    def view_vectors(self, backbone: Backbone, batch: int = 64) -> np.ndarray:
         """Unit CLS of every view, study by study: (V, D) float32; all workers call this together."""
-        _, world = _rank_and_world()
-        mine = np.zeros((len(self.pictures_VSS), backbone.width), np.float32)
+        _, world = rank_and_world_size()
+        mine = np.zeros((len(self.images_VSS), backbone.width), np.float32)
         for start in range(0, len(mine), batch):
-            grey = torch.from_numpy(self.pictures_VSS[start : start + batch])[:, None]
-            cls = backbone.tokens(backbone.normalised(grey)).cls
+            gray = torch.from_numpy(self.images_VSS[start : start + batch])[:, None]
+            cls = backbone.tokens(backbone.normalize(gray)).cls
             mine[start : start + batch] = F.normalize(cls.float(), dim=-1).cpu().numpy()
         parts: list[np.ndarray] = [mine]
         if world > 1:
@@ -65,66 +68,67 @@ class Album:
             vectors_VD[study_V % world == worker] = part
         return vectors_VD
 
-    def studies(self, vectors_VD: np.ndarray) -> np.ndarray:
-        """Study vectors (N, D): the mean of the views' unit vectors, made unit."""
+    def study_vectors(self, vectors_VD: np.ndarray) -> np.ndarray:
+        """Study vectors (N, D): the normalized mean of the views' unit vectors."""
         first_N = np.cumsum(self.counts_N) - self.counts_N
         total_ND = np.add.reduceat(vectors_VD, first_N) if len(first_N) else vectors_VD
         return total_ND / np.linalg.norm(total_ND, axis=1, keepdims=True).clip(1e-12)
 
-    def pairs(self, vectors_VD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def view_pairs(self, vectors_VD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """First and second views of the studies that have two: twice (P, D)."""
         first_P = (np.cumsum(self.counts_N) - self.counts_N)[self.counts_N > 1]
         return vectors_VD[first_P], vectors_VD[first_P + 1]
 
 
 class Probe:
-    """A bank of training studies and queries of other patients, from the validation split."""
+    """A bank of training studies, and queries of other patients from the validation split."""
 
     def __init__(self, shards: str, config: ProbeConfig, findings: Sequence[str]) -> None:
         self.config = config
         self.findings = tuple(findings)
         self.splits = StudyIndex(shards, "train"), StudyIndex(shards, "val")
-        self.albums: tuple[Album, ...] = ()
+        self.studies: tuple[ProbeStudies, ...] = ()
+        """Bank and queries, once they are read."""
         self.seconds = 0.0
-        """What the newest trial took; the first one decodes the images as well."""
+        """Duration of the newest evaluation; the first one decodes the images as well."""
 
     @property
-    def useful(self) -> bool:
-        """Whether there are studies to try anything on."""
+    def has_studies(self) -> bool:
+        """Whether both splits have studies."""
         return all(len(split) for split in self.splits)
 
-    def measure(self, backbone: Backbone, autocast: torch.autocast) -> dict[str, float]:
-        """How near studies of the same findings lie, and the views of one study, and how spread out all are.
+    def evaluate(self, backbone: Backbone, autocast: torch.autocast) -> dict[str, float]:
+        """Metrics by name: k-NN over findings, recall across views, spread; all workers call this together.
 
-        Macro AP and AUROC where there are findings, cross-view recall where studies have two views; nothing where
-        vectors are no finite numbers. All workers call this together.
+        Macro AP and AUROC if there are findings, cross-view recall if studies have two views; nothing if vectors are
+        not finite.
         """
         began = time.monotonic()
-        bank, queries = self.albums = self.albums or self._albums(backbone.side)
+        bank, queries = self.studies = self.studies or self._read_studies(backbone.side)
         with autocast:
-            views = bank.vectors(backbone), queries.vectors(backbone)
+            views = bank.view_vectors(backbone), queries.view_vectors(backbone)
         if not all(np.isfinite(vectors_VD).all() for vectors_VD in views):
             return {}
-        bank_ND, queries_MD = bank.studies(views[0]), queries.studies(views[1])
-        told = {
+        bank_ND, queries_MD = bank.study_vectors(views[0]), queries.study_vectors(views[1])
+        metrics = {
             "probe/effective_rank": effective_rank(bank_ND),
             "probe/mean_cosine": mean_cosine(bank_ND),
         }
         if self.findings:
             scores_MK, rows_MK = nearest(bank_ND, queries_MD, self.config.k)
             voted_MF = vote(scores_MK, bank.labels_NF[rows_MK])
-            told["probe/auroc_macro"] = macro(auroc(queries.labels_NF, voted_MF))
-            told["probe/ap_macro"] = macro(average_precision(queries.labels_NF, voted_MF))
-        first_PD, second_PD = queries.pairs(views[1])
+            metrics["probe/auroc_macro"] = macro(auroc(queries.labels_NF, voted_MF))
+            metrics["probe/ap_macro"] = macro(average_precision(queries.labels_NF, voted_MF))
+        first_PD, second_PD = queries.view_pairs(views[1])
         if len(first_PD):
-            told["probe/cross_view_recall"] = cross_view_recall(first_PD, second_PD)
+            metrics["probe/cross_view_recall"] = cross_view_recall(first_PD, second_PD)
         self.seconds = time.monotonic() - began
-        return told
+        return metrics
 
-    def _albums(self, side: int) -> tuple[Album, Album]:
+    def _read_studies(self, side: int) -> tuple[ProbeStudies, ProbeStudies]:
         most = self.config.bank, self.config.queries
         bank, queries = (
-            Album(split, count, self.config.views, side, self.findings)
+            ProbeStudies(split, count, self.config.views, side, self.findings)
             for split, count in zip(self.splits, most, strict=True)
         )
         assert not bank.patients & queries.patients, "the splits divide patients"
@@ -132,44 +136,17 @@ class Probe:
 
 
 def cross_view_recall(first_PD: np.ndarray, second_PD: np.ndarray, k: int = 10) -> float:
-    """Share of studies of which one view finds the other among its k nearest other views of all studies.
+    """Share of views that have the other view of their study among their k nearest other views of all studies.
 
-    Unit vectors of two views a study, in the same order; both directions count. k / P is what chance gives.
-    What ties counts as nearer, so that vectors that are all alike find nothing.
+    first_PD, second_PD: unit vectors of two views a study, in the same order; both directions count. Chance gives
+    k / P. Ties count as nearer, so that vectors that are all alike find nothing.
 
     >>> cross_view_recall(np.eye(3), np.eye(3), k=1), cross_view_recall(np.ones((3, 1)), np.ones((3, 1)), k=1)
     (1.0, 0.0)
     """
     cosine_PP = first_PD @ second_PD.T
-    own_P = cosine_PP.diagonal()
-    # Each study's own other view is among those counted, so fewer than k + 1 stands for fewer than k others.
-    forth_P = (cosine_PP >= own_P[:, None] - GRAIN).sum(1) <= k
-    back_P = (cosine_PP >= own_P - GRAIN).sum(0) <= k
+    matching_P = cosine_PP.diagonal()
+    # The matching view itself is counted, too, hence `<= k` and not `< k`.
+    forth_P = (cosine_PP >= matching_P[:, None] - GRAIN).sum(1) <= k
+    back_P = (cosine_PP >= matching_P - GRAIN).sum(0) <= k
     return float((forth_P.mean() + back_P.mean()) / 2)
-
-
-def effective_rank(vectors_ND: np.ndarray) -> float:
-    """Exponential of the entropy of the singular values' shares. Roy and Vetterli, EUSIPCO 2007, section 2.
-
-    >>> round(effective_rank(np.eye(4) - 0.25), 2)
-    3.0
-    """
-    values = np.linalg.svd(vectors_ND - vectors_ND.mean(0), compute_uv=False)
-    share = values / max(values.sum(), 1e-12)
-    return float(np.exp(-(share * np.log(share.clip(1e-12))).sum()))
-
-
-def mean_cosine(vectors_ND: np.ndarray) -> float:
-    """Mean cosine between two different unit vectors; near 1 they have collapsed.
-
-    >>> mean_cosine(np.array([[1.0, 0.0], [0.0, 1.0]]))
-    0.0
-    """
-    count = len(vectors_ND)
-    total = float(np.square(vectors_ND.sum(0, dtype=np.float64)).sum())
-    return (total - count) / max(count * (count - 1), 1)
-
-
-def _rank_and_world() -> tuple[int, int]:
-    on = dist.is_available() and dist.is_initialized()
-    return (dist.get_rank(), dist.get_world_size()) if on else (0, 1)

@@ -26,8 +26,9 @@ import torch
 import torch.distributed as dist
 from benchmarks.step.contestants import distiller_of
 from benchmarks.step.settings import DECAY, MOMENTUM, RATE, SETTINGS, TEMPERATURE, batch_of
-from vetdino.pretrain.engine import Engine, OptimConfig
-from vetdino.pretrain.schedules import Cosine
+from vetdino.platform.training.schedules import Cosine
+from vetdino.pretrain.distillation.config import OptimConfig
+from vetdino.pretrain.distillation.engine import Engine
 
 os.environ["LOCAL_RANK"] = "0"
 torch.set_num_threads(1)
@@ -46,9 +47,9 @@ engine = Engine(distiller.student, config, batch=4, world=1, steps=9, device=tor
 for step in range(3):
     engine.schedule(step)
     with engine.autocast():
-        losses = distiller(engine.inner, batch, TEMPERATURE)
+        losses = distiller(engine.model, batch, TEMPERATURE)
     engine.backward(losses.total)
-    distiller.follow(MOMENTUM, engine.step())
+    distiller.update_teacher(MOMENTUM, engine.step())
     print("loss", losses.total.item())
 """
 
@@ -57,7 +58,8 @@ import sys
 
 for name in ("ray", "deepspeed", "mlflow", "gradio"):
     sys.modules[name] = None
-from vetdino.pretrain import batch, crops, distiller, heads, losses, masks, schedules
+from vetdino.pretrain.batches import batch, crops, masks
+from vetdino.pretrain.distillation import distiller, heads, losses
 try:
     import deepspeed
 except ImportError:
@@ -105,7 +107,7 @@ def test_the_work_of_a_step_is_what_a_count_of_its_products_finds(name):
         block.attn.fused_attn = False  # the counter knows no fused kernel of the CPU
     hidden = int(batch.hidden_TBN.sum())
     globals_, locals_ = (
-        backbone.normalised(crops.flatten(0, 1)) for crops in (batch.globals_GB1SS, batch.locals_LB1SS)
+        backbone.normalize(crops.flatten(0, 1)) for crops in (batch.globals_GB1SS, batch.locals_LB1SS)
     )
     with FlopCounterMode(display=False) as counter:
         for crops in (globals_, locals_):

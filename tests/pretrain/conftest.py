@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 
 from vetdino.platform.core.config import to_json
-from vetdino.platform.data.shards import VERSION, Manifest, ShardWriter, save_manifest
+from vetdino.platform.data.manifest import VERSION, Manifest, save_manifest
+from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study, View
-from vetdino.platform.models.backbone import BackboneConfig
+from vetdino.platform.models.config import BackboneConfig
 from vetdino.platform.training.schedules import Cosine
 from vetdino.pretrain.batches.config import CropConfig
+from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.distillation.config import DistillConfig, HeadConfig, OptimConfig
-from vetdino.pretrain.recipes import PretrainConfig
 from vetdino.pretrain.watch.config import ProbeConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -109,28 +110,35 @@ def changed(config: Any, path: str, value: Any) -> Any:
 
 
 @pytest.fixture(scope="session")
-def launched(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
-    """Runs trainings one after another under `torch.distributed.run` with so many workers.
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., None]]:
+    """Runs trainings one after another on so many freshly forked workers.
 
-    Each is (config, step after which it is broken off, or None[, steps whose loss is made no number]).
+    Each is (config, step after which it is stopped, or None[, steps whose loss becomes NaN]).
     """
-
-    def launch(trainings: Sequence[tuple[Any, ...]], workers: int) -> None:
-        told = tmp_path_factory.mktemp("launch") / "trainings.json"
-        told.write_text(
-            json.dumps([[to_json(config), stop, *(poison or [[]])] for config, stop, *poison in trainings])
-        )
-        script = str(Path(__file__).parent / "launched.py")
-        run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(workers)]
-        done = subprocess.run(
-            [sys.executable, *run, script, str(told)],
+    log = tmp_path_factory.mktemp("launch") / "log.txt"
+    command = [sys.executable, str(Path(__file__).parent / "launched.py")]
+    # An address that MLflow refuses at once: the files are the record that these tests read.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "nowhere://"}
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command,
             cwd=ROOT,
-            # An address that MLflow refuses at once: the files are the record that these tests read.
-            env=os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "nowhere://"},
-            capture_output=True,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
             text=True,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr[-6000:]
+        ) as server,
+    ):
 
-    return launch
+        def launch(trainings: Sequence[tuple[Any, ...]], workers: int) -> None:
+            rows = [[to_json(config), stop, *(poison or [[]])] for config, stop, *poison in trainings]
+            order = {"trainings": rows, "workers": workers, "seconds": 600}
+            server.stdin.write(json.dumps(order) + "\n")
+            server.stdin.flush()
+            reply = server.stdout.readline().strip()
+            assert reply == "ok", f"{reply}: {log.read_text()[-6000:]}"
+
+        yield launch
+        server.stdin.close()

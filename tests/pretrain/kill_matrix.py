@@ -41,9 +41,9 @@ def work(out: Path, shards: Path, zero: int, fatal: int) -> None:
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    place = WorkerContext(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
+    worker = WorkerContext(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
     config = tiny_of(shards, out, EXACT | {"optim.zero": zero}, steps=STEPS, checkpoint_every=3, keep=2)
-    if place.rank == 0:
+    if worker.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.json").write_text(to_json(config))
 
@@ -51,7 +51,7 @@ def work(out: Path, shards: Path, zero: int, fatal: int) -> None:
         if step == fatal:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    loop.train(config, place, report)
+    loop.train(config, worker, report)
     dist.barrier()
     dist.destroy_process_group()
     os._exit(0)  # as in launched.py

@@ -1,15 +1,19 @@
-"""One worker of a test: `torch.distributed.run … launched.py TRAININGS.json` trains them one after another.
+"""Trains on workers that it forks: a line of JSON in, `ok` or an error out (see `launched` in conftest.py).
 
-Beside what a training leaves, each worker writes `rank<r>.json`: the keys of the studies of each step.
+Besides the training's own files each worker writes `rank<r>.json`: the keys of the studies of each step.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
+import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,68 +22,104 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from vetdino.platform.core.config import from_json, to_json
 from vetdino.platform.core.errors import VetdinoError
-from vetdino.platform.training.cluster import Place
-from vetdino.pretrain import loop
-from vetdino.pretrain.batches.crops import seed_of
+from vetdino.platform.training.cluster import WorkerContext
+from vetdino.pretrain import build, loop
+from vetdino.pretrain.batches.seeds import derived_seed
+from vetdino.pretrain.config import PretrainConfig
+from vetdino.pretrain.distillation.deepspeed_adapter import prepare_deepspeed
 from vetdino.pretrain.distillation.distiller import Distiller
-from vetdino.pretrain.recipes import PretrainConfig
 
 
-class BrokenOffError(Exception):
-    """The training was broken off where the test asked for it."""
+class StoppedError(Exception):
+    """The training was stopped after the step that the test chose."""
 
 
-def work(config: PretrainConfig, stop: int | None, poison: list[int], place: Place) -> None:
-    """Train; `failure.txt` holds what a person would be told where it could not go on.
+def work(config: PretrainConfig, stop: int | None, poison: list[int], worker: WorkerContext) -> None:
+    """Train; `failure.txt` gets the message of an error that is meant for people.
 
-    poison: steps whose loss becomes no number, whatever the batch.
+    stop: step after which the training is stopped from outside. poison: steps whose loss becomes NaN.
     """
-    if place.rank == 0:
+    if worker.rank == 0:
         config.out.mkdir(parents=True, exist_ok=True)
         (config.out / "config.json").write_text(to_json(config))
     seen: list[tuple[str, ...]] = []
-    loader_of = loop.loader_of
+    crop_loader = build.crop_loader
 
     def noted(dataset, order, **how):
-        for batch in loader_of(dataset, order, **how):
+        for batch in crop_loader(dataset, order, **how):
             seen.append(batch.keys)
             yield batch
 
     def report(step: int, values: object) -> None:
         if stop is not None and step > stop:
-            raise BrokenOffError
+            raise StoppedError
 
     losses = Distiller.losses
 
-    def poisoned(self, student, batch, question):
-        found = losses(self, student, batch, question)
-        ill = any(seed_of(config.seed, step, "part 0") == question.seed for step in poison)
-        return replace(found, total=found.total * float("nan")) if ill else found
+    def poisoned(self, student, batch, targets):
+        computed = losses(self, student, batch, targets)
+        ill = any(derived_seed(config.seed, step, "part 0") == targets.seed for step in poison)
+        return replace(computed, total=computed.total * float("nan")) if ill else computed
 
-    loop.loader_of, Distiller.losses = noted, poisoned
+    build.crop_loader, Distiller.losses = noted, poisoned
     try:
-        loop.train(config, place, report)
-    except BrokenOffError:
+        loop.train(config, worker, report)
+    except StoppedError:
         pass
     except VetdinoError as error:
         (config.out / "failure.txt").write_text(f"{type(error).__name__}: {error}")
     finally:
-        loop.loader_of, Distiller.losses = loader_of, losses
-    (config.out / f"rank{place.rank}.json").write_text(json.dumps(seen))
+        build.crop_loader, Distiller.losses = crop_loader, losses
+    (config.out / f"rank{worker.rank}.json").write_text(json.dumps(seen))
 
 
-def main(told: Path) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo")
-    place = Place(dist.get_rank(), dist.get_world_size(), torch.device("cpu"))
-    for text, stop, poison in json.loads(told.read_text()):
-        work(from_json(PretrainConfig, text), stop, poison, place)
+def run_worker(order: dict[str, Any], rank: int, store: str) -> None:
+    """One forked worker: joins the process group and trains one training after another."""
+    world = order["workers"]
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    dist.init_process_group("gloo", store=dist.FileStore(store, world), rank=rank, world_size=world)
+    worker = WorkerContext(rank, world, torch.device("cpu"))
+    for text, stop, poison in order["trainings"]:
+        work(from_json(PretrainConfig, text), stop, poison, worker)
     dist.barrier()
-    dist.destroy_process_group()
     # All is on the disk. On its way out a native thread of PyTorch's has aborted the process before, once in many.
     os._exit(0)
 
 
+def fork_workers(order: dict[str, Any]) -> str:
+    """Run the trainings of one order on freshly forked workers; `ok`, or what went wrong."""
+    fork = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as folder:
+        workers = [
+            fork.Process(target=run_worker, args=(order, rank, f"{folder}/store"))
+            for rank in range(order["workers"])
+        ]
+        for process in workers:
+            process.start()
+        deadline = time.monotonic() + order["seconds"]
+        while any(process.is_alive() for process in workers):
+            time.sleep(0.05)
+            failed = [process.exitcode for process in workers if process.exitcode]
+            if failed or time.monotonic() > deadline:
+                for process in workers:
+                    process.kill()
+                return f"exit codes {failed}" if failed else "not done in time"
+        return "ok"
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    prepare_deepspeed(torch.device("cpu"))
+    # What the workers need is imported before they are forked, once for all trainings.
+    import deepspeed.runtime.zero.stage3  # noqa: F401
+    from torch._inductor import compile_fx  # noqa: F401
+
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else prints does so to the log
+    for line in sys.stdin:
+        print(fork_workers(json.loads(line)), file=replies, flush=True)
+
+
 if __name__ == "__main__":
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    main(Path(sys.argv[1]))
+    main()

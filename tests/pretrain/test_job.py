@@ -18,12 +18,12 @@ from safetensors.torch import load_file
 from vetdino.platform.core.config import flat, to_json
 from vetdino.platform.core.errors import CheckpointError, ConfigError, ShardError
 from vetdino.platform.core.run_folder import history
-from vetdino.platform.models.backbone import load
+from vetdino.platform.models.loading import load
 from vetdino.platform.training import checkpoint
 from vetdino.platform.training.schedules import Cosine
+from vetdino.pretrain.checkpoints import checkpoints_folder
+from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.job import pretrain
-from vetdino.pretrain.loop import checkpoints_of
-from vetdino.pretrain.recipes import PretrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -195,7 +195,7 @@ def test_ctrl_c_ends_within_seconds_with_one_line_that_names_resume_and_no_proce
     assert all(line.startswith(("{", "vetdino: warning: ")) for line in err.splitlines()[:-1])
     assert seconds < 20
     assert all_gone
-    assert checkpoint.newest(checkpoints_of(config)) is not None
+    assert checkpoint.newest(checkpoints_folder(config)) is not None
 
 
 def test_stopped_resumed_and_killed_five_times_the_weights_are_those_of_the_undisturbed_job_bit_for_bit(
@@ -235,17 +235,15 @@ def test_an_error_meant_for_people_is_told_in_one_line_and_not_tried_again(job):
     assert code == 1
     assert out == ""
     *_, last = err.splitlines()
-    assert last.startswith(
-        "vetdino: step 5: the loss or a gradient was no finite number for 5 steps in a row; "
-    )
-    assert "--step 5` says where it begins" in last
-    assert "warning: step 1: the loss or a gradient was no finite number; the step was skipped" in err
+    assert last.startswith("vetdino: step 5: the loss or a gradient was not finite for 5 steps in a row; ")
+    assert "--step 5` shows where it begins" in last
+    assert "warning: step 1: the loss or a gradient was not finite; the step was skipped" in err
     assert [line["step"] for line in history(config.out)] == [1, 2, 3, 4, 5]
     assert not (config.out / "backbone").exists()
 
 
 def test_another_training_in_the_folder_is_refused_without_resume(undisturbed):
-    with pytest.raises(ConfigError, match="holds a training already; add --resume to go on"):
+    with pytest.raises(ConfigError, match="holds a training already; add --resume to continue"):
         pretrain(undisturbed)
 
 

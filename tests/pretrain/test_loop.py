@@ -1,9 +1,11 @@
-"""The training of one worker and of two, broken off and gone on with."""
+"""Whole trainings on one worker and on two: equal, resumed exactly, stopped and rewound by alarms."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +13,13 @@ import torch
 
 from tests.pretrain.left import record, weights
 from vetdino.platform.core.run_folder import history
-from vetdino.platform.data.shards import StudyIndex
-from vetdino.platform.models.backbone import load
+from vetdino.platform.data.index import StudyIndex
+from vetdino.platform.models.loading import load
 from vetdino.platform.training.schedules import Cosine
-from vetdino.pretrain.batches.order import Order
-from vetdino.pretrain.replay import replay_of
+from vetdino.pretrain.batches.order import StudyOrder
+from vetdino.pretrain.replay import replay_run
+
+pytestmark = pytest.mark.slow
 
 GOLDEN = Path(__file__).with_name("golden.json")
 
@@ -35,9 +39,9 @@ EXACT = {
 }
 """All that draws at random or remembers something."""
 
-DIVERGING = {"optim.lr": Cosine(start=1e30, end=1e30), "optim.clip": 1e30}
+DIVERGING = {"optim.lr": Cosine(start=1e30, end=1e30), "optim.clip": 1e30, "probe.every": 0}
 
-TAKEN_BACK = {
+REWINDING = {
     "probe.every": 0,
     "alarms.policy": "rewind",
     "alarms.cosine": 0.0,  # so low that any training alarms
@@ -45,72 +49,74 @@ TAKEN_BACK = {
     "alarms.rewinds": 2,
 }
 
-UNTRIED = {"probe.every": 0}
-
-GREY = {"alarms.policy": "stop"}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
+WORKERS = {"one": 1, "two": 2}
+"""Folder of the runs -> workers, with the same global batch."""
+
+
 @pytest.fixture(scope="module")
-def two(folder, tiny, launched) -> Path:
-    """What two workers leave."""
-    out = folder / "two"
-    exact = {"steps": 6, "checkpoint_every": 3}
-    launched(
-        [
-            *((tiny(out / name, changes), None) for name, changes in PLAIN.items()),
-            (tiny(out / "spread", SPREAD), None),
-            (tiny(out / "whole", EXACT, **exact), None),
-            (tiny(out / "broken", EXACT, **exact), 4),
-            (tiny(out / "broken", EXACT, **exact), None),
-            (tiny(out / "parts", SPREAD | {"optim.micro_batch": 2, "optim.zero": 3}), None),
-            (tiny(out / "poisoned", EXACT, **exact | {"checkpoint_every": 1, "keep": 6}), None, [3]),
-            # For one worker to go on with.
-            (tiny(folder / "moved", PLAIN["centring"]), 2),
-            (tiny(folder / "divided", PLAIN["sinkhorn"]), 2),
-        ],
-        2,
-    )
+def compared(folder, tiny, launched) -> Path:
+    """The same trainings on one worker and on two."""
+    for name, workers in WORKERS.items():
+        runs = PLAIN | {"spread": SPREAD}
+        launched([(tiny(folder / name / run, changes), None) for run, changes in runs.items()], workers)
+    return folder
+
+
+@pytest.fixture(scope="module", params=WORKERS)
+def resumed(request, folder, tiny, launched) -> Path:
+    """A training undisturbed, and once stopped and resumed."""
+    out = folder / request.param
+    config = {"steps": 6, "checkpoint_every": 3, "loaders": int(request.param == "one")}
+    whole, broken = tiny(out / "whole", EXACT, **config), tiny(out / "broken", EXACT, **config)
+    launched([(whole, None), (broken, 4), (broken, None)], WORKERS[request.param])
     return out
 
 
 @pytest.fixture(scope="module")
-def one(two, folder, tiny, grey_shards, launched) -> Path:
-    """What one worker leaves, with the same global batch."""
-    out = folder / "one"
-    exact = {"steps": 6, "checkpoint_every": 3, "loaders": 1}
-    launched(
-        [
-            *((tiny(out / name, changes), None) for name, changes in PLAIN.items()),
-            (tiny(out / "spread", SPREAD), None),
-            (tiny(out / "whole", EXACT, **exact), None),
-            (tiny(out / "broken", EXACT, **exact), 4),
-            (tiny(out / "broken", EXACT, **exact), None),
-            (tiny(out / "other_seed", EXACT, **exact, seed=1), None),
-            (tiny(folder / "moved", PLAIN["centring"]), None),
-            (tiny(folder / "divided", PLAIN["sinkhorn"]), None),
-            (tiny(out / "parts", SPREAD | {"optim.micro_batch": 2}), None),
-            (tiny(out / "poisoned", EXACT, **exact | {"checkpoint_every": 1, "keep": 6}), None, [3]),
-            (tiny(out / "taken_back", TAKEN_BACK, steps=60, checkpoint_every=10, keep=4), None),
-            (tiny(out / "grey", GREY, steps=60, shards=grey_shards), None),
-            (tiny(out / "nan_early", DIVERGING, bad_in_a_row=2, checkpoint_every=100), None),
-            (tiny(out / "nan_late", DIVERGING, log_every=100, checkpoint_every=100), None),
-            (tiny(out / "nan_kept", DIVERGING | UNTRIED, log_every=100, checkpoint_every=2, steps=8), None),
-            (
-                tiny(out / "golden", {"distill.patch_weight": 1.0, "distill.spread_weight": 0.1}, steps=20),
-                None,
-            ),
-        ],
-        1,
-    )
+def moved(compared, folder, tiny, launched) -> Path:
+    """Trainings that two workers begin and one continues."""
+    configs = {"moved": PLAIN["centring"], "divided": PLAIN["sinkhorn"]}
+    launched([(tiny(folder / name, changes), 2) for name, changes in configs.items()], 2)
+    launched([(tiny(folder / name, changes), None) for name, changes in configs.items()], 1)
+    return folder
+
+
+@pytest.fixture(scope="module", params=WORKERS)
+def micro_batched(request, compared, tiny, launched) -> Path:
+    """Two studies at a time; on two workers under ZeRO 3 as well."""
+    zero = {"optim.zero": 3} if request.param == "two" else {}
+    out = compared / request.param / "parts"
+    launched([(tiny(out, SPREAD | {"optim.micro_batch": 2} | zero), None)], WORKERS[request.param])
     return out
 
 
-def told(run: Path, name: str) -> list[float]:
+@pytest.fixture(scope="module", params=WORKERS)
+def poisoned(request, folder, tiny, launched) -> tuple[Path, int]:
+    """A training whose fourth loss is NaN, and its workers."""
+    workers = WORKERS[request.param]
+    config = tiny(folder / request.param / "poisoned", EXACT, steps=6, checkpoint_every=1, keep=6)
+    launched([(config, None, [3])], workers)
+    return config.out, workers
+
+
+@pytest.fixture(scope="module")
+def alone(folder, tiny, launched) -> Callable[..., Path]:
+    """Runs one training on one worker; its folder."""
+
+    def train(name: str, changes: Mapping[str, Any], **top: Any) -> Path:
+        launched([(tiny(folder / name, changes, **top), None)], 1)
+        return folder / name
+
+    return train
+
+
+def series(run: Path, name: str) -> list[float]:
     return [line[name] for line in history(run) if name in line]
 
 
@@ -119,39 +125,42 @@ def keys(run: Path, rank: int = 0) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_two_workers_have_the_losses_of_one(name, one, two):
+def test_two_workers_have_the_losses_of_one(name, compared):
+    one, two = compared / "one", compared / "two"
     for term in ("loss/total", "loss/view", "loss/patch", "health/teacher_entropy", "data/pairs"):
-        assert len(told(one / name, term)) == 4
-        assert told(two / name, term) == pytest.approx(told(one / name, term), abs=1e-5)
+        assert len(series(one / name, term)) == 4
+        assert series(two / name, term) == pytest.approx(series(one / name, term), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_two_workers_end_with_the_weights_and_the_trial_of_one(name, one, two):
+def test_two_workers_end_with_the_weights_and_the_probe_of_one(name, compared):
+    one, two = compared / "one", compared / "two"
     alone, together = weights(one / name, 4), weights(two / name, 4)
     assert alone.keys() == together.keys()
     for key, value in alone.items():
         assert torch.allclose(value, together[key], atol=2e-5), key
     for term in ("probe/auroc_macro", "probe/ap_macro", "probe/effective_rank", "probe/mean_cosine"):
-        assert told(two / name, term) == pytest.approx(told(one / name, term), abs=1e-3)
+        assert series(two / name, term) == pytest.approx(series(one / name, term), abs=1e-3)
 
 
-def test_two_workers_see_the_studies_of_one_in_its_order(one, two, shards):
+def test_two_workers_see_the_studies_of_one_in_its_order(compared, shards):
+    one, two = compared / "one", compared / "two"
     halves = [keys(two / "centring", rank) for rank in (0, 1)]
     together = [left + right for left, right in zip(*halves, strict=True)]
     assert together == keys(one / "centring")
-    named, order = StudyIndex(shards, "train").keys(), Order(16, 8, 0)
+    named, order = StudyIndex(shards, "train").keys(), StudyOrder(16, 8, 0)
     assert together == [[named[row] for row in order.rows(step)] for step in range(4)]
 
 
-def test_two_workers_have_the_spread_of_one(one, two):
-    # The nearest of each study is looked for among those of all workers.
+def test_two_workers_have_the_spread_of_one(compared):
+    one, two = compared / "one", compared / "two"
+    # The nearest vector of each study is searched among those of all workers.
     for term in ("loss/spread", "loss/total"):
-        assert told(two / "spread", term)[:2] == pytest.approx(told(one / "spread", term)[:2], abs=1e-4)
+        assert series(two / "spread", term)[:2] == pytest.approx(series(one / "spread", term)[:2], abs=1e-4)
 
 
-@pytest.mark.parametrize("workers", ["one", "two"])
-def test_broken_off_and_resumed_equals_uninterrupted_bit_for_bit(workers, one, two, folder):
-    whole, broken = folder / workers / "whole", folder / workers / "broken"
+def test_stopped_and_resumed_equals_uninterrupted_bit_for_bit(resumed):
+    whole, broken = resumed / "whole", resumed / "broken"
     assert len(keys(broken)) == 3  # it went on from step 3
     assert record(whole) == record(broken)
     expected, found = weights(whole, 6), weights(broken, 6)
@@ -161,31 +170,28 @@ def test_broken_off_and_resumed_equals_uninterrupted_bit_for_bit(workers, one, t
     assert names == sorted(p.name for p in (broken / "checkpoints" / "step_00000006" / "engine").iterdir())
 
 
-@pytest.mark.parametrize("workers", ["one", "two"])
-def test_in_parts_and_under_any_zero_stage_the_losses_are_those_of_the_whole(workers, one, folder):
+def test_micro_batches_have_the_losses_of_the_whole_batch_under_any_zero_stage(micro_batched, compared):
     for term in ("loss/total", "loss/view", "loss/spread"):
-        expected = told(one / "spread", term)
-        assert told(folder / workers / "parts", term) == pytest.approx(expected, abs=2e-3), term
+        expected = series(compared / "one" / "spread", term)
+        assert series(micro_batched, term) == pytest.approx(expected, abs=2e-3), term
 
 
-@pytest.mark.parametrize("workers", ["one", "two"])
-def test_a_bad_step_is_skipped_counted_and_kept_for_a_second_look(workers, one, folder):
-    run = folder / workers / "poisoned"
+def test_a_bad_step_is_skipped_counted_and_kept_for_replay(poisoned):
+    run, workers = poisoned
     kept = sorted(path.name for path in (run / "checkpoints").iterdir())
     assert kept == [f"step_{step:08d}" for step in (1, 2, 3, 5, 6)]  # what a bad step ends with is not kept
     assert all(value.isfinite().all() for value in weights(run, 6).values())
     assert [line["health/bad_steps"] for line in history(run)] == [0, 0, 0, 1, 1, 1]
     assert "loss/total" not in history(run)[3]
     status = json.loads((run / "status.json").read_text())
-    assert status["warnings"] == ["step 3: the loss or a gradient was no finite number; the step was skipped"]
-    told = json.loads((run / "bad" / "step_00000003.json").read_text())
-    seen = [keys(run, rank)[3] for rank in range(2 if workers == "two" else 1)]
-    assert told["studies"] == seen
-    assert replay_of(run, 3).healthy  # the poison was the test's, not the batch's
+    assert status["warnings"] == ["step 3: the loss or a gradient was not finite; the step was skipped"]
+    description = json.loads((run / "bad" / "step_00000003.json").read_text())
+    assert description["studies"] == [keys(run, rank)[3] for rank in range(workers)]
+    assert replay_run(run, 3).healthy  # the poison was the test's, not the batch's
 
 
-def test_an_alarm_takes_the_training_back_at_half_the_rate_so_often_and_then_stops_it(one):
-    run = one / "taken_back"
+def test_an_alarm_rewinds_the_training_at_half_the_rate_so_often_and_then_stops_it(alone):
+    run = alone("rewound", REWINDING, steps=60, checkpoint_every=10, keep=4)
     said = (run / "failure.txt").read_text()
     assert said.startswith("TrainingError: step ")
     assert "all_alike" in said
@@ -200,45 +206,47 @@ def test_an_alarm_takes_the_training_back_at_half_the_rate_so_often_and_then_sto
     assert lr[last] == pytest.approx(0.25 * plain.at(last - 1, 60) * (8 / 1024) ** 0.5)
 
 
-def test_pictures_that_are_all_alike_stop_the_training_within_thirty_steps(one):
-    said = (one / "grey" / "failure.txt").read_text()
+def test_images_that_are_all_alike_stop_the_training_within_thirty_steps(alone, grey_shards):
+    run = alone("gray", {"alarms.policy": "stop"}, steps=60, shards=grey_shards)
+    said = (run / "failure.txt").read_text()
     assert said.startswith("TrainingError: step ")
     assert "all_alike" in said
-    assert len(keys(one / "grey")) <= 30
+    assert len(keys(run)) <= 30
 
 
-def test_another_seed_gives_another_training(one):
-    assert record(one / "whole") != record(one / "other_seed")
+def test_another_seed_gives_another_training(alone, compared):
+    other = alone("other_seed", PLAIN["centring"], seed=1)
+    assert record(compared / "one" / "centring") != record(other)
 
 
-def test_without_divided_state_another_number_of_workers_goes_on(one, folder):
-    assert len(keys(folder / "moved")) == 2
+def test_without_divided_state_another_number_of_workers_continues(moved):
+    assert len(keys(moved / "moved")) == 2
     for term in ("loss/total", "loss/view", "loss/patch"):
-        expected = told(one / "centring", term)
-        assert told(folder / "moved", term) == pytest.approx(expected, abs=1e-5)
+        expected = series(moved / "one" / "centring", term)
+        assert series(moved / "moved", term) == pytest.approx(expected, abs=1e-5)
 
 
-def test_divided_state_goes_on_with_another_number_of_workers(one, folder):
-    assert len(keys(folder / "divided")) == 2
+def test_divided_state_continues_with_another_number_of_workers(moved):
+    assert len(keys(moved / "divided")) == 2
     for term in ("loss/total", "loss/view", "loss/patch"):
-        expected = told(one / "sinkhorn", term)
-        assert told(folder / "divided", term) == pytest.approx(expected, abs=1e-4)
+        expected = series(moved / "one" / "sinkhorn", term)
+        assert series(moved / "divided", term) == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_training_leaves_its_backbone_and_the_newest_checkpoints(one):
-    run = one / "whole"
+def test_a_training_leaves_its_backbone_and_the_newest_checkpoints(resumed):
+    run = resumed / "whole"
     backbone = load(run / "backbone")
     teacher = weights(run, 6)
     for name, value in backbone.state_dict().items():
         assert torch.equal(value, teacher[f"teacher.backbone.{name}"])
     assert backbone.card.label == "tiny, 48 study presentations, seed 0"
-    assert backbone.card.metrics["probe/auroc_macro"] == told(run, "probe/auroc_macro")[-1]
+    assert backbone.card.metrics["probe/auroc_macro"] == series(run, "probe/auroc_macro")[-1]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step_00000003", "step_00000006"]
     assert not list(run.glob(".*"))
 
 
-def test_the_record_tells_losses_schedules_speed_and_trials(one):
-    last = history(one / "whole")[-1]
+def test_a_record_has_losses_schedules_speed_and_probe(resumed):
+    last = history(resumed / "whole")[-1]
     assert {
         "loss/total", "loss/view", "loss/patch", "loss/spread", "health/teacher_entropy",
         "health/view_loss_minus_ln_k", "schedule/lr", "schedule/weight_decay", "schedule/momentum",
@@ -250,28 +258,32 @@ def test_the_record_tells_losses_schedules_speed_and_trials(one):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("bad_in_a_row", "log_every", "checkpoint_every", "said"),
     [
-        ("nan_early", "step 2: {} 2 steps"),
-        ("nan_late", "step 3: {} 3 steps"),
-        ("nan_kept", "step 5: {} 5 steps"),
+        (2, 1, 100, "step 2: {} 2 steps"),
+        (5, 100, 100, "step 3: {} 3 steps"),
+        (5, 100, 2, "step 5: {} 5 steps"),
     ],
+    ids=["early", "at the end", "at a checkpoint"],
 )
-def test_steps_that_stay_bad_stop_the_training_which_leaves_nothing_of_them(name, said, one):
-    told = (one / name / "failure.txt").read_text()
-    assert told.startswith("TrainingError: " + said.format("the loss or a gradient was no finite number for"))
-    assert not list((one / name).glob("checkpoints/step_*"))
-    assert not (one / name / "backbone").exists()
-    report = replay_of(one / name, 1)
+def test_steps_that_stay_bad_stop_the_training_without_checkpoint_or_backbone(
+    bad_in_a_row, log_every, checkpoint_every, said, alone
+):
+    settings = {"log_every": log_every, "checkpoint_every": checkpoint_every, "bad_in_a_row": bad_in_a_row}
+    steps = 8 if checkpoint_every == 2 else 4
+    run = alone(f"bad_{log_every}_{checkpoint_every}", DIVERGING, steps=steps, **settings)
+    failure = (run / "failure.txt").read_text()
+    assert failure.startswith("TrainingError: " + said.format("the loss or a gradient was not finite for"))
+    assert not list(run.glob("checkpoints/step_*"))
+    assert not (run / "backbone").exists()
+    report = replay_run(run, 1)
     assert report.studies == 8
-    assert "the batch is not to blame" in str(report)
+    assert "not the batch is to blame" in str(report)
 
 
-def test_twenty_steps_have_the_losses_on_record(one):
-    found = {
-        name: [round(v, 6) for v in told(one / "golden", f"loss/{name}")]
-        for name in ("view", "patch", "spread")
-    }
+def test_twenty_steps_have_the_golden_losses_on_record(alone):
+    run = alone("golden", {"distill.patch_weight": 1.0, "distill.spread_weight": 0.1}, steps=20)
+    found = {name: [round(v, 6) for v in series(run, f"loss/{name}")] for name in ("view", "patch", "spread")}
     expected = json.loads(GOLDEN.read_text())
     for name, values in expected.items():
         assert found[name] == pytest.approx(values, abs=1e-4), (

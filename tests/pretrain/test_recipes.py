@@ -10,8 +10,9 @@ import torch
 
 from vetdino.platform.core.config import cli_config, from_json, to_json
 from vetdino.platform.core.errors import ConfigError
-from vetdino.platform.models.backbone import BackboneConfig
-from vetdino.pretrain.recipes import RECIPES, PretrainConfig, native_patch, recipe
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.pretrain.config import PretrainConfig, native_patch_side
+from vetdino.pretrain.recipes import RECIPES, recipe
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -60,14 +61,14 @@ def test_an_unknown_setting_is_met_with_the_nearest(capsys):
         ({"workers": 0}, "workers 0 must be at least 1"),
         ({"steps": 0}, "steps 0 must be at least 1"),
         ({"keep": 0}, "keep 0 must be at least 1"),
-        ({"head_warmup": 1.5}, "head_warmup 1.5 is no share of the steps, 0 to 1"),
+        ({"head_warmup": 1.5}, "head_warmup 1.5 is not a share of the steps, 0 to 1"),
         (
             {"backbone": BackboneConfig(name="vit_tiny_patch16_224", side=100)},
-            "backbone.side 100 is no multiple of the patch, 16; nearest is 96",
+            "backbone.side 100 is not a multiple of the patch, 16; nearest is 96",
         ),
         (
             {"backbone": BackboneConfig(name="vit_tiny_patch16_224", side=126, patch=14)},
-            "crops.global_side 128 is no multiple of the backbone's patch, 14; nearest is 126",
+            "crops.global_side 128 is not a multiple of the backbone's patch, 14; nearest is 126",
         ),
         ({"backbone": BackboneConfig(name="my_vit")}, "'my_vit' does not tell its patch; set backbone.patch"),
     ],
@@ -78,8 +79,8 @@ def test_settings_that_quarrel_are_named(changes, said):
 
 
 def test_a_patch_is_read_off_the_architectures_name():
-    assert native_patch("vit_small_patch14_reg4_dinov2") == 14
-    assert native_patch("vit_tiny_patch16_224") == 16
+    assert native_patch_side("vit_small_patch14_reg4_dinov2") == 14
+    assert native_patch_side("vit_tiny_patch16_224") == 16
 
 
 def test_the_larger_recipes_have_the_papers_crops_and_all_of_dinov2s_losses():

@@ -18,9 +18,10 @@ from vetdino.platform.models.card import WEIGHTS
 from vetdino.platform.models.saving import save_backbone
 from vetdino.platform.models.weights import IMAGENET
 from vetdino.platform.training import checkpoint
+from vetdino.pretrain.checkpoints import TEACHER
 from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.distillation.distiller import Distiller
-from vetdino.pretrain.start import TEACHER, start_of
+from vetdino.pretrain.start import starting_point
 
 
 @pytest.fixture
@@ -59,28 +60,28 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 def begun(config: PretrainConfig) -> Distiller:
     """As a training begins."""
     torch.manual_seed(99)
-    start = start_of(config)
+    start = starting_point(config)
     distiller = Distiller(start.backbone, config.distill)
-    start.give(distiller)
+    start.load_heads_into(distiller)
     return distiller
 
 
 def test_nothing_named_is_random_weights_by_the_seed_and_no_warm_up(config):
-    start = start_of(config)
+    start = starting_point(config)
     assert same(start.backbone, random_backbone(config.backbone, config.seed))
-    assert not same(start.backbone, start_of(replace(config, seed=1)).backbone)
-    assert (start.has_heads, start.warmup) == (False, 0)
-    assert repr(start) == "Start(random weights, seed 0, no heads, 0 steps of head warm-up)"
+    assert not same(start.backbone, starting_point(replace(config, seed=1)).backbone)
+    assert (start.has_heads, start.frozen_steps) == (False, 0)
+    assert repr(start) == "StartingPoint(random weights, seed 0, no heads, backbone frozen for 0 steps)"
 
 
 def test_a_backbone_folder_gives_its_weights_and_new_heads_a_warm_up(config, tmp_path):
     other = random_backbone(config.backbone, 7)
     save_backbone(tmp_path / "b", other)
     for source in (tmp_path / "b", tmp_path / "b" / WEIGHTS):
-        start = start_of(replace(config, start=str(source)))
+        start = starting_point(replace(config, start=str(source)))
         assert same(start.backbone, other)
-        assert (start.has_heads, start.warmup) == (False, 10)
-    assert start_of(replace(config, start=str(tmp_path / "b"), head_warmup=0.0)).warmup == 0
+        assert (start.has_heads, start.frozen_steps) == (False, 10)
+    assert starting_point(replace(config, start=str(tmp_path / "b"), head_warmup=0.0)).frozen_steps == 0
 
 
 @pytest.mark.parametrize("file", ["dino.pth", "dino.safetensors"])
@@ -90,7 +91,7 @@ def test_a_foreign_file_is_folded_to_grey_and_resampled_to_the_grid(file, config
     ).eval()
     write = save_file if file.endswith("safetensors") else torch.save
     write(vit.state_dict(), str(tmp_path / file))
-    start = start_of(replace(config, start=str(tmp_path / file)))
+    start = starting_point(replace(config, start=str(tmp_path / file)))
     grey = torch.rand(1, 1, 64, 64)
     image = (grey - start.backbone.card.mean) / start.backbone.card.std
     mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (IMAGENET.mean, IMAGENET.std))
@@ -102,15 +103,15 @@ def test_a_foreign_file_is_folded_to_grey_and_resampled_to_the_grid(file, config
     # The grid of 8 x 8 was resampled to 4 x 4 and is resampled back here: patches at the border lose a little.
     found = start.backbone.tokens(image).cls
     assert torch.cosine_similarity(found, expected[:, 0]).item() > 0.98
-    assert start.warmup == 10
+    assert start.frozen_steps == 10
 
 
 @pytest.mark.parametrize("inner", ["", "checkpoints/step_00000004"])
 def test_a_training_gives_its_teacher_to_student_and_teacher_with_heads_and_centres(inner, config, trained):
     run, before = trained()
     source = replace(config, start=str(run / inner))
-    start = start_of(source)
-    assert (start.has_heads, start.warmup) == (True, 0)
+    start = starting_point(source)
+    assert (start.has_heads, start.frozen_steps) == (True, 0)
     after = begun(source)
     assert same(after.teacher, before.teacher)
     assert same(after.student, before.teacher)
@@ -132,20 +133,20 @@ def test_the_newest_whole_checkpoint_is_taken_and_a_damaged_one_passed_over_with
         older = begun(replace(config, start=str(run)))
     assert not same(older.teacher, newest.teacher)
     with pytest.raises(CheckpointError, match="differs from its seal"):
-        start_of(replace(config, start=str(damaged.parent)))
+        starting_point(replace(config, start=str(damaged.parent)))
     (run / "checkpoints" / "step_00000002" / "position.json").unlink()
     with (
         pytest.warns(RuntimeWarning, match="damaged"),
         pytest.raises(CheckpointError, match="none of its checkpoints is whole; start from a copy"),
     ):
-        start_of(replace(config, start=str(run)))
+        starting_point(replace(config, start=str(run)))
 
 
 def test_a_head_that_is_not_asked_for_is_left_behind(config, trained):
     run, before = trained()
     views_only = replace(config, distill=replace(config.distill, patch_weight=0.0), start=str(run))
-    start = start_of(views_only)
-    assert (start.has_heads, start.warmup) == (True, 0)
+    start = starting_point(views_only)
+    assert (start.has_heads, start.frozen_steps) == (True, 0)
     assert not any(name.startswith("patch_head.") for name in start.heads)
     assert same(begun(views_only).student.head, before.teacher.head)
 
@@ -153,8 +154,8 @@ def test_a_head_that_is_not_asked_for_is_left_behind(config, trained):
 def test_a_head_that_did_not_come_begins_anew_after_a_warm_up(config, trained):
     views_only = replace(config, distill=replace(config.distill, patch_weight=0.0))
     run, before = trained(views_only)
-    start = start_of(replace(config, start=str(run)))
-    assert (start.has_heads, start.warmup) == (True, 10)
+    start = starting_point(replace(config, start=str(run)))
+    assert (start.has_heads, start.frozen_steps) == (True, 10)
     after = begun(replace(config, start=str(run)))
     assert same(after.student.head, before.teacher.head)
     assert same(after.student.patch_head, after.teacher.patch_head)
@@ -177,7 +178,7 @@ def test_heads_of_another_size_are_refused_with_both_sizes(setting, there, here,
         rf"its head has {setting} {there}, distill\.head\.{setting} is {here}; set --distill\.head\.{setting}"
     )
     with pytest.raises(ConfigError, match=said):
-        start_of(other)
+        starting_point(other)
 
 
 @pytest.mark.parametrize(("changes", "why"), [({"width": 64}, "is .*, not"), ({"depth": 3}, "is missing")])
@@ -190,19 +191,19 @@ def test_another_architecture_is_refused_with_what_differs(changes, why, config,
             CheckpointError,
             match=f"holds another architecture than backbone vit_tiny.*{why}.*; set --backbone",
         ):
-            start_of(other)
+            starting_point(other)
 
 
 def test_what_is_not_there_is_refused(config, tmp_path):
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "none", tmp_path / "empty"):
         with pytest.raises(CheckpointError, match=r"start: .*no backbone here.*training's folder"):
-            start_of(replace(config, start=str(path)))
+            starting_point(replace(config, start=str(path)))
     with pytest.raises(ConfigError, match="random:vit_tiny_patch16_224 for random weights or timm:"):
-        start_of(replace(config, start="vit_tiny_patch16_224"))
+        starting_point(replace(config, start="vit_tiny_patch16_224"))
     (tmp_path / "no.pth").write_text("no weights")
     with pytest.raises(CheckpointError, match="cannot be read as plain weights"):
-        start_of(replace(config, start=str(tmp_path / "no.pth")))
+        starting_point(replace(config, start=str(tmp_path / "no.pth")))
 
 
 def test_published_weights_of_a_timm_name_are_adopted_or_their_want_is_told(config, monkeypatch):
@@ -215,17 +216,17 @@ def test_published_weights_of_a_timm_name_are_adopted_or_their_want_is_told(conf
         return published if pretrained else make(name, **settings)
 
     monkeypatch.setattr("timm.create_model", fetched)
-    start = start_of(replace(config, start="timm:vit_tiny_patch16_224"))
+    start = starting_point(replace(config, start="timm:vit_tiny_patch16_224"))
     assert ("vit_tiny_patch16_224", True) in asked
     assert torch.equal(start.backbone.vit.pos_embed, published.pos_embed)
-    assert start.warmup == 10
+    assert start.frozen_steps == 10
     monkeypatch.undo()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(CheckpointError, match="timm:vit_tiny_patch16_224: .*PATH"):
-        start_of(replace(config, start="timm:vit_tiny_patch16_224"))
+        starting_point(replace(config, start="timm:vit_tiny_patch16_224"))
     with pytest.raises(ConfigError, match="the nearest is 'vit_tiny_patch16_224'"):
-        start_of(replace(config, start="timm:vit_tiny_pach16_224"))
+        starting_point(replace(config, start="timm:vit_tiny_pach16_224"))
 
 
 def test_a_checkpoint_is_looked_for_before_the_finished_backbone(config, trained):
@@ -234,5 +235,5 @@ def test_a_checkpoint_is_looked_for_before_the_finished_backbone(config, trained
     assert same(begun(replace(config, start=str(run))).student, before.teacher)
     shutil.rmtree(run / "checkpoints")
     with pytest.raises(CheckpointError, match="no backbone here"):
-        start_of(replace(config, start=str(run)))
-    assert start_of(replace(config, start=str(run / "backbone"))).warmup == 10
+        starting_point(replace(config, start=str(run)))
+    assert starting_point(replace(config, start=str(run / "backbone"))).frozen_steps == 10

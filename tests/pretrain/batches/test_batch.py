@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from vetdino.pretrain.batches.batch import batch_of
+from vetdino.pretrain.batches.batch import collate_crops
 from vetdino.pretrain.batches.crops import StudyCrops
 
 STUDIES, GLOBALS, LOCALS, PATCHES = 3, 2, 4, 9
@@ -31,7 +31,7 @@ def hidden_of(number: int) -> np.ndarray:
 
 
 def test_the_teachers_view_comes_first_and_each_study_keeps_its_column():
-    batch = batch_of([crops_of(n) for n in range(2)], [hidden_of(n) for n in range(2)])
+    batch = collate_crops([crops_of(n) for n in range(2)], [hidden_of(n) for n in range(2)])
     assert batch.globals_GB1SS.shape == (2 * GLOBALS, 2, 1, 6, 6)
     assert batch.locals_LB1SS.shape == (2 * LOCALS, 2, 1, 4, 4)
     assert batch.globals_GB1SS.dtype == torch.uint8
@@ -46,7 +46,7 @@ def test_the_teachers_view_comes_first_and_each_study_keeps_its_column():
 
 
 def test_hidden_patches_are_those_of_each_study_and_pairs_are_counted():
-    batch = batch_of([crops_of(n) for n in range(STUDIES)], [hidden_of(n) for n in range(STUDIES)])
+    batch = collate_crops([crops_of(n) for n in range(STUDIES)], [hidden_of(n) for n in range(STUDIES)])
     assert batch.hidden_TBN.shape == (GLOBALS, STUDIES, PATCHES)
     for study in range(STUDIES):
         assert batch.hidden_TBN[:, study].nonzero()[:, 1].tolist() == [study] * GLOBALS
@@ -55,10 +55,10 @@ def test_hidden_patches_are_those_of_each_study_and_pairs_are_counted():
 
 
 def test_there_may_be_no_local_crops():
-    batch = batch_of([crops_of(n, locals_=0) for n in range(2)], [hidden_of(n) for n in range(2)])
+    batch = collate_crops([crops_of(n, locals_=0) for n in range(2)], [hidden_of(n) for n in range(2)])
     assert len(batch.locals_LB1SS) == 0
 
 
 def test_a_batch_introduces_itself_without_arrays_and_moves_whole():
-    batch = batch_of([crops_of(0)], [hidden_of(0)])
+    batch = collate_crops([crops_of(0)], [hidden_of(0)])
     assert repr(batch.to("cpu")) == "CropBatch(1 studies, 1 pairs)"

@@ -15,17 +15,18 @@ from torch.overrides import TorchFunctionMode
 
 from vetdino.platform.data.study import Study, View
 from vetdino.pretrain.batches import device_crops
-from vetdino.pretrain.batches.batch import CropBatch, batch_of
+from vetdino.pretrain.batches.batch import CropBatch, collate_crops
 from vetdino.pretrain.batches.config import CropConfig
-from vetdino.pretrain.batches.crops import crops_from, mixed, whole_of
+from vetdino.pretrain.batches.crop_plan import planned_study
+from vetdino.pretrain.batches.crops import cut_crops
 from vetdino.pretrain.batches.device_crops import (
     REACH,
-    WholeViews,
-    crops_on,
-    cut,
-    kernels_of,
-    ships_whole,
-    views_of,
+    PlannedBatch,
+    blur_kernels,
+    collate_plans,
+    crops_on_device,
+    cut_batch,
+    cuts_on_device,
 )
 
 CONFIG = CropConfig(global_side=48, local_side=24, locals_per_view=3)
@@ -56,15 +57,15 @@ STUDIES = [study_of(number, (SIZES[number], SIZES[(2 * number + 1) % 5])) for nu
 HIDDEN = np.arange(18).reshape(2, 9) % 2 == 0
 
 
-def planned(studies: list[Study], config: CropConfig, seed: int = 0) -> WholeViews:
-    return views_of(
-        [whole_of(study, config, seed=seed, epoch=0) for study in studies], [HIDDEN] * len(studies)
+def planned(studies: list[Study], config: CropConfig, seed: int = 0) -> PlannedBatch:
+    return collate_plans(
+        [planned_study(study, config, seed=seed, epoch=0) for study in studies], [HIDDEN] * len(studies)
     )
 
 
 def by_loaders(studies: list[Study], config: CropConfig, seed: int = 0) -> CropBatch:
-    whole = [whole_of(study, config, seed=seed, epoch=0) for study in studies]
-    return batch_of([crops_from(study, config) for study in whole], [HIDDEN] * len(studies))
+    whole = [planned_study(study, config, seed=seed, epoch=0) for study in studies]
+    return collate_crops([cut_crops(study, config) for study in whole], [HIDDEN] * len(studies))
 
 
 def both(one: CropBatch, two: CropBatch) -> list[tuple[Tensor, Tensor]]:
@@ -87,7 +88,7 @@ def same(one: CropBatch, two: CropBatch) -> bool:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_device_cuts_what_the_loaders_cut(seed):
-    assert alike(cut(planned(STUDIES, CONFIG, seed), CONFIG), by_loaders(STUDIES, CONFIG, seed))
+    assert alike(cut_batch(planned(STUDIES, CONFIG, seed), CONFIG), by_loaders(STUDIES, CONFIG, seed))
 
 
 @settings(max_examples=25, deadline=None)
@@ -99,37 +100,30 @@ def test_the_device_cuts_what_the_loaders_cut(seed):
 def test_views_and_crops_of_any_size_are_cut_alike(sizes, seed, local_side):
     config = replace(CONFIG, local_side=local_side, rotation=45)
     studies = [study_of(seed % 97, tuple(sizes)), STUDIES[0]]
-    assert alike(cut(planned(studies, config, seed), config), by_loaders(studies, config, seed))
+    assert alike(cut_batch(planned(studies, config, seed), config), by_loaders(studies, config, seed))
 
 
 def test_a_crop_is_the_same_in_whatever_batch_it_is_cut(monkeypatch):
-    whole = cut(planned(STUDIES, CONFIG), CONFIG)
+    whole = cut_batch(planned(STUDIES, CONFIG), CONFIG)
     for column, study in enumerate(STUDIES):
-        alone = cut(planned([study], CONFIG), CONFIG)
+        alone = cut_batch(planned([study], CONFIG), CONFIG)
         assert torch.equal(whole.globals_GB1SS[:, column : column + 1], alone.globals_GB1SS)
         assert torch.equal(whole.locals_LB1SS[:, column : column + 1], alone.locals_LB1SS)
-    monkeypatch.setattr(device_crops, "AT_ONCE", 2)
-    assert same(cut(planned(STUDIES, CONFIG), CONFIG), whole)
+    monkeypatch.setattr(device_crops, "STUDIES_AT_ONCE", 2)
+    assert same(cut_batch(planned(STUDIES, CONFIG), CONFIG), whole)
 
 
 def test_noise_is_the_loaders_to_the_last_grey():
     flat = [Study("k", "p", (View(np.full((90, 70), 120, np.uint8)), View(np.full((60, 64), 90, np.uint8))))]
     config = replace(CONFIG, rotation=0, blur=0, noise=0.2)
-    assert same(cut(planned(flat, config), config), by_loaders(flat, config))
-    assert cut(planned(flat, config), config).globals_GB1SS.float().std() > 2
-
-
-def test_mixed_bits_are_the_same_in_numpy_and_in_torch():
-    generator = np.random.default_rng(0)
-    counter, first, second = generator.integers(2**32, size=(3, 1000), dtype=np.uint32)
-    wide = [torch.from_numpy(numbers.astype(np.int64)) for numbers in (counter, first, second)]
-    assert np.array_equal(mixed(*wide).numpy(), mixed(counter, first, second))
+    assert same(cut_batch(planned(flat, config), config), by_loaders(flat, config))
+    assert cut_batch(planned(flat, config), config).globals_GB1SS.float().std() > 2
 
 
 def test_outside_of_the_view_is_black_though_its_frame_is_larger():
     light = [Study("a", "p", (View(np.full((70, 50), 255, np.uint8)),)), study_of(1, ((300, 280),))]
     config = replace(CONFIG, rotation=80, brightness=0, contrast=0, gamma=0, noise=0, blur=0)
-    crops = cut(planned(light, config), config)
+    crops = cut_batch(planned(light, config), config)
     assert alike(crops, by_loaders(light, config))
     assert (crops.globals_GB1SS[:, 0] == 0).any(dim=(-1, -2)).any()
 
@@ -139,12 +133,12 @@ def test_crops_may_reach_over_the_end_of_a_view_that_fills_its_frame():
     config = replace(CONFIG, rotation=180, global_area=(1, 1), global_side=64)
     whole = planned(full, config)
     assert (whole.levels, whole.frames_BVHW.shape[2:]) == (1, (64, 64))
-    assert alike(cut(whole, config), by_loaders(full, config))
+    assert alike(cut_batch(whole, config), by_loaders(full, config))
 
 
 def test_there_may_be_no_local_crops():
     config = replace(CONFIG, locals_per_view=0)
-    crops = cut(planned(STUDIES, config), config)
+    crops = cut_batch(planned(STUDIES, config), config)
     assert crops.locals_LB1SS.shape == (0, 5, 1, 24, 24)
     assert alike(crops, by_loaders(STUDIES, config))
 
@@ -152,13 +146,13 @@ def test_there_may_be_no_local_crops():
 def test_whatever_a_loader_ships_becomes_crops_on_the_device():
     device = torch.device("cpu")
     whole, crops = planned(STUDIES, CONFIG), by_loaders(STUDIES, CONFIG)
-    assert same(crops_on(device, whole, CONFIG), cut(whole, CONFIG))
-    assert same(crops_on(device, crops, CONFIG), crops)
+    assert same(crops_on_device(device, whole, CONFIG), cut_batch(whole, CONFIG))
+    assert same(crops_on_device(device, crops, CONFIG), crops)
 
 
 def test_a_single_view_stands_for_both():
     config = replace(CONFIG, p_multiview=0)
-    crops = cut(planned(STUDIES, config), config)
+    crops = cut_batch(planned(STUDIES, config), config)
     assert crops.pairs == 0
     assert alike(crops, by_loaders(STUDIES, config))
 
@@ -166,8 +160,8 @@ def test_a_single_view_stands_for_both():
 def test_autocast_changes_nothing():
     whole = planned(STUDIES, CONFIG)
     with torch.autocast("cpu", torch.bfloat16):
-        under = cut(whole, CONFIG)
-    assert same(under, cut(whole, CONFIG))
+        under = cut_batch(whole, CONFIG)
+    assert same(under, cut_batch(whole, CONFIG))
 
 
 class NoLook(TorchFunctionMode):
@@ -200,7 +194,7 @@ class NoLook(TorchFunctionMode):
 def test_no_value_is_looked_at_while_crops_are_cut():
     whole = planned(STUDIES, CONFIG)
     with NoLook():
-        cut(whole, CONFIG)
+        cut_batch(whole, CONFIG)
     with NoLook(), pytest.raises(AssertionError, match="waits for the device"):
         whole.noise_BVC.max().item()
 
@@ -210,13 +204,13 @@ def test_blurs_are_those_of_opencv():
     config = replace(PLAIN, global_side=40, locals_per_view=0, blur=1)
     study = Study("k", "p", (View(picture),))
     for seed in range(20):
-        blurred, told = cut(planned([study], config, seed), config), by_loaders([study], config, seed)
+        blurred, told = cut_batch(planned([study], config, seed), config), by_loaders([study], config, seed)
         assert (blurred.globals_GB1SS.int() - told.globals_GB1SS.int()).abs().max() <= 1
 
 
 def test_kernels_are_gaussians_in_whole_256ths():
     deviations = np.array([0.0, 0.1, 0.4, 0.8, 1.5])
-    kernels = kernels_of(deviations)
+    kernels = blur_kernels(deviations)
     assert kernels.shape == (5, 2 * REACH + 1)
     assert (kernels.sum(axis=1) == 256).all()
     assert np.array_equal(kernels, np.rint(kernels))
@@ -237,12 +231,12 @@ def test_kernels_are_gaussians_in_whole_256ths():
     ],
 )
 def test_auto_ships_whole_cuda_alone(where, device, told):
-    assert ships_whole(CropConfig(cut_on=where), torch.device(device)) is told
+    assert cuts_on_device(CropConfig(cut_on=where), torch.device(device)) is told
 
 
 def test_views_move_whole_and_introduce_themselves_without_arrays():
     whole = planned(STUDIES[:2], CONFIG)
-    assert repr(whole.to("cpu")) == "WholeViews(2 studies, 2 pairs, frames 256x128)"
+    assert repr(whole.to("cpu")) == "PlannedBatch(2 studies, 2 pairs, frames 256x128)"
     moved = whole.to("meta")
     tensors = [field.name for field in fields(whole) if isinstance(getattr(whole, field.name), Tensor)]
     assert len(tensors) == 9
@@ -252,10 +246,10 @@ def test_views_move_whole_and_introduce_themselves_without_arrays():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_cuts_what_the_loaders_cut_without_waiting():
     whole = planned(STUDIES, CONFIG).pin_memory().to("cuda")
-    cut(whole, CONFIG)  # brings the table of the normal distribution
+    cut_batch(whole, CONFIG)  # brings the table of the normal distribution
     torch.cuda.set_sync_debug_mode("error")
     try:
-        crops = cut(whole, CONFIG)
+        crops = cut_batch(whole, CONFIG)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert alike(crops.to("cpu"), by_loaders(STUDIES, CONFIG))

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vetdino.pretrain.batches.config import MaskConfig
-from vetdino.pretrain.batches.masks import mask_of
+from vetdino.pretrain.batches.masks import block_mask
 
 
 def masks(side: int, config: MaskConfig, count: int = 400, seed: int = 0) -> np.ndarray:
     generator = np.random.default_rng(seed)
-    return np.stack([mask_of(side, config, generator) for _ in range(count)])
+    return np.stack([block_mask(side, config, generator) for _ in range(count)])
 
 
 def test_nothing_is_hidden_where_the_probability_is_zero():
@@ -22,7 +22,7 @@ def test_nothing_is_hidden_where_the_probability_is_zero():
 
 @given(st.integers(2, 20), st.floats(0, 1), st.integers(0, 2**32))
 def test_exactly_the_drawn_share_is_hidden(side, ratio, seed):
-    hidden = mask_of(side, MaskConfig(probability=1.0, ratio=(ratio, ratio)), np.random.default_rng(seed))
+    hidden = block_mask(side, MaskConfig(probability=1.0, ratio=(ratio, ratio)), np.random.default_rng(seed))
     assert hidden.shape == (side * side,)
     assert hidden.dtype == bool
     assert hidden.sum() == round(ratio * side * side)

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from vetdino.platform.core.errors import CheckpointError
-from vetdino.platform.models.backbone import BackboneConfig, random_backbone
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
 from vetdino.platform.training.schedules import Cosine
-from vetdino.pretrain.distillation import engine as engine_module
+from vetdino.pretrain.distillation import deepspeed_adapter
 from vetdino.pretrain.distillation.config import HeadConfig, OptimConfig
 from vetdino.pretrain.distillation.distiller import Learner
 from vetdino.pretrain.distillation.engine import Engine, student_groups
@@ -52,9 +53,13 @@ def learner(head: HeadConfig = HEAD) -> Learner:
 
 def loss_of(model: nn.Module, studies: slice, step: int) -> Tensor:
     """A mean over studies, another at each step."""
-    told = model(GLOBALS[:, studies], LOCALS[:, studies], HIDDEN[:, studies], True)
+    outputs = model(GLOBALS[:, studies], LOCALS[:, studies], HIDDEN[:, studies], True)
     count = studies.stop - studies.start
-    return (1 + step) * (told.cls_SBK.float().square().sum() + told.patch_MK.float().square().sum()) / count
+    return (
+        (1 + step)
+        * (outputs.cls_SBK.float().square().sum() + outputs.patch_MK.float().square().sum())
+        / count
+    )
 
 
 @dataclass
@@ -75,11 +80,11 @@ class Worker:
         """One step; `poison` is what the last worker adds to the last part's loss."""
         engine.schedule(step)
         share = BATCH // self.world
-        size = share // engine.parts
-        for part in range(engine.parts):
+        size = share // engine.micro_batches
+        for part in range(engine.micro_batches):
             first = self.rank * share + part * size
-            loss = loss_of(engine.inner, slice(first, first + size), step)
-            if poison is not None and (self.rank, part) == (self.world - 1, engine.parts - 1):
+            loss = loss_of(engine.model, slice(first, first + size), step)
+            if poison is not None and (self.rank, part) == (self.world - 1, engine.micro_batches - 1):
                 loss = loss + poison
             engine.backward(loss)
         return engine.step().item()
@@ -116,13 +121,13 @@ class Worker:
         told += [self.step(fresh, 2), self.step(fresh, 3, float("inf")), self.step(fresh, 3)]
         self.keep("resumed", whole(fresh) | {"told": torch.tensor(told)})
 
-    def parts(self) -> None:
+    def micro_batches(self) -> None:
         """The worker's share study by study."""
         engine = self.engine(micro_batch=1)
-        assert engine.parts == BATCH // self.world
+        assert engine.micro_batches == BATCH // self.world
         for step in range(STEPS):
             self.step(engine, step)
-        self.keep("parts", whole(engine))
+        self.keep("micro_batches", whole(engine))
 
     def recomputed(self) -> None:
         """Activations computed again, and after them one lot at a time of the whole student."""
@@ -130,7 +135,7 @@ class Worker:
         assert list(engine.student.state_dict()) == list(learner().state_dict())
         for step in range(STEPS):
             self.step(engine, step)
-        sizes = [sum(value.numel() for value in lot.values()) for lot in engine.whole()]
+        sizes = [sum(value.numel() for value in lot.values()) for lot in engine.full_parameters()]
         self.keep("recomputed", whole(engine) | {"sizes": torch.tensor(sizes)})
 
     def elsewhere(self) -> None:
@@ -147,7 +152,7 @@ class Worker:
 
 
 def whole(engine: Engine) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for lot in engine.whole() for name, value in lot.items()}
+    return {name: value.detach().clone() for lot in engine.full_parameters() for name, value in lot.items()}
 
 
 def by_hand(folder: Path) -> None:
@@ -176,7 +181,7 @@ def by_hand(folder: Path) -> None:
 def work(folder: Path, rank: int, world: int, trials: tuple[str, ...]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     torch.set_num_threads(1)
-    engine_module.SMALL = 100  # else none of these parameters would be divided
+    deepspeed_adapter.SMALL = 100  # else none of these parameters would be divided
     store = dist.FileStore(str(folder / f"store_{world}_{trials[0]}"), world)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world)
     for zero in range(4):
@@ -199,13 +204,13 @@ def together(*workers: tuple[object, ...]) -> None:
 
 
 def main(folder: Path) -> None:
-    engine_module.prepare_deepspeed(torch.device("cpu"))
+    deepspeed_adapter.prepare_deepspeed(torch.device("cpu"))
     # What the workers need is imported before they are forked.
     import deepspeed.runtime.zero.stage3  # noqa: F401
     from torch._inductor import compile_fx  # noqa: F401
 
     by_hand(folder)
-    trials = ("plain", "resumed", "parts")
+    trials = ("plain", "resumed", "micro_batches")
     together((folder, 0, 1, (*trials, "recomputed")), (folder, 0, 2, trials), (folder, 1, 2, trials))
     together((folder, 0, 1, ("elsewhere",)))
 

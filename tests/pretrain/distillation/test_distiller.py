@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vetdino.platform.models.backbone import BackboneConfig, random_backbone
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
 from vetdino.pretrain.batches.batch import CropBatch
 from vetdino.pretrain.distillation.config import DistillConfig, HeadConfig
 from vetdino.pretrain.distillation.distiller import Distiller, Learner
@@ -51,7 +52,7 @@ def batch_of(hidden: float = 0.3) -> CropBatch:
     )
 
 
-def slow_answers(learner: Learner, batch: CropBatch, hide: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+def slow_outputs(learner: Learner, batch: CropBatch, hide: bool) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """CLS scores (S, B, K) and, by global crop of the teacher's view, patch scores and whole-crop CLS."""
     backbone, scores, patches, cls = learner.backbone, [], [], []
     crops = [*batch.globals_GB1SS, *batch.locals_LB1SS]
@@ -77,8 +78,8 @@ def cross_entropy(student_K: Tensor, target_K: Tensor) -> Tensor:
 def test_the_losses_are_those_of_the_slow_way():
     distiller, batch = distiller_of(), batch_of()
     found = distiller(distiller.student, batch, TEMPERATURE)
-    student_SBK, student_patches, cls = slow_answers(distiller.student, batch, hide=True)
-    teacher_SBK, teacher_patches, _ = slow_answers(distiller.teacher, batch, hide=False)
+    student_SBK, student_patches, cls = slow_outputs(distiller.student, batch, hide=True)
+    teacher_SBK, teacher_patches, _ = slow_outputs(distiller.teacher, batch, hide=False)
     target = lambda scores: torch.softmax(scores / TEMPERATURE, -1)  # the centre is zero at first
     pairs = [(s, t) for s in range(2 * (GLOBALS + LOCALS)) for t in range(GLOBALS) if s != t]
     view = torch.stack(
@@ -107,7 +108,7 @@ def test_the_losses_are_those_of_the_slow_way():
 def test_the_centres_follow_the_teachers_scores_once_a_step():
     distiller, batch = distiller_of(), batch_of()
     distiller(distiller.student, batch, TEMPERATURE)
-    teacher_SBK, patches, _ = slow_answers(distiller.teacher, batch, hide=False)
+    teacher_SBK, patches, _ = slow_outputs(distiller.teacher, batch, hide=False)
     centre = 0.1 * teacher_SBK[:GLOBALS].flatten(0, 1).mean(0)
     assert torch.allclose(distiller.targets.centre_K, centre, atol=1e-6)
     assert torch.allclose(distiller.patch_targets.centre_K, 0.1 * torch.cat(patches).mean(0), atol=1e-6)
@@ -177,9 +178,9 @@ def test_a_batch_in_parts_has_the_losses_and_the_gradient_of_the_whole(targets, 
     whole, parted = distiller_of(config), distiller_of(config)
     one = whole(whole.student, batch, TEMPERATURE)
     one.total.backward()
-    parts = batch.parts(count)
-    questions = parted.questions(parts, TEMPERATURE, [None] * count)
-    found = [parted.losses(parted.student, part, asked) for part, asked in zip(parts, questions, strict=True)]
+    parts = batch.split(count)
+    targets = parted.make_targets(parts, TEMPERATURE, [None] * count)
+    found = [parted.losses(parted.student, part, asked) for part, asked in zip(parts, targets, strict=True)]
     for losses in found:
         (losses.total / count).backward()
     for name, value in one.named().items():
@@ -193,40 +194,40 @@ def test_a_batch_in_parts_has_the_losses_and_the_gradient_of_the_whole(targets, 
 
 
 def test_what_drops_out_of_a_part_is_the_same_in_the_pass_before_and_in_its_own():
-    distiller, parts = distiller_of(drop_path=0.5), batch_of().parts(2)
-    questions = distiller.questions(parts, TEMPERATURE, [11, 12])
-    for index, (part, asked) in enumerate(zip(parts, questions, strict=True)):
+    distiller, parts = distiller_of(drop_path=0.5), batch_of().split(2)
+    targets = distiller.make_targets(parts, TEMPERATURE, [11, 12])
+    for index, (part, asked) in enumerate(zip(parts, targets, strict=True)):
         torch.manual_seed(asked.seed)
         cls_GBD = distiller.student(part.globals_GB1SS, None, part.hidden_TBN, True).global_cls
         assert torch.equal(asked.bank_GAD[:, asked.first : asked.first + len(part.keys)], cls_GBD), index
     assert not torch.equal(
-        questions[0].bank_GAD[:, :2], distiller_of().questions(parts, 0.05, [1, 2])[0].bank_GAD[:, :2]
+        targets[0].bank_GAD[:, :2], distiller_of().make_targets(parts, 0.05, [1, 2])[0].bank_GAD[:, :2]
     )
 
 
 def test_a_step_that_was_skipped_moves_neither_teacher_nor_centres():
     distiller, batch = distiller_of(), batch_of()
     distiller(distiller.student, batch, TEMPERATURE)
-    distiller.follow(0.9, torch.tensor(0.0))
+    distiller.update_teacher(0.9, torch.tensor(0.0))
     before = copy.deepcopy(distiller.state_dict())
     broken = replace(batch, globals_GB1SS=batch.globals_GB1SS.flip(0))
     distiller(distiller.student, broken, TEMPERATURE)
     distiller.targets.centre_K.fill_(float("nan"))
-    distiller.follow(0.9, torch.tensor(1.0))
+    distiller.update_teacher(0.9, torch.tensor(1.0))
     assert all(torch.equal(value, before[name]) for name, value in distiller.state_dict().items())
     distiller(distiller.student, broken, TEMPERATURE)
-    distiller.follow(0.9, torch.tensor(0.0))
+    distiller.update_teacher(0.9, torch.tensor(0.0))
     assert not torch.equal(distiller.state_dict()["targets.centre_K"], before["targets.centre_K"])
 
 
 def test_the_teacher_takes_the_share_of_a_step_that_the_momentum_leaves():
     distiller = distiller_of()
     before = copy.deepcopy(distiller.teacher.state_dict())
-    distiller.follow(0.75)
+    distiller.update_teacher(0.75)
     for name, value in distiller.teacher.state_dict().items():
         expected = 0.75 * before[name] + 0.25 * distiller.student.state_dict()[name]
         assert torch.allclose(value, expected, atol=1e-7)
-    distiller.follow(0.0)
+    distiller.update_teacher(0.0)
     for name, value in distiller.teacher.state_dict().items():
         assert torch.equal(value, distiller.student.state_dict()[name])
 
@@ -240,10 +241,10 @@ def test_the_teacher_drops_no_path_and_the_student_does():
         assert not torch.equal(ask(distiller.student), ask(distiller.student))
 
 
-def test_spread_heads_are_the_same_in_student_and_teacher_and_tell_pictures_apart():
+def test_whitened_heads_are_the_same_in_student_and_teacher_and_tell_pictures_apart():
     distiller, batch = distiller_of(), batch_of()
-    distiller.follow(0.0)  # as at the start, student and teacher are one
-    distiller.spread_heads(batch)
+    distiller.update_teacher(0.0)  # as at the start, student and teacher are one
+    distiller.whiten_heads(batch)
     student, teacher = distiller.student.state_dict(), distiller.teacher.state_dict()
     assert all(torch.equal(student[name], teacher[name]) for name in student)
     with torch.no_grad():

@@ -13,10 +13,12 @@ import torch
 from safetensors.torch import load_file
 
 from vetdino.platform.core.errors import ConfigError
-from vetdino.platform.models.backbone import BackboneConfig, random_backbone
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.pretrain.distillation.blocks import prepare_blocks
 from vetdino.pretrain.distillation.config import HeadConfig, OptimConfig
 from vetdino.pretrain.distillation.distiller import Learner
-from vetdino.pretrain.distillation.engine import prepare_blocks, student_groups
+from vetdino.pretrain.distillation.engine import student_groups
 
 BACKBONE = BackboneConfig(name="vit_small_patch14_reg4_dinov2", side=32, patch=8, width=32, depth=2, heads=2)
 
@@ -106,13 +108,13 @@ def test_settings_that_agree_pass():
 
 @pytest.mark.parametrize(("micro_batch", "parts"), [(0, 1), (8, 1), (4, 2), (1, 8)])
 def test_a_workers_share_is_looked_at_in_equal_parts(micro_batch, parts):
-    assert replace(CONFIG, micro_batch=micro_batch).parts(batch=16, world=2) == parts
+    assert replace(CONFIG, micro_batch=micro_batch).micro_batches(batch=16, world=2) == parts
 
 
 @pytest.mark.parametrize(("micro_batch", "nearest"), [(3, 2), (9, 8), (-1, 1)])
 def test_parts_that_would_not_be_equal_are_refused(micro_batch, nearest):
     with pytest.raises(ConfigError, match=f"micro_batch {micro_batch} .*workers 2.*nearest is {nearest}"):
-        replace(CONFIG, micro_batch=micro_batch).parts(batch=16, world=2)
+        replace(CONFIG, micro_batch=micro_batch).micro_batches(batch=16, world=2)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -196,7 +198,7 @@ def test_a_checkpoint_holds_the_moment_it_was_asked_for_though_training_went_on(
 
 @pytest.mark.parametrize(("world", "zero"), STAGES)
 def test_the_mean_over_parts_is_the_step_of_the_large_batch(world, zero, trials):
-    found, expected = left(trials, "parts", world, zero), last(left(trials, "plain", world, zero))
+    found, expected = left(trials, "micro_batches", world, zero), last(left(trials, "plain", world, zero))
     for name, value in expected.items():
         assert torch.allclose(found[name], value, atol=1e-6), name
 

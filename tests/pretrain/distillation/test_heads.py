@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from vetdino.pretrain.distillation.config import HeadConfig
-from vetdino.pretrain.distillation.heads import Head, _Cosines
+from vetdino.pretrain.distillation.heads import Head, _PrototypeCosines
 
 SMALL = HeadConfig(prototypes=12, hidden=32, bottleneck=8)
 
@@ -49,7 +49,7 @@ def test_after_spreading_the_bottleneck_is_centred_and_tells_tokens_apart():
     head, tokens = head_of(), tokens_of(64)
     likeness = lambda: F.normalize(head.mlp(tokens), dim=-1) @ F.normalize(head.mlp(tokens), dim=-1).T
     assert likeness().mean() > 0.9
-    head.spread(tokens)
+    head.whiten(tokens)
     assert head.mlp(tokens).mean(0).abs().max() < 1e-3
     assert likeness().mean().abs() < 0.1
 
@@ -57,7 +57,7 @@ def test_after_spreading_the_bottleneck_is_centred_and_tells_tokens_apart():
 @torch.no_grad()
 def test_spreading_makes_the_leading_directions_of_equal_size():
     head, tokens = head_of(), tokens_of(64)
-    head.spread(tokens)
+    head.whiten(tokens)
     bottleneck = head.mlp(tokens)
     spread = torch.linalg.svdvals(bottleneck - bottleneck.mean(0)) / 64**0.5
     kept = spread[spread > 0.5]
@@ -69,7 +69,7 @@ def test_spreading_twice_from_one_seed_gives_the_same_head():
     heads = [head_of(), head_of()]
     for head in heads:
         torch.manual_seed(3)
-        head.spread(tokens_of(64))
+        head.whiten(tokens_of(64))
     assert torch.equal(heads[0].mlp[-1].weight, heads[1].mlp[-1].weight)
 
 
@@ -96,7 +96,7 @@ def test_the_mlp_has_three_layers_and_as_many_prototypes_as_were_asked_for():
 def test_the_gradient_of_cosines_is_what_finite_differences_find():
     unit = F.normalize(torch.randn(3, 5, dtype=torch.float64), dim=-1).requires_grad_()
     prototypes = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(_Cosines.apply, (unit, prototypes))
+    assert torch.autograd.gradcheck(_PrototypeCosines.apply, (unit, prototypes))
 
 
 def test_cosines_are_those_with_normalised_prototypes():

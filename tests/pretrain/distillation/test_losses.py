@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck
 
 from vetdino.pretrain.distillation.losses import (
-    Centring,
+    Centering,
     Sinkhorn,
     entropy,
     koleo_loss,
@@ -227,33 +227,33 @@ def test_a_part_of_one_vector_is_still_pushed_from_its_neighbours():
 
 
 def test_centring_uses_the_centre_of_the_steps_before_and_then_follows():
-    centring = Centring(3, momentum=0.9)
+    centering = Centering(3, momentum=0.9)
     logits = torch.tensor([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
-    assert torch.allclose(centring(logits, 0.5), torch.softmax(logits / 0.5, -1))
-    centring.follow(logits)
-    assert torch.allclose(centring.centre_K, torch.full((3,), 0.2))
+    assert torch.allclose(centering(logits, 0.5), torch.softmax(logits / 0.5, -1))
+    centering.update(logits)
+    assert torch.allclose(centering.centre_K, torch.full((3,), 0.2))
 
 
 def test_three_steps_of_centring_equal_the_plain_loops():
-    centring, centre = Centring(7), [0.0] * 7
+    centering, center = Centering(7), [0.0] * 7
     for step in range(3):
         logits = scores(5, 7, seed=step)
-        found = centring(logits, 0.04)
+        found = centering(logits, 0.04)
         for n in range(5):
-            scaled = [math.exp((float(logits[n, k]) - centre[k]) / 0.04) for k in range(7)]
+            scaled = [math.exp((float(logits[n, k]) - center[k]) / 0.04) for k in range(7)]
             expected = torch.tensor([value / sum(scaled) for value in scaled], dtype=torch.float64)
             assert torch.allclose(found[n].double(), expected, atol=1e-5)
-        centring.follow(logits)
-        centre = [0.9 * c + 0.1 * float(logits[:, k].mean()) for k, c in enumerate(centre)]
-        assert torch.allclose(centring.centre_K.double(), torch.tensor(centre).double(), atol=1e-6)
+        centering.update(logits)
+        center = [0.9 * c + 0.1 * float(logits[:, k].mean()) for k, c in enumerate(center)]
+        assert torch.allclose(centering.centre_K.double(), torch.tensor(center).double(), atol=1e-6)
 
 
 def test_a_step_without_scores_leaves_the_centre():
-    centring = Centring(3)
-    centring.follow(torch.ones(2, 3))
-    before = centring.centre_K.clone()
-    centring.follow(torch.zeros(0, 3))
-    assert torch.equal(centring.centre_K, before)
+    centering = Centering(3)
+    centering.update(torch.ones(2, 3))
+    before = centering.centre_K.clone()
+    centering.update(torch.zeros(0, 3))
+    assert torch.equal(centering.centre_K, before)
 
 
 def sinkhorn_by_loops(logits, temperature, iterations=3):
@@ -294,7 +294,7 @@ def test_many_rounds_of_sinkhorn_give_every_prototype_its_equal_share():
 
 
 def test_targets_of_scores_without_measure_are_finite_and_each_row_sums_to_one():
-    for make in (Sinkhorn(), Centring(4)):
+    for make in (Sinkhorn(), Centering(4)):
         found = make(WILD, 0.04)
         assert torch.isfinite(found).all()
         assert torch.allclose(found.sum(-1), torch.ones(4))

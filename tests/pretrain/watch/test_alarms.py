@@ -19,15 +19,16 @@ import torch.nn.functional as F
 from vetdino.platform.core.config import cli_config, from_json, to_json
 from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.data.study import Study, View
-from vetdino.platform.models.backbone import BackboneConfig, random_backbone
-from vetdino.pretrain.batches.batch import batch_of
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.pretrain.batches.batch import collate_crops
 from vetdino.pretrain.batches.config import CropConfig
-from vetdino.pretrain.batches.crops import crops_of
+from vetdino.pretrain.batches.crops import study_crops
 from vetdino.pretrain.distillation.config import DistillConfig, HeadConfig
 from vetdino.pretrain.distillation.distiller import Distiller
-from vetdino.pretrain.watch.alarms import Alarm, Alarms, as_values, spread_of, verdict
+from vetdino.pretrain.watch.alarms import Alarm, Alarms, alarm_metrics, decide
 from vetdino.pretrain.watch.config import AlarmConfig
-from vetdino.pretrain.watch.probe import effective_rank, mean_cosine
+from vetdino.pretrain.watch.spread import cosine_and_rank, effective_rank, mean_cosine
 
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results.md"
 
@@ -79,7 +80,7 @@ def table() -> Iterator[tuple[int, dict[str, float]]]:
 
 
 def test_nothing_recorded_alarms_nothing():
-    assert alarms_of().look(500, {}) == []
+    assert alarms_of().check(500, {}) == []
 
 
 def test_the_training_in_the_documents_never_alarms():
@@ -88,19 +89,19 @@ def test_the_training_in_the_documents_never_alarms():
     assert len(steps) >= 5
     assert steps == sorted(set(steps))
     for step, (gap, entropy) in BEGINNING.items():
-        assert alarms.look(step, health(gap, entropy)) == []
+        assert alarms.check(step, health(gap, entropy)) == []
     for step, (cosine, rank) in SPREAD.items():
-        assert alarms.look(step, {"health/mean_cosine": cosine, "health/effective_rank": rank}) == []
+        assert alarms.check(step, {"health/mean_cosine": cosine, "health/effective_rank": rank}) == []
     for step, values in rows:
         # Each row ten times over: no record of this training is bad in itself.
         for later in range(10):
-            assert alarms.look(step + 10 * later, values) == []
+            assert alarms.check(step + 10 * later, values) == []
 
 
 def test_a_training_that_learns_pairs_slowly_does_not_alarm():
     alarms = alarms_of()
     for step, (gap, entropy) in PAIRS_ONLY.items():
-        assert alarms.look(step, health(gap, entropy)) == []
+        assert alarms.check(step, health(gap, entropy)) == []
 
 
 @pytest.mark.parametrize(
@@ -118,17 +119,17 @@ def test_a_training_that_learns_pairs_slowly_does_not_alarm():
 def test_each_value_alarms_after_so_many_bad_records_in_a_row(measure, bad, good, name, records):
     alarms = alarms_of()
     for step in range(100, 100 + 10 * (records - 1), 10):
-        assert alarms.look(step, {measure: bad}) == []
-    assert alarms.look(200, {measure: good}) == []
-    assert alarms.look(205, {measure: math.nan}) == []
+        assert alarms.check(step, {measure: bad}) == []
+    assert alarms.check(200, {measure: good}) == []
+    assert alarms.check(205, {measure: math.nan}) == []
     steps = range(210, 210 + 10 * records, 10)
-    *before, (alarm,) = [alarms.look(step, {measure: bad}) for step in steps]
+    *before, (alarm,) = [alarms.check(step, {measure: bad}) for step in steps]
     assert before == [[]] * (records - 1)
-    assert (alarm.name, alarm.since, alarm.step, alarm.measure) == (name, 210, steps[-1], measure)
+    assert (alarm.name, alarm.since, alarm.step, alarm.metric) == (name, 210, steps[-1], measure)
     # It is told once, and again after a good record.
-    assert alarms.look(300, {measure: bad}) == []
-    assert alarms.look(310, {measure: good}) == []
-    later = [alarms.look(step, {measure: bad}) for step in range(320, 320 + 10 * records, 10)]
+    assert alarms.check(300, {measure: bad}) == []
+    assert alarms.check(310, {measure: good}) == []
+    later = [alarms.check(step, {measure: bad}) for step in range(320, 320 + 10 * records, 10)]
     assert names(later[-1]) == [name]
 
 
@@ -136,8 +137,8 @@ def test_a_value_that_is_missing_or_no_number_neither_alarms_nor_calms():
     alarms = alarms_of()
     told = []
     for step in range(100, 140, 10):
-        told += alarms.look(step, {"health/mean_cosine": 0.99})
-        told += alarms.look(step + 5, {"health/mean_cosine": math.nan, "loss/total": 1.0})
+        told += alarms.check(step, {"health/mean_cosine": 0.99})
+        told += alarms.check(step + 5, {"health/mean_cosine": math.nan, "loss/total": 1.0})
     assert names(told) == ["all_alike"]
 
 
@@ -145,8 +146,8 @@ def test_the_probes_score_is_held_against_its_best():
     alarms = alarms_of()
     scores = [0.60, 0.70, 0.66, 0.64, 0.69, 0.64, 0.64]
     for step, score in enumerate(scores):
-        assert alarms.look(500 + 100 * step, {"probe/auroc_macro": score}) == []
-    (alarm,) = alarms.look(1200, {"probe/auroc_macro": 0.60})
+        assert alarms.check(500 + 100 * step, {"probe/auroc_macro": score}) == []
+    (alarm,) = alarms.check(1200, {"probe/auroc_macro": 0.60})
     assert (alarm.name, alarm.since, alarm.limit) == ("probe_drop", 1000, pytest.approx(0.65))
 
 
@@ -154,16 +155,16 @@ def test_the_probes_score_is_held_against_its_best():
 def test_the_first_steps_of_any_training_do_not_alarm(steps, grace):
     alarms = alarms_of(steps=steps)
     sick = health(0.3, LN_K) | {"health/mean_cosine": 1.0, "health/effective_rank": 1.0}
-    assert not any(alarms.look(step, sick) for step in range(1, grace + 4))
-    told = alarms.look(grace + 4, sick)
+    assert not any(alarms.check(step, sick) for step in range(1, grace + 4))
+    told = alarms.check(grace + 4, sick)
     assert names(told) == ["uniform_teacher", "view_loss", "few_directions", "all_alike"]
     assert {alarm.since for alarm in told} == {grace + 1}
 
 
 def test_a_few_studies_in_a_batch_are_not_blamed_for_their_few_directions():
     alarms = Alarms(AlarmConfig(), prototypes=256, width=768, batch=4, steps=100)
-    spread = spread_of(torch.randn(4, 768, generator=torch.Generator().manual_seed(0)))[1].item()
-    assert not any(alarms.look(step, {"health/effective_rank": spread}) for step in range(30, 90))
+    spread = cosine_and_rank(torch.randn(4, 768, generator=torch.Generator().manual_seed(0)))[1].item()
+    assert not any(alarms.check(step, {"health/effective_rank": spread}) for step in range(30, 90))
 
 
 @pytest.mark.parametrize("cut", range(0, 12, 3))
@@ -173,11 +174,11 @@ def test_after_a_resume_the_same_records_raise_the_same_alarms(cut):
         for number in range(12)
     ]
     whole = alarms_of()
-    expected = [whole.look(100 + 10 * number, values) for number, values in enumerate(records)]
+    expected = [whole.check(100 + 10 * number, values) for number, values in enumerate(records)]
     before, after = alarms_of(), alarms_of()
-    found = [before.look(100 + 10 * number, values) for number, values in enumerate(records[:cut])]
+    found = [before.check(100 + 10 * number, values) for number, values in enumerate(records[:cut])]
     after.load(json.loads(json.dumps(before.state(), allow_nan=False)))
-    found += [after.look(100 + 10 * (cut + n), values) for n, values in enumerate(records[cut:])]
+    found += [after.check(100 + 10 * (cut + n), values) for n, values in enumerate(records[cut:])]
     assert found == expected
     assert {name for told in expected for name in names(told)} == {"view_loss", "all_alike", "probe_drop"}
     assert after.state() == whole.state()
@@ -188,30 +189,28 @@ ALARM = Alarm("view_loss", 80, 60, "health/view_loss_minus_ln_k", 0.2, -0.01, "l
 LATER = replace(ALARM, name="all_alike", since=70)
 
 
-def test_without_an_alarm_the_training_goes_on_at_the_rate_that_it_was_left():
-    found = verdict(AlarmConfig(policy="rewind"), [], 2)
-    assert (found.deed, found.factor) == ("go on", 0.25)
+def test_without_an_alarm_the_training_continues():
+    assert decide(AlarmConfig(policy="rewind"), [], 2).action == "continue"
 
 
-def test_an_alarm_warns_stops_or_takes_back_as_the_policy_says():
-    warn = verdict(AlarmConfig(), [ALARM], 0)
-    assert (warn.deed, warn.factor, warn.text) == ("warn", 1.0, str(ALARM))
-    assert verdict(AlarmConfig(policy="stop"), [ALARM, LATER], 0).deed == "stop"
-    rewind = verdict(AlarmConfig(policy="rewind"), [LATER, ALARM], 0)
-    assert (rewind.deed, rewind.before, rewind.factor) == ("rewind", 60, 0.5)
+def test_an_alarm_warns_stops_or_rewinds_as_the_policy_says():
+    warn = decide(AlarmConfig(), [ALARM], 0)
+    assert (warn.action, warn.text) == ("warn", str(ALARM))
+    assert decide(AlarmConfig(policy="stop"), [ALARM, LATER], 0).action == "stop"
+    rewind = decide(AlarmConfig(policy="rewind"), [LATER, ALARM], 0)
+    assert (rewind.action, rewind.before) == ("rewind", 60)
     assert rewind.text == f"{LATER}; {ALARM}"
 
 
-def test_a_training_is_taken_back_so_often_and_then_stopped():
+def test_a_training_is_rewound_so_often_and_then_stopped():
     config = AlarmConfig(policy="rewind", rewinds=3)
-    found = [verdict(config, [ALARM], rewinds) for rewinds in range(4)]
-    assert [each.deed for each in found] == ["rewind"] * 3 + ["stop"]
-    assert [each.factor for each in found] == [0.5, 0.25, 0.125, 0.125]
+    found = [decide(config, [ALARM], rewinds) for rewinds in range(4)]
+    assert [each.action for each in found] == ["rewind"] * 3 + ["stop"]
     assert found[-1].text.endswith("(after 3 rewinds)")
 
 
 def test_alarms_are_recorded_by_name():
-    assert as_values([ALARM, LATER]) == {"alarm/view_loss": 0.2, "alarm/all_alike": 0.2}
+    assert alarm_metrics([ALARM, LATER]) == {"alarm/view_loss": 0.2, "alarm/all_alike": 0.2}
 
 
 def test_the_settings_are_the_same_on_the_command_line_and_in_a_file():
@@ -241,7 +240,7 @@ def test_limits_that_mean_nothing_are_refused(changes, said):
 def test_the_spread_of_a_batch_is_that_of_the_probe(shape, mean):
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(shape, generator=generator) * torch.logspace(0, -3, shape[1]) + mean
-    cosine, rank = spread_of(vectors)
+    cosine, rank = cosine_and_rank(vectors)
     unit = F.normalize(vectors.double(), dim=-1).numpy()
     assert cosine.shape == rank.shape == ()
     assert cosine.item() == pytest.approx(mean_cosine(unit), abs=1e-6)
@@ -249,16 +248,16 @@ def test_the_spread_of_a_batch_is_that_of_the_probe(shape, mean):
 
 
 def test_one_vector_alone_has_no_spread_and_equal_ones_are_all_alike():
-    assert [value.item() for value in spread_of(torch.ones(1, 4))] == [0.0, 1.0]
-    cosine, rank = spread_of(torch.ones(5, 4))
+    assert [value.item() for value in cosine_and_rank(torch.ones(1, 4))] == [0.0, 1.0]
+    cosine, rank = cosine_and_rank(torch.ones(5, 4))
     assert cosine.item() == pytest.approx(1.0)
     assert math.isfinite(rank.item())
 
 
 def test_the_spread_is_computed_in_half_precision_batches_without_a_gradient():
     vectors = torch.randn(6, 8, dtype=torch.bfloat16, requires_grad=True)
-    assert not any(value.requires_grad for value in spread_of(vectors))
-    assert torch.allclose(spread_of(vectors)[0], spread_of(vectors.float())[0])
+    assert not any(value.requires_grad for value in cosine_and_rank(vectors))
+    assert torch.allclose(cosine_and_rank(vectors)[0], cosine_and_rank(vectors.float())[0])
 
 
 @pytest.mark.parametrize(("targets", "grey"), [("sinkhorn", 0), ("sinkhorn", 128), ("centring", 128)])
@@ -266,7 +265,7 @@ def test_one_picture_for_all_studies_alarms_within_a_few_dozen_steps(targets, gr
     studies = [Study(f"k{n}", f"p{n}", (View(np.full((48, 40), grey, np.uint8)),) * 2) for n in range(12)]
     alarms = Alarms(AlarmConfig(), prototypes=64, width=32, batch=12, steps=1000)
     told = [
-        name for step, values in _recorded(studies, targets, 45) for name in names(alarms.look(step, values))
+        name for step, values in _recorded(studies, targets, 45) for name in names(alarms.check(step, values))
     ]
     assert "all_alike" in told
 
@@ -279,7 +278,7 @@ def test_untrained_weights_on_different_pictures_are_not_called_all_alike():
     told = [
         name
         for step, values in _recorded(studies, "sinkhorn", 45)
-        for name in names(alarms.look(step, values))
+        for name in names(alarms.check(step, values))
     ]
     assert told == ["view_loss"]  # 45 steps are too few to learn anything
 
@@ -294,7 +293,7 @@ def _recorded(studies: list[Study], targets: str, steps: int) -> Iterator[tuple[
     crops = CropConfig(global_side=32, local_side=16, locals_per_view=1)
     nothing = [np.zeros((2, 16), bool)] * len(studies)
     batches = [
-        batch_of([crops_of(study, crops, seed=0, epoch=epoch) for study in studies], nothing)
+        collate_crops([study_crops(study, crops, seed=0, epoch=epoch) for study in studies], nothing)
         for epoch in range(10)
     ]
     seen: list[dict[str, float]] = []
@@ -304,12 +303,12 @@ def _recorded(studies: list[Study], targets: str, steps: int) -> Iterator[tuple[
         optimizer.zero_grad()
         losses.total.backward()
         optimizer.step()
-        distiller.follow(0.99)
+        distiller.update_teacher(0.99)
         seen.append(health(losses.view.item() - math.log(64), losses.teacher_entropy.item()))
         if step % 5 == 0:
             with torch.no_grad():
                 told = distiller.student(batch.globals_GB1SS, None, batch.hidden_TBN, True)
-            cosine, rank = spread_of(told.global_cls[0])
+            cosine, rank = cosine_and_rank(told.global_cls[0])
             spread = {"health/mean_cosine": cosine.item(), "health/effective_rank": rank.item()}
             yield step, {name: float(np.mean([line[name] for line in seen])) for name in seen[0]} | spread
             seen = []

@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 
 from vetdino.platform.core.errors import ConfigError
-from vetdino.platform.data.shards import StudyIndex
-from vetdino.platform.models.backbone import BackboneConfig, random_backbone
+from vetdino.platform.data.index import StudyIndex
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
 from vetdino.pretrain.watch.config import ProbeConfig
-from vetdino.pretrain.watch.probe import Album, Probe, cross_view_recall, effective_rank, mean_cosine
+from vetdino.pretrain.watch.probe import Probe, ProbeStudies, cross_view_recall
+from vetdino.pretrain.watch.spread import effective_rank, mean_cosine
 
 CONFIG = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=32, depth=2, heads=2)
 
@@ -35,8 +37,8 @@ def unit(count: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize(("batch", "views"), [(1, 2), (5, 2), (64, 3), (64, 1)])
 def test_a_studys_vector_is_the_mean_of_its_first_views_unit_cls_made_unit(batch, views, backbone, shards):
     index = StudyIndex(shards, "val")
-    album = Album(index, 6, views, 32, ())
-    found = album.studies(album.vectors(backbone, batch))
+    studies = ProbeStudies(index, 6, views, 32, ())
+    found = studies.study_vectors(studies.view_vectors(backbone, batch))
     assert found.shape == (6, 32)
     assert found.dtype == np.float32
     for number, row in enumerate(found):
@@ -48,11 +50,11 @@ def test_a_studys_vector_is_the_mean_of_its_first_views_unit_cls_made_unit(batch
 
 def test_pairs_are_the_first_two_views_of_the_studies_that_have_two(backbone, shards):
     index = StudyIndex(shards, "train")
-    album = Album(index, 16, 3, 32, ())
-    vectors = album.vectors(backbone)
-    first, second = album.pairs(vectors)
+    studies = ProbeStudies(index, 16, 3, 32, ())
+    vectors = studies.view_vectors(backbone)
+    first, second = studies.view_pairs(vectors)
     counts = [min(3, len(index.load(row).views)) for row in range(16)]
-    assert counts == list(album.counts_N)
+    assert counts == list(studies.counts_N)
     starts = [sum(counts[:row]) for row in range(16) if counts[row] > 1]
     assert 0 < len(first) == len(second) == len(starts) < 16
     assert np.array_equal(first, vectors[starts])
@@ -60,7 +62,7 @@ def test_pairs_are_the_first_two_views_of_the_studies_that_have_two(backbone, sh
 
 
 def test_a_trial_tells_how_well_neighbours_vote_and_leaves_out_a_finding_nobody_knows(backbone, shards):
-    told = Probe(str(shards), ProbeConfig(k=3), ("bright", "rare")).measure(backbone, PLAIN)
+    told = Probe(str(shards), ProbeConfig(k=3), ("bright", "rare")).evaluate(backbone, PLAIN)
     assert set(told) == {"probe/auroc_macro", "probe/ap_macro", *SPREAD}
     # Brightness is plain to see, even for random weights.
     assert told["probe/auroc_macro"] > 0.8
@@ -69,32 +71,32 @@ def test_a_trial_tells_how_well_neighbours_vote_and_leaves_out_a_finding_nobody_
 
 def test_without_findings_a_trial_still_tells_how_views_and_studies_lie(backbone, shards):
     probe = Probe(str(shards), ProbeConfig(), ())
-    assert probe.useful
-    assert set(probe.measure(backbone, PLAIN)) == SPREAD
+    assert probe.has_studies
+    assert set(probe.evaluate(backbone, PLAIN)) == SPREAD
 
 
 def test_of_studies_of_one_view_a_trial_asks_for_no_other(backbone, shards):
     probe = Probe(str(shards), ProbeConfig(views=1), ("bright",))
-    assert "probe/cross_view_recall" not in probe.measure(backbone, PLAIN)
+    assert "probe/cross_view_recall" not in probe.evaluate(backbone, PLAIN)
 
 
 def test_a_trial_takes_no_more_studies_and_views_than_it_is_allowed(backbone, shards):
     probe = Probe(str(shards), ProbeConfig(bank=5, queries=2, views=2), ("bright",))
-    probe.measure(backbone, PLAIN)
-    bank, queries = probe.albums
+    probe.evaluate(backbone, PLAIN)
+    bank, queries = probe.studies
     assert (len(bank), len(queries)) == (5, 2)
     assert bank.counts_N.max() == 2
-    assert bank.pictures_VSS.nbytes == bank.counts_N.sum() * 32 * 32
+    assert bank.images_VSS.nbytes == bank.counts_N.sum() * 32 * 32
 
 
 def test_no_patient_is_both_looked_among_and_asked_for(backbone, shards):
     probe = Probe(str(shards), ProbeConfig(), ("bright",))
-    probe.measure(backbone, PLAIN)
+    probe.evaluate(backbone, PLAIN)
     train, val = (
         {index.load(row).patient for row in range(len(index))}
         for index in (StudyIndex(shards, "train"), StudyIndex(shards, "val"))
     )
-    bank, queries = probe.albums
+    bank, queries = probe.studies
     assert bank.patients == train
     assert queries.patients == val
     assert not bank.patients & queries.patients
@@ -102,10 +104,10 @@ def test_no_patient_is_both_looked_among_and_asked_for(backbone, shards):
 
 def test_images_are_decoded_once_and_a_second_trial_says_the_same(backbone, shards):
     probe = Probe(str(shards), ProbeConfig(), ("bright",))
-    first = probe.measure(backbone, PLAIN)
+    first = probe.evaluate(backbone, PLAIN)
     assert probe.seconds > 0
     probe.splits = ()  # nothing is left to read from
-    assert probe.measure(backbone, PLAIN) == first
+    assert probe.evaluate(backbone, PLAIN) == first
 
 
 @pytest.mark.parametrize("name", ["bank", "queries", "views", "k"])

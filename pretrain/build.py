@@ -1,0 +1,107 @@
+"""Everything that one worker trains with, built from the settings: data, student and teacher, engine, probe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..platform.data.manifest import load_manifest
+from ..platform.models.backbone import random_backbone
+from ..platform.training.cluster import WorkerContext
+from .batches.batch import CropBatch
+from .batches.device_crops import PlannedBatch, crops_on_device, cuts_on_device
+from .batches.loader import CropDataset, crop_loader, remade_batch
+from .batches.order import StudyOrder
+from .checkpoints import POSITION
+from .config import PretrainConfig
+from .distillation.distiller import Distiller
+from .distillation.engine import Engine
+from .start import StartingPoint, starting_point
+from .watch.probe import Probe
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trainer:
+    """The parts of a training on one worker."""
+
+    config: PretrainConfig
+    worker: WorkerContext
+    dataset: CropDataset
+    order: StudyOrder
+    distiller: Distiller
+    engine: Engine
+    probe: Probe
+
+    def batches(self, first: int) -> Iterator[CropBatch | PlannedBatch]:
+        """This worker's batches from a step to the last."""
+        return iter(
+            crop_loader(
+                self.dataset,
+                self.order,
+                first=first,
+                steps=self.config.steps,
+                rank=self.worker.rank,
+                world=self.worker.world_size,
+                processes=self.config.loaders,
+                pinned=self.worker.device.type == "cuda",
+            )
+        )
+
+    def remade_micro_batches(self, step: int) -> list[CropBatch]:
+        """The batch of a step once more on the CPU, as all workers computed it."""
+        batch = remade_batch(self.dataset, self.order, step, self.config.steps)
+        crops = crops_on_device(torch.device("cpu"), batch, self.config.crops)
+        return crops.split(self.engine.micro_batches * self.worker.world_size)
+
+
+def build_trainer(config: PretrainConfig, worker: WorkerContext, newest: Path | None) -> Trainer:
+    """Build the parts; newest: the checkpoint that will be loaded afterwards, if any.
+
+    The order of construction is part of every result, since untrained heads draw from torch's random numbers.
+    """
+    torch.manual_seed(config.seed)
+    manifest = load_manifest(config.shards)
+    dataset = CropDataset(
+        str(config.shards),
+        config.crops,
+        config.distill.masks,
+        config.crops.global_side // config.patch_side,
+        config.seed,
+        planned_only=cuts_on_device(config.crops, worker.device),
+    )
+    order = StudyOrder(len(dataset), config.batch, config.seed)
+    start = starting_point(config) if newest is None else _resumed_start(config, newest)
+    distiller = Distiller(start.backbone, config.distill)
+    start.load_heads_into(distiller)
+    distiller = distiller.to(worker.device)
+    if newest is None and config.distill.spread_head and not start.has_heads:
+        _whiten_heads(distiller, dataset, order, worker)
+    engine = Engine(
+        distiller.student,
+        config.optim,
+        batch=config.batch,
+        world=worker.world_size,
+        steps=config.steps,
+        device=worker.device,
+        frozen_steps=start.frozen_steps,
+    )
+    probe = Probe(str(config.shards), config.probe, manifest.findings)
+    return Trainer(config, worker, dataset, order, distiller, engine, probe)
+
+
+def _resumed_start(config: PretrainConfig, newest: Path) -> StartingPoint:
+    """Shape and frozen steps of a training that will be loaded: its source of weights is not needed again."""
+    position = json.loads((newest / POSITION).read_text())
+    return StartingPoint(random_backbone(config.backbone, config.seed), frozen_steps=position["head_warmup"])
+
+
+def _whiten_heads(
+    distiller: Distiller, dataset: CropDataset, order: StudyOrder, worker: WorkerContext
+) -> None:
+    sample = replace(order, batch=min(order.studies, 256))
+    batch = remade_batch(dataset, sample, 0, 1)
+    distiller.whiten_heads(crops_on_device(worker.device, batch, dataset.crops))

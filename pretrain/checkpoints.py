@@ -1,0 +1,151 @@
+"""Checkpoints of a pretraining: what is in them, saving, resuming, and finding the right one.
+
+A checkpoint `<out>/checkpoints/step_XXXXXXXX` holds the weights that step X begins with: `engine/` (student and
+optimizer), `teacher.safetensors`, `position.json` and `config.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..platform.core.config import from_json, to_json
+from ..platform.core.errors import CheckpointError
+from ..platform.core.files import atomic_write
+from ..platform.data.manifest import load_manifest
+from ..platform.training import checkpoint
+from ..platform.training.cluster import WorkerContext
+from .bad_steps import BadSteps
+from .config import PretrainConfig
+from .distillation.distiller import Distiller
+from .distillation.engine import Engine
+from .watch.alarms import Alarms
+
+TEACHER = "teacher.safetensors"
+"""In a checkpoint: the distiller's state without the student, that is teacher and centers."""
+
+POSITION = "position.json"
+"""In a checkpoint: its step, and what a training remembers besides tensors."""
+
+
+@dataclass(slots=True)
+class LoopState:
+    """What a training remembers from step to step besides tensors."""
+
+    alarms: Alarms
+    bad_steps: BadSteps
+    rewinds: int = 0
+    auroc: float | None = None
+    """The probe's newest AUROC."""
+
+
+class Checkpoints:
+    """Saves and loads the state of one training; all workers call its methods together."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        worker: WorkerContext,
+        distiller: Distiller,
+        engine: Engine,
+        state: LoopState,
+    ) -> None:
+        self.config, self.worker, self.root = config, worker, checkpoints_folder(config)
+        self.distiller, self.engine, self.state = distiller, engine, state
+
+    def save(self, step: int) -> None:
+        """Begin to write a checkpoint from a snapshot; it appears once all of it is written."""
+        self.engine.wait()
+        if self.worker.rank == 0:
+            draft = checkpoint.begin(self.root, step)
+            atomic_write(draft / "config.json", to_json(self.config))
+            atomic_write(draft / POSITION, self._position(step))
+        self.worker.barrier()
+        state = self.distiller.state_dict()
+        teacher = {name: value for name, value in state.items() if not name.startswith("student.")}
+
+        def publish() -> None:
+            checkpoint.publish(self.root, step)
+            checkpoint.prune(self.root, self.config.keep, best_step(self.root))
+
+        self.engine.save(checkpoint.draft_of(self.root, step), {TEACHER: teacher}, publish)
+
+    def load(self, folder: Path) -> int:
+        """Load a checkpoint; returns the step to continue with."""
+        from safetensors.torch import load_file
+
+        check_resumable(self.config, folder)
+        self.distiller.load_state_dict(load_file(folder / TEACHER), strict=False)
+        self.engine.load(folder)
+        position = json.loads((folder / POSITION).read_text())
+        self.state.alarms.load(position["alarms"])
+        self.state.bad_steps.load(position["bad"])
+        self.state.rewinds, self.state.auroc = position["rewinds"], position["auroc"]
+        return checkpoint.step_of(folder)
+
+    def remove_after(self, step: int) -> None:
+        """Remove the checkpoints of later steps."""
+        if self.worker.rank == 0:
+            for folder in self.root.glob("step_*"):
+                if checkpoint.step_of(folder) > step:
+                    checkpoint.remove(folder)
+
+    def _position(self, step: int) -> str:
+        state = self.state
+        return json.dumps(
+            {
+                "step": step,
+                "workers": self.worker.world_size,
+                "manifest": load_manifest(self.config.shards).digest,
+                "head_warmup": self.engine.frozen_steps,
+                "alarms": state.alarms.state(),
+                "bad": state.bad_steps.state(),
+                "rewinds": state.rewinds,
+                "auroc": state.auroc,
+            }
+        )
+
+
+def checkpoints_folder(config: PretrainConfig) -> Path:
+    """Where a training keeps its checkpoints."""
+    return config.out / "checkpoints"
+
+
+def newest_checkpoint_at(config: PretrainConfig, step: int) -> Path | None:
+    """The newest whole checkpoint of a step or of one before it; None if there is none."""
+    for folder in sorted(checkpoints_folder(config).glob("step_*"), reverse=True):
+        if checkpoint.step_of(folder) <= step:
+            try:
+                checkpoint.verify(folder)
+            except CheckpointError:
+                continue
+            return folder
+    return None
+
+
+def best_step(root: Path) -> int | None:
+    """The step of the checkpoint with the probe's highest AUROC at its time; None if none was evaluated."""
+    evaluated = []
+    for folder in root.glob("step_*"):
+        auroc = json.loads((folder / POSITION).read_text())["auroc"]
+        if auroc is not None and math.isfinite(auroc):
+            evaluated.append((auroc, checkpoint.step_of(folder)))
+    return max(evaluated)[1] if evaluated else None
+
+
+def check_resumable(config: PretrainConfig, folder: Path) -> None:
+    """Raises CheckpointError if a training with these settings cannot continue from a checkpoint."""
+    file = folder / "config.json"
+    began = from_json(PretrainConfig, file.read_text(), source=str(file))
+    for name in ("backbone", "distill", "crops", "batch", "seed", "head_warmup"):
+        if getattr(began, name) != getattr(config, name):
+            raise CheckpointError(
+                f"{folder}: {name} differs from the settings that this training began with; resume with those "
+                "of its config.json, or choose another --out"
+            )
+    if json.loads((folder / POSITION).read_text())["manifest"] != load_manifest(config.shards).digest:
+        raise CheckpointError(
+            f"{folder}: was trained on other shards than {config.shards}; resume with those, or choose another --out"
+        )

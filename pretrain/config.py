@@ -1,0 +1,120 @@
+"""All settings of a pretraining. Imports no torch and no numpy: the command line shows them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ..platform.core.errors import ConfigError
+from ..platform.models.config import BackboneConfig
+from .batches.config import CropConfig
+from .distillation.config import DistillConfig, OptimConfig
+from .watch.config import AlarmConfig, ProbeConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PretrainConfig:
+    """A whole pretraining: data, network, crops, losses, optimizer, workers and what is kept."""
+
+    recipe: str = ""
+    """Name of the recipe that these settings started from."""
+    shards: Path = Path("shards")
+    """Folder of shards that `vetdino ingest` wrote."""
+    out: Path = Path("runs/pretrain")
+    """Folder for the checkpoints, the metrics and the backbone."""
+    start: str = ""
+    """Initial weights: empty for random ones, a backbone folder, a weights file (DINO, DINOv2, timm), `timm:NAME` for
+    published weights that timm downloads, or the folder of a training of ours or of one of its checkpoints, whose
+    heads are reused."""
+    head_warmup: float = 0.05
+    """Share of the steps during which the backbone is frozen, if `start` brings one without heads; 0 for none."""
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    embed_side: int | None = None
+    """Image side of the exported backbone in pixels; None takes backbone.side. Things look larger in random crops
+    than in a whole image: one and a half times the global crops' side makes up for it (FixRes, arXiv 1906.06423,
+    section 3)."""
+    crops: CropConfig = field(default_factory=CropConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
+    batch: int = 64
+    """Studies a step, over all workers."""
+    steps: int = 100_000
+    """Steps of the whole training."""
+    seed: int = 0
+    """Seed for weights, order, pairs and crops."""
+    workers: int = 1
+    """Ray workers; each has one GPU if `device` is cuda."""
+    min_workers: int = 0
+    """Fewest workers to train with while the cluster has no more; `workers` as soon as it has. The batch must divide
+    among each number between. 0 waits for all."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the workers train; `auto` takes CUDA if the cluster has GPUs."""
+    threads: int = 0
+    """CPU threads a worker; 0 divides the machine's cores among its workers."""
+    loaders: int = 2
+    """Data loading processes a worker; 0 makes crops in the worker itself."""
+    log_every: int = 10
+    """Steps between two records of losses and speed."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints; the last step always has one."""
+    keep: int = 2
+    """Newest checkpoints to keep; the one with the probe's highest AUROC is kept as well."""
+    bad_in_a_row: int = 5
+    """Skipped steps in a row (non-finite loss or gradient) after which the training stops."""
+    restarts: int = 3
+    """How often Ray restarts the workers after one was lost."""
+    resume: bool = False
+    """Continue from the newest whole checkpoint in `out`."""
+
+    @property
+    def patch_side(self) -> int:
+        """Side of the backbone's patch in pixels. Raises ConfigError if it is unknown."""
+        return self.backbone.patch or native_patch_side(self.backbone.name)
+
+    def check(self) -> None:
+        """Raises ConfigError if settings contradict each other; called before the first worker starts."""
+        for name in ("steps", "log_every", "checkpoint_every", "keep", "workers", "bad_in_a_row"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} {getattr(self, name)} must be at least 1")
+        patch = self.patch_side
+        self.crops.check(patch)
+        self.alarms.check()
+        self.probe.check()
+        self._check_rewind()
+        if not 0 <= self.min_workers <= self.workers:
+            raise ConfigError(f"min_workers {self.min_workers} must lie between 0 and workers {self.workers}")
+        if not 0 <= self.head_warmup <= 1:
+            raise ConfigError(f"head_warmup {self.head_warmup} is not a share of the steps, 0 to 1")
+        for name, side in (("backbone.side", self.backbone.side), ("embed_side", self.embed_side or patch)):
+            if side % patch:
+                near = max(1, round(side / patch)) * patch
+                raise ConfigError(f"{name} {side} is not a multiple of the patch, {patch}; nearest is {near}")
+        if self.batch % self.workers:
+            raise ConfigError(f"batch {self.batch} cannot be divided among workers {self.workers}")
+        if self.batch < 2 * self.workers:
+            raise ConfigError(
+                f"batch {self.batch} gives some of the workers {self.workers} fewer than 2 studies"
+            )
+        self.optim.micro_batches(self.batch, self.workers)
+
+    def _check_rewind(self) -> None:
+        if self.alarms.policy != "rewind":
+            return
+        window = max(self.alarms.patience * self.log_every, self.alarms.trials * self.probe.every)
+        if self.keep * self.checkpoint_every <= window:
+            raise ConfigError(
+                f"keep {self.keep} checkpoints each {self.checkpoint_every} steps reach no further back than the "
+                f"{window} steps before an alarm; raise keep or checkpoint_every for alarms.policy rewind"
+            )
+
+
+def native_patch_side(name: str) -> int:
+    """Side of a timm ViT's patch in pixels, read from its name. Raises ConfigError if the name has none."""
+    match = re.search(r"patch(\d+)", name)
+    if not match:
+        raise ConfigError(f"backbone.name {name!r} does not tell its patch; set backbone.patch")
+    return int(match[1])

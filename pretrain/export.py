@@ -1,0 +1,78 @@
+"""Export: the teacher's backbone as a folder of its own with a card, and the models in MLflow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from ..platform.core.config import digest, flat
+from ..platform.core.revision import git_revision
+from ..platform.core.runs import Run, open_run
+from ..platform.data.manifest import Manifest
+from ..platform.models.backbone import Backbone, resized
+from ..platform.models.card import Card
+from ..platform.models.saving import save_backbone
+from ..platform.training import checkpoint
+from .checkpoints import checkpoints_folder
+from .config import PretrainConfig
+from .records import STATUS
+
+
+def open_pretrain_run(config: PretrainConfig, manifest: Manifest) -> Run:
+    """The run folder and MLflow run of a training."""
+    tags = {
+        "manifest": manifest.digest,
+        "config": digest(config),
+        "seed": config.seed,
+        "views": _views(config),
+    }
+    name = f"{config.recipe or 'custom'}-{config.seed}"
+    return open_run(config.out, experiment="vetdino/pretrain", name=name, params=flat(config), tags=tags)
+
+
+def export_backbone(config: PretrainConfig, backbone: Backbone, manifest: Manifest) -> Card:
+    """Write the teacher's backbone to `<out>/backbone`, at `embed_side`; returns its card."""
+    exported = resized(backbone, config.embed_side or config.backbone.side)
+    status = json.loads((config.out / STATUS).read_text())
+    exported.card = replace(
+        exported.card,
+        label=f"{config.recipe or 'custom'}, {config.steps * config.batch:,} study presentations, seed {config.seed}",
+        origin={
+            "recipe": config.recipe,
+            "start": Path(config.start).name or "random",
+            "manifest": manifest.digest,
+            "config": digest(config),
+            "revision": git_revision(),
+            "step": str(config.steps),
+            "seed": str(config.seed),
+            "views": _views(config),
+        },
+        metrics={
+            name: value
+            for name, value in status.items()
+            if name.startswith("probe/") and math.isfinite(value)
+        },
+    )
+    draft = config.out / ".backbone"
+    shutil.rmtree(draft, ignore_errors=True)
+    card = save_backbone(draft, exported)
+    shutil.rmtree(config.out / "backbone", ignore_errors=True)
+    draft.rename(config.out / "backbone")
+    return card
+
+
+def log_models(config: PretrainConfig, run: Run, card: Card) -> None:
+    """Log the kept checkpoints and the backbone as models of the run, and the best AUROC of the probe."""
+    for folder in sorted(checkpoints_folder(config).glob("step_*")):
+        seal = hashlib.sha256((folder / checkpoint.SEAL).read_bytes()).hexdigest()
+        run.log_trained_model(f"checkpoint {folder.name}", seal, checkpoint.step_of(folder))
+    run.log_trained_model(card.label, card.digest, config.steps, card.origin)
+    run.log_best("probe/auroc_macro")
+
+
+def _views(config: PretrainConfig) -> str:
+    return "multi" if config.crops.p_multiview > 0 else "single"
