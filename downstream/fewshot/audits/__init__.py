@@ -1,1 +1,1 @@
-"""What connected components and test-time training do, slice by slice."""
+"""Audits: what the connected-component step and test-time training do, slice by slice."""

@@ -1,8 +1,7 @@
-"""What test-time training does, slice by slice: steps, a label that is wrong, no reset, another order.
+"""Audit of test-time training: number of steps, wrong labels, no reset, reversed order; slice by slice.
 
-Rows are compared with `before`, the same encoder without training. Slices of a fold are asked one after the other:
-without reset the weights go on from slice to slice as they do in the released code of arXiv 2403.03273, and begin anew
-with each fold, whose model is loaded anew there too.
+Rows are compared with `before`, the same encoder without training. Without reset the weights carry over from slice to
+slice, as in the released code of arXiv 2403.03273; both start anew with each fold.
 """
 
 # H, W rows and columns of a slice.
@@ -16,51 +15,52 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from itertools import groupby
 
-import cv2
 import numpy as np
 from torch import Tensor
 
 from ....platform.core.progress import Progress
-from ...views.pairs import hash_of
+from ....platform.core.seeds import stable_hash
 from ...volumes.volume import Volumes
-from ..learn.adaptation import Course, course_of, restored, weights_of
-from ..learn.learnable import Learnable
-from ..method.answers import Lesson, Remembered, answered, by_copy, by_prototypes, by_truth, mask_of
-from ..method.slices import PixelFeatures
+from ..learn.adaptation import AdaptationTrace, adapt_and_segment, reset_after, trained_weights
+from ..learn.encoder import TrainableEncoder
+from ..method.masks import organ_mask, slice_margins
+from ..method.pixel_features import PixelFeatures
+from ..method.predictors import CachedFeatures, copy_predictor, oracle_predictor, prototype_predictor
+from ..method.support import SupportSet
 from .config import TttConfig
-from .slices import (
-    Extremes,
-    Question,
-    SliceScore,
-    example_of,
-    joined,
-    organs_in,
-    questions,
-    scans_asked,
-    slice_score,
-)
+from .examples import ExtremeExamples, slice_example
+from .joined import join_classes
+from .label_noise import with_label_noise
+from .scores import SliceScore, measured_organs, slice_score
+from .targets import AuditTarget, audit_targets, audited_scans
 
 BEFORE, TRUE_LABEL = "before", "label truth"
-FLOORS = ("copy", "pixels", "oracle")
+BASELINES = ("copy", "pixels", "oracle")
 BACKWARDS, NO_RESET = "backwards", "no reset"
-
-ROUGHNESS = 6.0
-"""How large the pieces are in which a label is made wrong, sigma in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """All slices of a fold asked once, in one way. noise: None: the label is what the encoder finds."""
+class TttPass:
+    """One pass over all slices of a fold. noise: None: the label is the encoder's own segmentation."""
 
     row: str
     reset: bool = True
     backwards: bool = False
     noise: float | None = None
 
+    @property
+    def is_main(self) -> bool:
+        """The pass as published, whose trace is also scored after fewer steps."""
+        return self.reset and not self.backwards and self.noise is None
+
+    def row_after(self, steps: int) -> str:
+        """Name of the row after so many steps."""
+        return steps_row(steps) if self.is_main else self.row
+
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """One slice of one pass; a line of training.csv. place: when it was asked in its fold, from 1 on."""
+class SliceTraining:
+    """Training on one slice in one pass; a line of training.csv. place: its position in the fold, from 1."""
 
     row: str
     fold: int
@@ -76,49 +76,49 @@ class Cost:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class TttAudit:
-    """What the audit found. before: row -> the row it is compared with; steps: row -> how many, of the sweep.
+class TttAuditResult:
+    """Scores and trainings of all rows. before: row -> the row it is compared with; steps: row -> number of steps.
 
-    order: row -> largest difference of an answer when slices come backwards, in units of score.
+    order: row -> largest absolute change of a margin when the slices are processed in reverse order.
     """
 
     organs: tuple[str, ...]
     scores: tuple[SliceScore, ...]
-    costs: tuple[Cost, ...]
+    trainings: tuple[SliceTraining, ...]
     before: Mapping[str, str]
     steps: Mapping[str, int]
     order: Mapping[str, float]
-    examples: Extremes
+    examples: ExtremeExamples
     left_out: Mapping[str, str]
 
     def __repr__(self) -> str:
-        return f"TttAudit({len(self.before)} rows, {len(self.costs)} trainings)"
+        return f"TttAuditResult({len(self.before)} rows, {len(self.trainings)} trainings)"
 
 
 def ttt_audit(
-    volumes: Volumes, learnable_for: Callable[[Lesson], Learnable], config: TttConfig | None = None
-) -> TttAudit:
-    """Trains the encoder on every slice asked, once for each `Pass`; the encoder is afterwards what it was.
+    volumes: Volumes, encoder_for: Callable[[SupportSet], TrainableEncoder], config: TttConfig | None = None
+) -> TttAuditResult:
+    """Trains on every audited slice, once per `TttPass`; afterwards the encoders are what they were before.
 
-    learnable_for: lesson -> encoder, such as `lambda _: learnable`. Raises DataError where there is nothing to measure,
-    ConfigError for settings that do not fit the folder, TrainingError where weights run away.
+    encoder_for: support set -> encoder, such as `lambda _: encoder`. Raises DataError if there is nothing to measure,
+    ConfigError for settings that do not fit the folder, TrainingError if weights diverge.
     """
     config = config or TttConfig()
-    volumes = joined(volumes, config.together)
-    passes = passes_of(config)
-    audit = _Audit(config, learnable_for)
-    scans = len(scans_asked(volumes, config))
+    data = join_classes(volumes, config.together)
+    passes = audit_passes(config)
+    audit = _TttAuditor(config, encoder_for)
+    scans = len(audited_scans(data, config))
     with Progress("test-time training", scans * len(passes), unit="scans of all passes") as progress:
-        every = (question for scan in questions(volumes, config, audit.left_out) for question in scan)
-        for _, asked in groupby(every, key=lambda question: question.fold.number):
-            audit.fold(list(asked), passes, progress)
-    organs = organs_in(audit.scores, volumes, audit.left_out)
+        targets = (target for scan in audit_targets(data, config, audit.left_out) for target in scan)
+        for _, fold_targets in groupby(targets, key=lambda target: target.fold.number):
+            audit.run_fold(list(fold_targets), passes, progress)
+    organs = measured_organs(audit.scores, data, audit.left_out)
     rows = dict.fromkeys(score.row for score in audit.scores)
-    return TttAudit(
+    return TttAuditResult(
         organs,
         tuple(audit.scores),
-        tuple(audit.costs),
-        {row: row if row in FLOORS else BEFORE for row in rows},
+        tuple(audit.trainings),
+        {row: row if row in BASELINES else BEFORE for row in rows},
         {steps_row(steps): steps for steps in (0, *sorted(config.also), config.adapt.steps)},
         audit.order,
         audit.examples,
@@ -126,24 +126,22 @@ def ttt_audit(
     )
 
 
-def passes_of(config: TttConfig) -> list[Pass]:
-    """The sweep first; then wrong labels, the other order, no reset in both orders."""
-    main = Pass(steps_row(config.adapt.steps))
-    noises = [
-        Pass(f"{TRUE_LABEL}, {share:.0%} wrong" if share else TRUE_LABEL, noise=share)
-        for share in config.noise
-    ]
+def audit_passes(config: TttConfig) -> list[TttPass]:
+    """The main pass first; then label noise, reversed order, and no reset in both orders."""
     return [
-        main,
-        *noises,
-        Pass(BACKWARDS, backwards=True),
-        Pass(NO_RESET, reset=False),
-        Pass(f"{NO_RESET}, {BACKWARDS}", reset=False, backwards=True),
+        TttPass(steps_row(config.adapt.steps)),
+        *(
+            TttPass(f"{TRUE_LABEL}, {share:.0%} wrong" if share else TRUE_LABEL, noise=share)
+            for share in config.noise
+        ),
+        TttPass(BACKWARDS, backwards=True),
+        TttPass(NO_RESET, reset=False),
+        TttPass(f"{NO_RESET}, {BACKWARDS}", reset=False, backwards=True),
     ]
 
 
 def steps_row(steps: int) -> str:
-    """What the row after so many steps is called.
+    """Name of the row after so many steps.
 
     >>> steps_row(0), steps_row(1), steps_row(10)
     ('before', '1 step', '10 steps')
@@ -151,146 +149,120 @@ def steps_row(steps: int) -> str:
     return f"{steps} step{'s' * (steps > 1)}" if steps else BEFORE
 
 
-class _Audit:
-    """What has been found so far."""
+class _TttAuditor:
+    """Collects scores, trainings and examples fold by fold."""
 
-    def __init__(self, config: TttConfig, learnable_for: Callable[[Lesson], Learnable]) -> None:
+    def __init__(self, config: TttConfig, encoder_for: Callable[[SupportSet], TrainableEncoder]) -> None:
         self.config = config
-        self.learnable_for = learnable_for
+        self.encoder_for = encoder_for
         self.scores: list[SliceScore] = []
-        self.costs: list[Cost] = []
-        self.examples = Extremes()
+        self.trainings: list[SliceTraining] = []
+        self.examples = ExtremeExamples()
         self.left_out: dict[str, str] = {}
         self.order: dict[str, float] = {}
-        self._pixels = by_prototypes(
-            Remembered(PixelFeatures(config.slices), config.shots + 1), config.prototypes
+        self._pixels = prototype_predictor(
+            CachedFeatures(PixelFeatures(config.slices), config.shots + 1), config.prototypes
         )
 
-    def fold(self, asked: Sequence[Question], passes: Sequence[Pass], progress: Progress) -> None:
-        """All rows of one fold."""
-        for question in asked:
-            self._floors(question)
-        answers = {one.row: self._run(one, asked, progress) for one in passes}
-        main = passes[0].row
-        for row, other in ((main, BACKWARDS), (NO_RESET, f"{NO_RESET}, {BACKWARDS}")):
-            apart = [float((answers[row][key] - answers[other][key]).abs().max()) for key in answers[row]]
-            self.order[row] = max([self.order.get(row, 0.0), *apart])
+    def run_fold(self, targets: Sequence[AuditTarget], passes: Sequence[TttPass], progress: Progress) -> None:
+        """All rows of one fold: baselines, then every pass."""
+        for target in targets:
+            self._score_baselines(target)
+        margins = {each.row: self._run_pass(each, targets, progress) for each in passes}
+        for row, reverse in ((passes[0].row, BACKWARDS), (NO_RESET, f"{NO_RESET}, {BACKWARDS}")):
+            changes = [float((margins[row][key] - margins[reverse][key]).abs().max()) for key in margins[row]]
+            self.order[row] = max([self.order.get(row, 0.0), *changes])
 
-    def _floors(self, question: Question) -> None:
-        """The support's mask, pixels, and the truth through the encoder's grid, of the same slices."""
-        oracle = by_truth(self.learnable_for(question.lesson), self.config.prototypes.compat)
-        for row, answer in {"copy": by_copy, "pixels": self._pixels, "oracle": oracle}.items():
-            [ahead] = answered(answer, question.lesson, question.query, question.parts)
+    def _score_baselines(self, target: AuditTarget) -> None:
+        """The support's mask, pixel features, and the ground truth on the encoder's feature grid."""
+        oracle = oracle_predictor(self.encoder_for(target.support), self.config.prototypes.compat)
+        for row, predictor in {"copy": copy_predictor, "pixels": self._pixels, "oracle": oracle}.items():
+            [margins] = slice_margins(predictor, target.support, target.query, target.parts)
             keep = self.config.components if row == "pixels" else "all"
-            shape = question.query.image_ZHW.shape
-            found_ZHW = mask_of(ahead, question.parts, question.lesson, keep, shape)
-            self.scores += [slice_score(row, question, z, found_ZHW[z]) for z in question.parts]
+            shape = target.query.image_ZHW.shape
+            mask_ZHW = organ_mask(margins, target.parts, target.support, keep, shape)
+            self.scores += [slice_score(row, target, z, mask_ZHW[z]) for z in target.parts]
 
-    def _run(
-        self, one: Pass, asked: Sequence[Question], progress: Progress
+    def _run_pass(
+        self, current: TttPass, targets: Sequence[AuditTarget], progress: Progress
     ) -> dict[tuple[str, int, int], Tensor]:
-        """One pass over a fold's slices; (scan, organ, slice) -> its last answer."""
-        told = [(question, z) for question in asked for z in question.parts]
-        encoders = {id(encoder): encoder for encoder in (self.learnable_for(q.lesson) for q in asked)}
-        starts = {key: weights_of(encoder) for key, encoder in encoders.items()}
-        waiting = Counter(question.query.name for question, _ in told)
-        answers = {}
+        """One pass over a fold's slices; (scan, organ, slice) -> its margin (H, W) after all steps."""
+        slices = [(target, z) for target in targets for z in target.parts]
+        encoders = {id(encoder): encoder for encoder in (self.encoder_for(t.support) for t in targets)}
+        start = {key: trained_weights(encoder) for key, encoder in encoders.items()}
+        remaining = Counter(target.query.name for target, _ in slices)
+        margins = {}
         with ExitStack() as stack:
             for encoder in encoders.values():
-                stack.enter_context(restored(encoder))
-            for place, (question, z) in enumerate(told[::-1] if one.backwards else told, start=1):
-                encoder, name = self.learnable_for(question.lesson), question.query.name
-                with restored(encoder) if one.reset else nullcontext():
-                    course = self._course(one, encoder, question, z, starts[id(encoder)])
-                self._keep(one, question, z, course)
-                self._cost(one, question, z, place, course)
-                answers[name, question.lesson.organ, z] = course.ahead[self.config.adapt.steps]
-                waiting[name] -= 1
-                progress.advance(int(not waiting[name]), slices=len(self.costs))
-        return answers
+                stack.enter_context(reset_after(encoder))
+            for place, (target, z) in enumerate(slices[::-1] if current.backwards else slices, start=1):
+                encoder, scan = self.encoder_for(target.support), target.query.name
+                with reset_after(encoder) if current.reset else nullcontext():
+                    trace = self._adapt(current, encoder, target, z, start[id(encoder)])
+                self._score(current, target, z, trace)
+                self._add_trainings(current, target, z, place, trace)
+                margins[scan, target.support.organ, z] = trace.margins[self.config.adapt.steps]
+                remaining[scan] -= 1
+                progress.advance(int(not remaining[scan]), slices=len(self.trainings))
+        return margins
 
-    def _course(
-        self, one: Pass, encoder: Learnable, question: Question, z: int, start: Sequence[Tensor]
-    ) -> Course:
-        adapt, lesson = self.config.adapt, question.lesson
+    def _adapt(
+        self,
+        current: TttPass,
+        encoder: TrainableEncoder,
+        target: AuditTarget,
+        z: int,
+        start: Sequence[Tensor],
+    ) -> AdaptationTrace:
+        """Trains on one slice, with the label of this pass."""
+        adapt, support = self.config.adapt, target.support
         label_HW = None
-        if one.noise is not None:
-            random = np.random.default_rng(hash_of(self.config.seed, question.query.name, lesson.organ, z))
-            label_HW = roughened(question.truth[z], one.noise, random)
-        marks = (0, *self.config.also, adapt.steps) if _is_sweep(one) else (adapt.steps,)
-        return course_of(
+        if current.noise is not None:
+            seed = stable_hash(self.config.seed, target.query.name, support.organ, z)
+            label_HW = with_label_noise(target.truth[z], current.noise, np.random.default_rng(seed))
+        return adapt_and_segment(
             encoder,
-            lesson,
-            question.parts[z],
-            question.query,
+            support,
+            target.parts[z],
+            target.query,
             z,
             adapt,
             self.config.prototypes,
-            marks=marks,
+            marks=(0, *self.config.also, adapt.steps) if current.is_main else (adapt.steps,),
             label_HW=label_HW,
             start=start,
         )
 
-    def _keep(self, one: Pass, question: Question, z: int, course: Course) -> None:
-        """Scores of a slice after every mark."""
+    def _score(self, current: TttPass, target: AuditTarget, z: int, trace: AdaptationTrace) -> None:
+        """Scores a slice at every mark of its trace."""
         masks = {}
-        for steps, ahead_HW in course.ahead.items():
-            ahead, parts = {z: ahead_HW.numpy()}, {z: question.parts[z]}
-            shape = question.query.image_ZHW.shape
-            masks[steps] = mask_of(ahead, parts, question.lesson, self.config.components, shape)[z]
-            row = steps_row(steps) if _is_sweep(one) else one.row
-            self.scores.append(slice_score(row, question, z, masks[steps]))
-        if _is_sweep(one):
-            self.examples.see(example_of(question, z, masks[0], masks[self.config.adapt.steps]))
+        for steps, margin_HW in trace.margins.items():
+            margins, parts = {z: margin_HW.numpy()}, {z: target.parts[z]}
+            shape = target.query.image_ZHW.shape
+            masks[steps] = organ_mask(margins, parts, target.support, self.config.components, shape)[z]
+            self.scores.append(slice_score(current.row_after(steps), target, z, masks[steps]))
+        if current.is_main:
+            self.examples.add(slice_example(target, z, masks[0], masks[self.config.adapt.steps]))
 
-    def _cost(self, one: Pass, question: Question, z: int, place: int, course: Course) -> None:
-        done = len(course.losses)
-        for steps in course.ahead:
+    def _add_trainings(
+        self, current: TttPass, target: AuditTarget, z: int, place: int, trace: AdaptationTrace
+    ) -> None:
+        """Lines of training.csv, one per mark of the trace."""
+        for steps in trace.margins:
             if steps:
-                told = course.losses[:steps] or (math.nan,)
-                self.costs.append(
-                    Cost(
-                        row=steps_row(steps) if _is_sweep(one) else one.row,
-                        fold=question.fold.number,
-                        scan=question.query.name,
-                        organ=question.lesson.name,
+                losses = trace.losses[:steps] or (math.nan,)
+                self.trainings.append(
+                    SliceTraining(
+                        row=current.row_after(steps),
+                        fold=target.fold.number,
+                        scan=target.query.name,
+                        organ=target.support.name,
                         slice=z,
                         place=place,
-                        steps=min(steps, done),
-                        first_loss=told[0],
-                        last_loss=told[-1],
-                        drift=course.drift[steps],
-                        seconds=course.seconds[steps],
+                        steps=min(steps, len(trace.losses)),
+                        first_loss=losses[0],
+                        last_loss=losses[-1],
+                        drift=trace.drift[steps],
+                        seconds=trace.seconds[steps],
                     )
                 )
-
-
-def _is_sweep(one: Pass) -> bool:
-    return one.reset and not one.backwards and one.noise is None
-
-
-def roughened(mask_HW: np.ndarray, share: float, random: np.random.Generator) -> np.ndarray:
-    """(H, W) bool: the mask with this share of its pixels given away, in pieces, for as many beside it.
-
-    Which go and which come is decided by smooth noise (see ROUGHNESS); those that come lie nearer than the mask is
-    thick. Its size stays, but for lack of room.
-
-    >>> mask = np.zeros((32, 32), bool); mask[8:24, 8:24] = True
-    >>> rough = roughened(mask, 0.25, np.random.default_rng(0))
-    >>> int(rough.sum()), int((mask & ~rough).sum())
-    (256, 64)
-    """
-    from scipy.ndimage import distance_transform_edt
-
-    wanted = round(share * np.count_nonzero(mask_HW))
-    if not wanted:
-        return mask_HW.copy()
-    noise_HW = cv2.GaussianBlur(random.standard_normal(mask_HW.shape), (0, 0), ROUGHNESS)
-    thick = distance_transform_edt(mask_HW).max()
-    beside_HW = ~mask_HW & (distance_transform_edt(~mask_HW) <= thick)
-    rough_HW = mask_HW.copy()
-    for among_HW, value in ((mask_HW, False), (beside_HW, True)):
-        places = np.flatnonzero(among_HW)
-        chosen = places[np.argsort(noise_HW.ravel()[places], kind="stable")[:wanted]]
-        rough_HW.ravel()[chosen] = value
-    return rough_HW

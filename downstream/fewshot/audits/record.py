@@ -21,11 +21,11 @@ from ...common.record import (
 from ...volumes.volume import Volumes
 from ..figures import dice_bars
 from ..record import EXPERIMENT, percent
-from .adaptation import FLOORS, NO_RESET, Cost, TttAuditResult
+from .adaptation import BASELINES, NO_RESET, SliceTraining, TttAuditResult
 from .components import COPY, ORACLE, TRUTH, CcaAuditResult
 from .config import AuditConfig
-from .figures import drift_lines, examples, harm_bars, parts_bars, step_curves
-from .slices import MEAN, summary_of
+from .figures import component_bars, drift_curves, example_grid, harm_bars, step_curves
+from .summary import MEAN, audit_summary
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -62,7 +62,7 @@ class AuditRecord:
 
 def cca_record(found: CcaAuditResult, label: str, config: AuditConfig) -> AuditRecord:
     """Tables and figures of the audit of components."""
-    summary = summary_of(found.scores, found.before, found.organs, config)
+    summary = audit_summary(found.scores, found.before, found.organs, config)
     seen = [
         line | {"floor": line["row"] in (COPY, ORACLE)}
         for line in summary
@@ -74,14 +74,14 @@ def cca_record(found: CcaAuditResult, label: str, config: AuditConfig) -> AuditR
             [line for line in seen if not line["row"].startswith(COPY)],
             f"{label}: slices that components help and harm",
         ),
-        "parts": parts_bars(
+        "parts": component_bars(
             [score for score in found.scores if score.row == TRUTH],
             found.organs,
             "Parts of an organ in a slice, by the truth",
         ),
     }
     note = "The surest component alone is kept. Filled: found. Outlined: truth."
-    shown = examples(found.examples, f"{label}: what keeping one component does", note)
+    shown = example_grid(found.examples, f"{label}: what keeping one component does", note)
     tables = {"slices": [asdict(score) for score in found.scores], "summary": summary}
     return AuditRecord(
         "cca-audit",
@@ -95,14 +95,14 @@ def cca_record(found: CcaAuditResult, label: str, config: AuditConfig) -> AuditR
 
 def ttt_record(found: TttAuditResult, label: str, config: AuditConfig) -> AuditRecord:
     """Tables and figures of the audit of test-time training."""
-    summary = summary_of(found.scores, found.before, found.organs, config)
-    cost = cost_of(found.costs)
+    summary = audit_summary(found.scores, found.before, found.organs, config)
+    cost = cost_of(found.trainings)
     summary = [
-        line | cost.get((line["row"], line["organ"]), NO_COST) | {"floor": line["row"] in FLOORS}
+        line | cost.get((line["row"], line["organ"]), NO_COST) | {"floor": line["row"] in BASELINES}
         for line in summary
     ]
     drifts = {
-        row: [one.drift for one in found.costs if one.row == row and one.fold == found.costs[0].fold]
+        row: [one.drift for one in found.trainings if one.row == row and one.fold == found.trainings[0].fold]
         for row in (list(found.steps)[-1], NO_RESET)
     }
     pictures = {
@@ -111,13 +111,13 @@ def ttt_record(found: TttAuditResult, label: str, config: AuditConfig) -> AuditR
         ),
         "harm": harm_bars(summary, f"{label}: slices that test-time training helps and harms"),
         "steps": step_curves(summary, found.steps, f"{label}: training on the slice that is asked"),
-        "drift": drift_lines(drifts, f"{label}: weights over the slices of a fold, with and without reset"),
+        "drift": drift_curves(drifts, f"{label}: weights over the slices of a fold, with and without reset"),
     }
     note = f"{list(found.steps)[-1]} on the slice itself. Filled: found. Outlined: truth."
-    shown = examples(found.examples, f"{label}: what test-time training does", note)
+    shown = example_grid(found.examples, f"{label}: what test-time training does", note)
     tables = {
         "slices": [asdict(score) for score in found.scores],
-        "training": [asdict(one) for one in found.costs],
+        "training": [asdict(one) for one in found.trainings],
         "summary": summary,
     }
     metrics = {
@@ -144,9 +144,9 @@ NO_COST = {"drift": math.nan, "seconds": math.nan, "trained": 0}
 """Costs of a row that trains nothing."""
 
 
-def cost_of(costs: Sequence[Cost]) -> dict[tuple[str, str], dict[str, float]]:
+def cost_of(costs: Sequence[SliceTraining]) -> dict[tuple[str, str], dict[str, float]]:
     """(row, organ or MEAN) -> mean drift and seconds of its slices, and how many of them were trained on."""
-    groups: dict[tuple[str, str], list[Cost]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[SliceTraining]] = defaultdict(list)
     for cost in costs:
         for organ in (cost.organ, MEAN):
             groups[cost.row, organ].append(cost)
