@@ -1,4 +1,4 @@
-"""Answers kept beside an evaluation, so that others can be held against them later, patient by patient.
+"""Predictions of an evaluation, and the file that keeps them for paired comparisons with later evaluations.
 
 A row is an item of the test split under its patient's pseudonym, with truth and score of each finding.
 """
@@ -6,53 +6,74 @@ A row is an item of the test split under its patient's pseudonym, with truth and
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ..core.config import atomic_path
 from ..core.errors import DataError
-from .metrics import Answers
+from ..core.files import atomic_path
 
 VERSION = 1
-"""Of the table."""
+"""Of the file."""
 
 TRUTH, SCORE = "truth:", "score:"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kept:
-    """Answers as a file tells them. manifest: digest of the shards; source: digest of what answered."""
+class Predictions:
+    """Scores of the items of a split for each finding, beside the truth.
 
-    answers: Answers
+    findings: (F,), those that can be measured. patients: (N,). truth, scores: (N, F) as in `metrics.auroc`.
+    left_out: finding -> why it is not measured. facts: how the scores came about, such as the k chosen.
+    """
+
+    findings: tuple[str, ...]
+    patients: tuple[str, ...]
+    truth: np.ndarray
+    scores: np.ndarray
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, str | int | float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Predictions({len(self.patients)} items, {len(self.findings)} findings)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedPredictions:
+    """Content of a file. manifest: digest of the shards; source: digest of the features or the network."""
+
+    predictions: Predictions
     manifest: str
     source: str
 
 
-def answers_file(folder: Path | str, task: str, source: str) -> Path:
-    """Where an evaluation in `folder` keeps the answers of a source to a task."""
+def predictions_file(folder: Path | str, task: str, source: str) -> Path:
+    """Where an evaluation in `folder` keeps the predictions of a source for a task."""
     return Path(folder) / "answers" / f"{task}-{source}.parquet"
 
 
-def save_answers(path: Path, answers: Answers, manifest: str, source: str) -> None:
-    """Writes the answers as Parquet, whole or not at all; left-out findings and facts stay in metrics.json."""
+def save_predictions(path: Path, predictions: Predictions, manifest: str, source: str) -> None:
+    """Writes them as Parquet, whole or not at all; left-out findings and facts stay in metrics.json."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    columns = {"patient": pa.array(answers.patients, pa.string())}
-    for finding, truth_N, score_N in zip(answers.findings, answers.truth.T, answers.scores.T, strict=True):
+    columns = {"patient": pa.array(predictions.patients, pa.string())}
+    for finding, truth_N, score_N in zip(
+        predictions.findings, predictions.truth.T, predictions.scores.T, strict=True
+    ):
         columns[TRUTH + finding] = pa.array(np.asarray(truth_N, np.float32))
         columns[SCORE + finding] = pa.array(np.asarray(score_N, np.float64))
-    card = {"version": VERSION, "manifest": manifest, "source": source, "findings": answers.findings}
+    card = {"version": VERSION, "manifest": manifest, "source": source, "findings": predictions.findings}
     with atomic_path(path) as temporary:
         parquet.write_table(
             pa.table(columns).replace_schema_metadata({"vetdino": json.dumps(card)}), temporary
         )
 
 
-def load_answers(path: Path) -> Kept:
-    """What `save_answers` wrote. Raises DataError where the file is damaged or of another version."""
+def load_predictions(path: Path) -> SavedPredictions:
+    """What `save_predictions` wrote. Raises DataError where the file is damaged or of another version."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -66,12 +87,12 @@ def load_answers(path: Path) -> Kept:
         truth, scores = (
             [table[prefix + finding].to_numpy() for finding in card["findings"]] for prefix in (TRUTH, SCORE)
         )
-        answers = Answers(
+        predictions = Predictions(
             findings=tuple(card["findings"]),
             patients=tuple(table["patient"].to_pylist()),
             truth=np.stack(truth, axis=1).astype(np.float64),
             scores=np.stack(scores, axis=1),
         )
-        return Kept(answers, card["manifest"], card["source"])
+        return SavedPredictions(predictions, card["manifest"], card["source"])
     except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):
-        raise DataError(f"{path}: damaged or no table of answers; run `vetdino evaluate` again") from None
+        raise DataError(f"{path}: damaged or no table of predictions; run `vetdino evaluate` again") from None

@@ -1,4 +1,4 @@
-"""Neighbours are exact, their order is settled, and their vote is a weighted mean."""
+"""Neighbors are exact, their order is settled, and their vote is a weighted mean."""
 
 import numpy as np
 import pytest
@@ -60,7 +60,7 @@ def test_length_does_not_matter():
     [
         (np.full((2, 3), np.nan), np.ones((1, 3)), 1, "2 of 2 vectors of the bank"),
         (np.ones((2, 3)), np.array([[1, np.inf, 0]]), 1, "1 of 1 vectors of the queries"),
-        (np.zeros((2, 3)), np.ones((1, 3)), 1, "point nowhere"),
+        (np.zeros((2, 3)), np.ones((1, 3)), 1, "have no direction"),
         (np.empty((0, 3)), np.ones((1, 3)), 1, "is empty"),
         (np.ones((2, 3)), np.ones((1, 4)), 1, "3 dimensions, the queries have 4"),
         (np.ones((2, 3)), np.ones((1, 3)), 0, "at least one"),
@@ -92,5 +92,5 @@ def test_where_nobody_knows_the_vote_is_how_common_the_finding_is():
     labels_MKF = np.array([[[np.nan], [np.nan]], [[1.0], [0.0]]])
     same_MK = np.zeros((2, 2))
     np.testing.assert_allclose(vote(same_MK, labels_MKF), [[0.5], [0.5]])
-    np.testing.assert_allclose(vote(same_MK, labels_MKF, otherwise_F=np.array([0.1])), [[0.1], [0.5]])
+    np.testing.assert_allclose(vote(same_MK, labels_MKF, default_F=np.array([0.1])), [[0.1], [0.5]])
     assert np.isnan(vote(same_MK, np.full((2, 2, 1), np.nan))).all()

@@ -1,43 +1,48 @@
-"""Answers come back as they were kept, or not at all."""
+"""Predictions come back as they were kept, or not at all."""
 
 import numpy as np
 import pytest
 
 from vetdino.platform.core.errors import DataError
-from vetdino.platform.measure.metrics import Answers, auroc
-from vetdino.platform.measure.predictions import answers_file, load_answers, save_answers
+from vetdino.platform.measure.metrics import auroc
+from vetdino.platform.measure.predictions import (
+    Predictions,
+    load_predictions,
+    predictions_file,
+    save_predictions,
+)
 
 
-def answers(rows=4):
+def predictions(rows=4):
     truth = np.array([[1, 0], [0, 1], [1, np.nan], [0, 0]], float)[:rows]
     scores = np.random.default_rng(0).normal(size=(4, 2))[:rows]
-    return Answers(("mass", "stones, many"), tuple("aabc")[:rows], truth, scores, {"never": "why"}, {"k": 3})
+    return Predictions(
+        ("mass", "stones, many"), tuple("aabc")[:rows], truth, scores, {"never": "why"}, {"k": 3}
+    )
 
 
-def test_no_answers_are_kept_as_none(tmp_path):
-    path = answers_file(tmp_path, "knn", "random")
-    save_answers(path, answers(0), "m", "s")
-    kept = load_answers(path)
-    assert kept.answers.truth.shape == (0, 2)
+def test_no_items_are_kept_as_none(tmp_path):
+    path = predictions_file(tmp_path, "knn", "random")
+    save_predictions(path, predictions(0), "m", "s")
+    kept = load_predictions(path)
+    assert kept.predictions.truth.shape == (0, 2)
     assert path == tmp_path / "answers" / "knn-random.parquet"
 
 
-def test_answers_come_back_so_that_every_figure_is_the_same(tmp_path):
-    told = answers()
-    save_answers(tmp_path / "a.parquet", told, "manifest", "source")
-    kept = load_answers(tmp_path / "a.parquet")
+def test_predictions_come_back_so_that_every_metric_is_the_same(tmp_path):
+    saved = predictions()
+    save_predictions(tmp_path / "a.parquet", saved, "manifest", "source")
+    kept = load_predictions(tmp_path / "a.parquet")
     assert (kept.manifest, kept.source) == ("manifest", "source")
-    assert (kept.answers.findings, kept.answers.patients) == (told.findings, told.patients)
-    np.testing.assert_array_equal(kept.answers.scores, told.scores)
-    np.testing.assert_array_equal(kept.answers.truth, told.truth)
+    assert (kept.predictions.findings, kept.predictions.patients) == (saved.findings, saved.patients)
+    np.testing.assert_array_equal(kept.predictions.scores, saved.scores)
+    np.testing.assert_array_equal(kept.predictions.truth, saved.truth)
     np.testing.assert_array_equal(
-        auroc(kept.answers.truth, kept.answers.scores), auroc(told.truth, told.scores)
+        auroc(kept.predictions.truth, kept.predictions.scores), auroc(saved.truth, saved.scores)
     )
 
 
 def test_a_damaged_table_is_named(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(
-        DataError, match=r"a\.parquet: damaged or no table of answers; run `vetdino evaluate`"
-    ):
-        load_answers(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: damaged"):
+        load_predictions(tmp_path / "a.parquet")

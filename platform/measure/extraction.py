@@ -1,0 +1,228 @@
+"""Features of a folder of shards: one pass over its views, by a backbone or by plain pixels.
+
+N rows, D dimensions; B images of a batch, S side of an image; J last blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from ..core.errors import ConfigError, FeaturesError, ShardError
+from ..core.progress import Progress
+from ..data.manifest import Manifest, load_manifest
+from ..data.shards import read
+from ..data.study import SPLITS, Study
+from .descriptors import Descriptor, Level, Pool
+from .features import Features, by_study, check_features
+from .neighbors import unit_vectors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models.backbone import Backbone, Tokens
+
+Item = TypeVar("Item")
+
+ViewPlace = tuple[Study, int]
+"""A study, and the number of one of its views."""
+
+
+def extract(
+    backbone: Backbone,
+    folder: str | Path,
+    splits: Sequence[str] = SPLITS,
+    *,
+    level: Level = "study",
+    pool: Pool = "cls",
+    blocks: int = 1,
+    batch: int = 64,
+    workers: int = 2,
+    label: str = "features",
+) -> Features:
+    """The features of a folder of shards, in the order of the splits and, in each, of the shards.
+
+    level, pool, blocks: see `Descriptor`. A view's vector has length 1; a study's is the mean of its views', made
+    length 1. workers: threads that decode views. label: name of the progress bar. Raises ShardError for damaged
+    shards, ConfigError for more blocks than there are, FeaturesError where the backbone's output is NaN.
+    """
+    descriptor = Descriptor(pool, blocks, level)
+    return extract_all(backbone, folder, [descriptor], splits, batch=batch, workers=workers, label=label)[0]
+
+
+def extract_all(
+    backbone: Backbone,
+    folder: str | Path,
+    descriptors: Sequence[Descriptor],
+    splits: Sequence[str] = SPLITS,
+    *,
+    batch: int = 64,
+    workers: int = 2,
+    label: str = "features",
+) -> tuple[Features, ...]:
+    """One table for each descriptor, from one pass over the shards. Raises as `extract`."""
+    most, depth = max(descriptor.blocks for descriptor in descriptors), len(backbone.vit.blocks)
+    if not 1 <= min(descriptor.blocks for descriptor in descriptors) <= most <= depth:
+        raise ConfigError(
+            f"the CLS of {most} blocks is requested, the backbone has {depth}; give 1 to {depth}"
+        )
+    digests = [descriptor.digest(backbone.card.digest) for descriptor in descriptors]
+    distinct = dict(
+        zip(digests, descriptors, strict=True)
+    )  # those that differ by level alone share their vectors
+    needs_mean = any(descriptor.pool == "cls+mean" for descriptor in descriptors)
+
+    def vectors(views: list[np.ndarray]) -> list[np.ndarray]:
+        cls_JBD, tokens = _cls_of_last_blocks(backbone, backbone.prepare_many(views), most)
+        mean_BD = tokens.patches.mean(dim=1) if needs_mean else None
+        return [_join_vectors(descriptor, cls_JBD, mean_BD) for descriptor in distinct.values()]
+
+    shard_pass = _ShardPass(folder, splits, batch, workers, label)
+    tables = dict(zip(distinct, shard_pass.tables(vectors, list(distinct)), strict=True))
+    return tuple(
+        tables[digest] if descriptor.level == "view" else by_study(tables[digest])
+        for digest, descriptor in zip(digests, descriptors, strict=True)
+    )
+
+
+def pixel_features(
+    folder: str | Path,
+    splits: Sequence[str] = SPLITS,
+    side: int = 32,
+    *,
+    level: Level = "study",
+    batch: int = 64,
+    workers: int = 2,
+) -> Features:
+    """The baseline: each view letterboxed to side x side and flattened, pooled to studies as `extract` does.
+
+    A black view, which has no direction, counts as an evenly gray one.
+    """
+    from ..models.letterbox import letterboxed
+
+    def vectors(views: list[np.ndarray]) -> list[np.ndarray]:
+        flat_BD = np.stack([letterboxed(view, side).ravel() for view in views]).astype(np.float32)
+        return [np.where(flat_BD.any(axis=1, keepdims=True), flat_BD, 1.0)]
+
+    (table,) = _ShardPass(folder, splits, batch, workers, "pixels").tables(vectors, [f"pixels-{side}"])
+    return table if level == "view" else by_study(table)
+
+
+def _cls_of_last_blocks(backbone: Backbone, images_B1SS: Tensor, blocks: int) -> tuple[list[Tensor], Tokens]:
+    """The CLS token (B, D) of each of the last blocks after the last norm, the last block last; and all tokens."""
+    import torch
+
+    outputs: list[Tensor] = []
+    *earlier, _ = backbone.vit.blocks[len(backbone.vit.blocks) - blocks :]
+    handles = [
+        block.register_forward_hook(lambda _, __, x_BLD: outputs.append(x_BLD[:, :1])) for block in earlier
+    ]
+    try:
+        tokens = backbone.tokens(images_B1SS)
+    finally:
+        for handle in handles:
+            handle.remove()
+    with torch.inference_mode():
+        return [*(backbone.vit.norm(x_B1D)[:, 0] for x_B1D in outputs), tokens.cls], tokens
+
+
+def _join_vectors(descriptor: Descriptor, cls_JBD: list[Tensor], mean_BD: Tensor | None) -> np.ndarray:
+    """The parts of a descriptor side by side, (B, D) float32."""
+    import torch
+
+    parts = cls_JBD[-descriptor.blocks :]
+    if descriptor.pool == "cls+mean":
+        assert mean_BD is not None
+        parts = [*parts, mean_BD]
+    return torch.cat(parts, dim=1).float().cpu().numpy()
+
+
+@dataclass(frozen=True, slots=True)
+class _ShardPass:
+    """One pass over the views of some splits."""
+
+    folder: str | Path
+    splits: Sequence[str]
+    batch: int
+    workers: int
+    label: str
+
+    def tables(
+        self, vectors: Callable[[list[np.ndarray]], list[np.ndarray]], digests: Sequence[str]
+    ) -> list[Features]:
+        """Tables by view, one for each digest. vectors: views (H, W) uint8 -> (B, D) for each digest."""
+        manifest = load_manifest(self.folder)
+        total = sum(manifest.studies(split) for split in self.splits)
+        if not total:
+            raise FeaturesError(f"{self.folder}: no studies in {', '.join(self.splits)}; ingest more")
+        rows: list[ViewPlace] = []
+        parts: list[list[np.ndarray]] = []
+        with Progress(self.label, total) as progress:
+            for places, views in self._batches(progress):
+                rows += places
+                parts.append([_unit_views(vectors_BD, places) for vectors_BD in vectors(views)])
+        columns = zip(digests, zip(*parts, strict=True), strict=True)
+        return [self._table(rows, np.concatenate(part), manifest, digest) for digest, part in columns]
+
+    def _batches(self, progress: Progress) -> Iterator[tuple[list[ViewPlace], list[np.ndarray]]]:
+        """Decoded views, `batch` at a time, each with its place; the study there has no pixels any more."""
+
+        def places() -> Iterator[ViewPlace]:
+            for split in self.splits:
+                for study in read(self.folder, split):
+                    yield from ((study, index) for index in range(len(study.views)))
+                    progress.advance()
+
+        with ThreadPoolExecutor(max(1, self.workers)) as pool:
+            for group in _batched(places(), self.batch):
+                views = list(pool.map(lambda place: _decoded(*place), group))
+                yield [(replace(study, views=()), index) for study, index in group], views
+
+    def _table(self, rows: list[ViewPlace], vectors: np.ndarray, manifest: Manifest, digest: str) -> Features:
+        labels = [[study.labels.get(name, math.nan) for name in manifest.findings] for study, _ in rows]
+        features = Features(
+            keys=tuple(study.key for study, _ in rows),
+            patients=tuple(study.patient for study, _ in rows),
+            splits=tuple(study.split for study, _ in rows),
+            views=tuple(f"view{index}" for _, index in rows),
+            vectors=vectors,
+            findings=manifest.findings,
+            labels=np.array(labels, np.float32).reshape(len(rows), len(manifest.findings)),
+            backbone=digest,
+            manifest=manifest.digest,
+        )
+        check_features(features, str(self.folder))
+        return features
+
+
+def _unit_views(vectors_BD: np.ndarray, places: list[ViewPlace]) -> np.ndarray:
+    """The vectors at length 1. Raises FeaturesError, naming the first study whose vector has no direction."""
+    length_B = np.linalg.norm(vectors_BD, axis=1)
+    for row in np.flatnonzero(~np.isfinite(length_B) | (length_B == 0)):
+        study, index = places[row]
+        raise FeaturesError(
+            f"study {study.key}: the vector of view {index} is NaN, infinite or zero and has no direction; "
+            "check the backbone"
+        )
+    return unit_vectors(vectors_BD)
+
+
+def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    items = iter(items)
+    while group := list(islice(items, size)):
+        yield group
+
+
+def _decoded(study: Study, index: int) -> np.ndarray:
+    """One view of a study, (H, W) uint8."""
+    try:
+        return study.view(index).pixels
+    except (OSError, ValueError):
+        raise ShardError(f"study {study.key}: view {index} is no picture; ingest the archive again") from None
