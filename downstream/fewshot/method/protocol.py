@@ -185,7 +185,7 @@ def bootstrap_intervals(
 
     Scans are resampled with all their organs. The interval is NaN for fewer than five scans.
     """
-    from ....platform.measure.metrics import bootstrap_interval
+    from ....platform.measure.bootstrap import bootstrap_interval
 
     known_NO = ~np.isnan(values_NO)
     filled_NO = np.where(known_NO, values_NO, 0.0)
