@@ -13,7 +13,7 @@ class AlarmConfig:
     """When a training counts as collapsed, and what is done then.
 
     The limits are between healthy trainings and collapsed ones of this project: the recipe `small`, whose whole
-    curve is in docs/results.md, and trainings on one image shown again and again.
+    curve is in docs/experiments.md, and trainings on one image shown again and again.
     """
 
     policy: Literal["warn", "stop", "rewind"] = "warn"

@@ -30,7 +30,7 @@ from vetdino.pretrain.watch.alarms import Alarm, Alarms, alarm_metrics, decide
 from vetdino.pretrain.watch.config import AlarmConfig
 from vetdino.pretrain.watch.spread import cosine_and_rank, effective_rank, mean_cosine
 
-RESULTS = Path(__file__).resolve().parents[3] / "docs" / "results.md"
+RESULTS = Path(__file__).resolve().parents[3] / "docs" / "experiments.md"
 
 LN_K = math.log(256)
 
@@ -38,7 +38,7 @@ BEGINNING = {
     10: (0.156, 2.981), 20: (-0.028, 4.838), 30: (-0.060, 4.954), 40: (-0.062, 4.952), 50: (-0.077, 4.927),
     60: (-0.112, 4.878), 70: (-0.130, 4.829), 80: (-0.175, 4.745), 90: (-0.215, 4.660),
 }  # fmt: skip
-"""Step -> view loss minus ln K and teacher entropy of the training in docs/results.md, before its table."""
+"""Step -> view loss minus ln K and teacher entropy of the training in docs/experiments.md, before its table."""
 
 SPREAD = {10: (0.634, 16.2), 20: (0.452, 20.6), 30: (0.271, 21.3), 40: (0.260, 20.3), 70: (0.110, 21.5)}
 """Step -> mean cosine and effective rank of a batch of the student's, in a training of the same recipe."""
@@ -63,7 +63,7 @@ def names(alarms: list[Alarm]) -> list[str]:
 
 
 def table() -> Iterator[tuple[int, dict[str, float]]]:
-    """The rows of the first table of docs/results.md as they were recorded, found by the names of its columns."""
+    """The rows of the first table of docs/experiments.md as they were recorded, found by the names of its columns."""
     lines = RESULTS.read_text().splitlines()
     first = next(row for row, line in enumerate(lines) if line.startswith("| presentations | pairs |"))
     names = [cell.split(" (")[0].strip() for cell in lines[first].strip("|").split("|")]
