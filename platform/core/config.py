@@ -15,11 +15,14 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import ConfigError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 Scalar = str | int | float | bool | None
 
 
@@ -80,7 +83,7 @@ def cli_config(default: T | type[T], args: Sequence[str], prog: str) -> T:
     import tyro
 
     cls = default if isinstance(default, type) else type(default)
-    start = {} if isinstance(default, type) else {"default": default}
+    start: dict[str, Any] = {} if isinstance(default, type) else {"default": default}
     complaint = StringIO()
     try:
         with redirect_stderr(complaint):
@@ -206,9 +209,9 @@ def _flat(data: Any, path: str) -> Iterator[tuple[str, Scalar]]:
         yield path, json.dumps(data) if isinstance(data, list) else data
 
 
-def _parts(hint: Any) -> list[type]:
+def _parts(hint: Any) -> list[type[DataclassInstance]]:
     """The dataclasses inside a type: itself, a side of a union, an element of a tuple or list."""
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return [hint]
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType, typing.Annotated, tuple, list):
@@ -216,7 +219,7 @@ def _parts(hint: Any) -> list[type]:
     return []
 
 
-def _keys(cls: type, path: str = "") -> Iterator[str]:
+def _keys(cls: type[DataclassInstance], path: str = "") -> Iterator[str]:
     """Dotted paths of every setting of a config class, those of nested configs included."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -227,7 +230,7 @@ def _keys(cls: type, path: str = "") -> Iterator[str]:
             yield from _keys(part, f"{path}{field.name}.")
 
 
-def _unknown_keys(cls: type, data: Any, path: str = "") -> Iterator[str]:
+def _unknown_keys(cls: type[DataclassInstance], data: Any, path: str = "") -> Iterator[str]:
     """Dotted paths in `data` that name no field of the config."""
     if not isinstance(data, dict):
         return

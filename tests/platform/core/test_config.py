@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vetdino.platform.core.config import cli_config, digest, flat, from_json, to_json
+from vetdino.platform.core.config import (
+    cli_config,
+    digest,
+    flat,
+    from_json,
+    subconfig,
+    to_json,
+    with_settings,
+)
 from vetdino.platform.core.errors import ConfigError
 
 
@@ -112,18 +120,46 @@ def test_flags_change_only_what_they_name():
 def test_a_wrong_flag_is_one_line_and_exit_code_2(args, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli_config(Recipe(), args, "vetdino pretrain demo")
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     assert stopped.value.code == 2
-    assert said.out == ""
-    assert said.err.startswith("vetdino pretrain demo: ")
-    assert said.err.count("\n") == 1
-    assert re.search(message, said.err)
+    assert printed.out == ""
+    assert printed.err.startswith("vetdino pretrain demo: ")
+    assert printed.err.count("\n") == 1
+    assert re.search(message, printed.err)
 
 
-def test_help_lists_every_setting_with_its_words(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        cli_config(Recipe(), ["--help"], "vetdino pretrain demo")
-    assert stopped.value.code == 0
-    out = capsys.readouterr().out
-    assert "--crops.global-side" in out
-    assert "Side of a global crop, in pixels." in out
+def test_settings_are_changed_by_their_paths():
+    changed = with_settings(Recipe, {"crops.global_side": 96, "crops.scale": (0.1, 0.5), "lr": 0.5})
+    assert changed == Recipe(crops=Crops(global_side=96, scale=(0.1, 0.5)), lr=0.5)
+    assert with_settings(changed, {"crops.global_side": 64}).crops == Crops(global_side=64, scale=(0.1, 0.5))
+    assert with_settings(changed, {}) == changed
+
+
+@pytest.mark.parametrize(
+    ("settings", "fact"),
+    [
+        ({"crops.global_sde": 96}, "nearest is 'global_side'|nearest is 'crops.global_side'"),
+        ({"name.length": 3}, "unknown setting 'name.length'"),
+        ({"crops.global_side": "wide"}, "'global_side' is 'wide'|'crops.global_side' is 'wide'"),
+    ],
+)
+def test_a_wrong_path_or_value_is_named(settings, fact):
+    with pytest.raises(ConfigError, match=fact):
+        with_settings(Recipe, settings)
+
+
+def test_a_setting_without_default_is_needed():
+    @dataclass
+    class Command:
+        source: str
+
+    with pytest.raises(ConfigError, match="source"):
+        with_settings(Command, {})
+
+
+def test_a_command_holds_the_config_that_it_extends():
+    @dataclass(frozen=True, kw_only=True)
+    class Command(Recipe):
+        shards: str = "shards"
+
+    assert subconfig(Recipe, Command(lr=0.5, shards="here")) == Recipe(lr=0.5)

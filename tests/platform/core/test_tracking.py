@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import pytest
+
 from vetdino.platform.core import tracking
 from vetdino.platform.core.tracking import connect, create_database, run_pages, tracking_address
 
@@ -30,12 +32,14 @@ def test_a_page_of_a_database_comes_with_the_command_that_serves_it():
     assert str(pages).startswith("mlflow server --backend-store-uri sqlite:////data/mlflow.db, then http")
 
 
+@pytest.mark.slow
 def test_a_database_is_made_with_its_folder(tmp_path):
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     create_database(uri)
     assert connect(uri).search_experiments(max_results=1)
 
 
+@pytest.mark.slow
 def test_an_address_that_mlflow_does_not_know_is_one_warning(caplog):
     with caplog.at_level(logging.WARNING):
         create_database("nothing://here")
