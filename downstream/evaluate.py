@@ -1,6 +1,6 @@
 """Evaluate backbones on the test split, beside baselines: random weights, raw pixels, PCA of pixels.
 
-Every task measures every source on the same shards. The figures become tables on the terminal, files in the output
+Every task measures every source on the same shards. The values become tables on the terminal, files in the output
 folder, and runs in MLflow.
 """
 
@@ -14,10 +14,10 @@ from pathlib import Path
 from ..platform.core.errors import ConfigError
 from ..platform.core.progress import Progress
 from ..platform.core.tracking import tracking_address
-from ..platform.data.shards import load_manifest
+from ..platform.data.manifest import load_manifest
 from ..platform.measure.descriptors import Descriptor
-from ..platform.measure.metrics import Answers, Figure, Measured, figures_of
-from ..platform.measure.predictions import answers_file, save_answers
+from ..platform.measure.predictions import Predictions, predictions_file, save_predictions
+from ..platform.measure.results import Measurements, MetricValue, metric_values
 from .common.record import (
     DatasetUse,
     ExperimentRecord,
@@ -46,29 +46,29 @@ class EvaluationJob:
     config: EvaluateConfig
 
 
-def _knn(source: Source, job: EvaluationJob, fraction: float) -> Answers:
+def _knn(source: Source, job: EvaluationJob, fraction: float) -> Predictions:
     config = job.config
     return knn(source.features(level=config.knn.level), config.knn, fraction, config.seed)
 
 
-def _linear(source: Source, job: EvaluationJob, fraction: float) -> Answers:
+def _linear(source: Source, job: EvaluationJob, fraction: float) -> Predictions:
     return linear(source, job.config.linear, fraction, job.config.seed)
 
 
-def _finetune(source: Source, job: EvaluationJob, _: float) -> Answers:
+def _finetune(source: Source, job: EvaluationJob, _: float) -> Predictions:
     from .findings.finetune import finetune
 
     return finetune(source, job.shards, replace(job.config.finetune, seed=job.config.seed), job.out)
 
 
-def _consistency(source: Source, job: EvaluationJob, _: float) -> Measured:
+def _consistency(source: Source, job: EvaluationJob, _: float) -> Measurements:
     from .views.consistency import consistency
 
     config = job.config
     return consistency(source, job.shards, config.consistency, resamples=config.resamples, seed=config.seed)
 
 
-def _synthesis(source: Source, job: EvaluationJob, _: float) -> Measured:
+def _synthesis(source: Source, job: EvaluationJob, _: float) -> Measurements:
     from .views.synthesis import synthesis
 
     config = job.config
@@ -79,12 +79,12 @@ def _synthesis(source: Source, job: EvaluationJob, _: float) -> Measured:
 class EvaluationTask:
     """One task of an evaluation.
 
-    measure: (source, job, fraction of the train patients) -> answers to findings, or other measurements.
+    measure: (source, job, fraction of the train patients) -> predictions of findings, or other measurements.
     descriptors: the features that it will need. by_fraction: whether it is repeated with few labels.
     baselines: whether it measures sources without a network, too.
     """
 
-    measure: Callable[[Source, EvaluationJob, float], Answers | Measured]
+    measure: Callable[[Source, EvaluationJob, float], Predictions | Measurements]
     descriptors: Callable[[EvaluateConfig], Sequence[Descriptor]] = lambda _: ()
     by_fraction: bool = False
     baselines: bool = True
@@ -183,19 +183,19 @@ def measure(sources: Sequence[Source], job: EvaluationJob) -> EvaluationReport:
                 for source in measured:
                     results[source.name] = task.measure(source, job, fraction)
                     progress.advance()
-            report = report.with_task(title, results, skipped, _figures(results, fraction, job.config))
+            report = report.with_task(title, results, skipped, _values(results, fraction, job.config))
     return report
 
 
-def _figures(
-    results: Mapping[str, Answers | Measured], fraction: float, config: EvaluateConfig
-) -> list[Figure]:
-    answers = {name: one for name, one in results.items() if isinstance(one, Answers)}
-    if not answers:
-        return [figure for one in results.values() if isinstance(one, Measured) for figure in one.figures]
-    if fraction < 1 and not any(one.findings for one in answers.values()):
+def _values(
+    results: Mapping[str, Predictions | Measurements], fraction: float, config: EvaluateConfig
+) -> list[MetricValue]:
+    predictions = {name: one for name, one in results.items() if isinstance(one, Predictions)}
+    if not predictions:
+        return [value for one in results.values() if isinstance(one, Measurements) for value in one.values]
+    if fraction < 1 and not any(one.findings for one in predictions.values()):
         return []  # too few labels for any finding; `left_out` says so
-    return figures_of(answers, config.resamples, config.seed)
+    return metric_values(predictions, config.resamples, config.seed)
 
 
 def _record(
@@ -205,15 +205,15 @@ def _record(
     tags: Mapping[str, str | int],
     source: Source | None = None,
 ) -> ExperimentRecord:
-    """The record of a report; also writes the answers behind its figures into the job's folder.
+    """The record of a report; also writes the predictions behind its values into the job's folder.
 
     source: the one that the report is about; None: it is about several.
     """
     manifest = load_manifest(job.shards)
-    for task, answers in report.answers.items():
-        for answered, one in answers.items() if report.figures[task] else ():
-            path = answers_file(job.out, task, answered)
-            save_answers(path, one, manifest.digest, report.digests[answered])
+    for task, by_source in report.predictions.items():
+        for one, predictions in by_source.items() if report.values[task] else ():
+            path = predictions_file(job.out, task, one)
+            save_predictions(path, predictions, manifest.digest, report.digests[one])
     metrics = dict(report.pairs())
     card = source.backbone.card if source is not None and source.backbone is not None else None
     # Child runs have the sources' own metrics; thousands of charts would hide the differences.
@@ -234,7 +234,7 @@ def _record(
         details={"left_out": report.left_out, "facts": report.facts},
         series=[MetricSeries(charted, pretraining_step(card), card)],
         datasets=[DatasetUse(manifest.name, manifest.digest, dict(manifest.counts))],
-        tables={task: [asdict(figure) for figure in figures] for task, figures in report.figures.items()},
+        tables={task: [asdict(value) for value in values] for task, values in report.values.items()},
         figures=report.pictures,
         attachments=(),
         terminal=list(report_tables(report)),

@@ -1,4 +1,4 @@
-"""The report of an evaluation: its figures by task, and its tables on the terminal."""
+"""The report of an evaluation: its metric values by task, and its tables on the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from ..platform.measure.metrics import Answers, Figure, Measured
+from ..platform.measure.predictions import Predictions
+from ..platform.measure.results import Measurements, MetricValue
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,37 +24,38 @@ SIDE_BY_SIDE = 4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluationReport:
-    """Figures by task, and what could not be measured. A task on few labels is a task of its own (`linear_10pct`).
+    """Metric values by task, and what could not be measured.
 
-    labels, digests: by source. left_out: task -> row -> reason. facts: task -> source -> facts of the measurement.
-    answers: task -> source -> answers. pictures: file name -> PNG. link: where to look at the MLflow run.
+    A task on few labels is a task of its own (`linear_10pct`). labels, digests: by source. left_out: task -> row ->
+    reason. facts: task -> source -> facts of the measurement. predictions: task -> source -> predictions of findings.
+    pictures: file name -> PNG. link: where to look at the MLflow run.
     """
 
     labels: Mapping[str, str]
     digests: Mapping[str, str]
-    figures: Mapping[str, Sequence[Figure]] = field(default_factory=dict)
+    values: Mapping[str, Sequence[MetricValue]] = field(default_factory=dict)
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     facts: Mapping[str, Mapping[str, Facts]] = field(default_factory=dict)
-    answers: Mapping[str, Mapping[str, Answers]] = field(default_factory=dict)
+    predictions: Mapping[str, Mapping[str, Predictions]] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     link: str = ""
 
     def with_task(
         self,
         task: str,
-        results: Mapping[str, Answers | Measured],
+        results: Mapping[str, Predictions | Measurements],
         skipped: Mapping[str, str],
-        figures: Sequence[Figure],
+        values: Sequence[MetricValue],
     ) -> EvaluationReport:
         """The report with one more task. results: by source; skipped: source -> why it was not measured."""
-        answers = {name: one for name, one in results.items() if isinstance(one, Answers)}
-        measured = [one for one in results.values() if isinstance(one, Measured)]
+        predictions = {name: one for name, one in results.items() if isinstance(one, Predictions)}
+        measured = [one for one in results.values() if isinstance(one, Measurements)]
         return replace(
             self,
-            figures={**self.figures, task: list(figures)},
+            values={**self.values, task: list(values)},
             left_out={**self.left_out, task: {**_left_out(results), **skipped}},
             facts={**self.facts, task: {name: dict(one.facts) for name, one in results.items()}},
-            answers={**self.answers, task: answers} if answers else self.answers,
+            predictions={**self.predictions, task: predictions} if predictions else self.predictions,
             pictures={
                 **self.pictures,
                 **{name: png for one in measured for name, png in one.pictures.items()},
@@ -70,37 +72,37 @@ class EvaluationReport:
             self,
             labels={name: self.labels[source]},
             digests={name: self.digests[source]},
-            figures={
-                task: [replace(one, source=name) for one in figures if one.source == source]
-                for task, figures in self.figures.items()
+            values={
+                task: [replace(one, source=name) for one in values if one.source == source]
+                for task, values in self.values.items()
             },
             facts=renamed(self.facts),
-            answers=renamed(self.answers),
+            predictions=renamed(self.predictions),
             pictures={},
         )
 
     def pairs(self) -> Iterator[tuple[str, float]]:
         """(name, value), such as ('knn/auroc.macro.backbone', 0.83); `.low` and `.high` are its 95 % interval."""
-        for task, figures in self.figures.items():
-            for figure in figures:
-                name = f"{task}/{figure.metric.lower()}.{figure.finding}.{figure.source}"
-                yield name, figure.value
-                yield f"{name}.low", figure.low
-                yield f"{name}.high", figure.high
+        for task, values in self.values.items():
+            for value in values:
+                name = f"{task}/{value.metric.lower()}.{value.finding}.{value.source}"
+                yield name, value.value
+                yield f"{name}.low", value.low
+                yield f"{name}.high", value.high
 
-    def find(self, task: str, metric: str, finding: str, source: str) -> Figure:
-        """One figure. Raises KeyError where it was not measured."""
-        for figure in self.figures[task]:
-            if (figure.metric, figure.finding, figure.source) == (metric, finding, source):
-                return figure
+    def find(self, task: str, metric: str, finding: str, source: str) -> MetricValue:
+        """One value. Raises KeyError where it was not measured."""
+        for value in self.values[task]:
+            if (value.metric, value.finding, value.source) == (metric, finding, source):
+                return value
         raise KeyError((task, metric, finding, source))
 
     def __repr__(self) -> str:
-        counts = ", ".join(f"{task}: {len(figures)} figures" for task, figures in self.figures.items())
+        counts = ", ".join(f"{task}: {len(values)} values" for task, values in self.values.items())
         return f"EvaluationReport({counts})"
 
 
-def _left_out(results: Mapping[str, Answers | Measured]) -> dict[str, str]:
+def _left_out(results: Mapping[str, Predictions | Measurements]) -> dict[str, str]:
     """row -> reason; with the source's name where the sources differ."""
     by_source = {source: dict(one.left_out) for source, one in results.items()}
     reasons = {}
@@ -112,7 +114,7 @@ def _left_out(results: Mapping[str, Answers | Measured]) -> dict[str, str]:
 
 
 def report_tables(report: EvaluationReport, overview: bool = False) -> Iterator[RenderableType]:
-    """The figures with 95 % intervals, as tables and lines for the terminal.
+    """The values with 95 % intervals, as tables and lines for the terminal.
 
     Tasks that predict findings have a table for each metric, with a row for each finding; other tasks have one table,
     with a row for each thing measured. Tasks on few labels are the columns of one table of macro AUROC. `overview`
@@ -120,10 +122,10 @@ def report_tables(report: EvaluationReport, overview: bool = False) -> Iterator[
     """
     from rich.text import Text
 
-    few_labels = [task for task in report.figures if "pct" in task]
-    for task, figures in report.figures.items():
+    few_labels = [task for task in report.values if "pct" in task]
+    for task, values in report.values.items():
         if task not in few_labels:
-            yield from _task_tables(task, figures, report)
+            yield from _task_tables(task, values, report)
             for source, facts in report.facts[task].items():
                 line = ", ".join(f"{key} {value}" for key, value in facts.items())
                 yield Text(f"{source}: {line}", style="dim")
@@ -131,46 +133,49 @@ def report_tables(report: EvaluationReport, overview: bool = False) -> Iterator[
             yield f"left out of {task}: {row} ({reason})"
     if few_labels:
         yield _macro_table("few labels, macro AUROC", few_labels, report)
-    if overview and (tasks := [task for task in report.answers if task not in few_labels]):
+    if overview and (tasks := [task for task in report.predictions if task not in few_labels]):
         title = "all, macro AUROC and how much the first is better"
         yield _macro_table(title, tasks, report, differences=True)
 
 
-def _task_tables(task: str, figures: Sequence[Figure], report: EvaluationReport) -> Iterator[Table]:
-    if task not in report.answers:
-        yield _table(task, ("row", "metric"), figures, lambda figure: (figure.finding, figure.metric))
+def _task_tables(task: str, values: Sequence[MetricValue], report: EvaluationReport) -> Iterator[Table]:
+    if task not in report.predictions:
+        yield _table(task, ("row", "metric"), values, lambda value: (value.finding, value.metric))
         return
     facts: Facts = next(iter(report.facts[task].values()), {})
     counts = f"{facts.get('test_studies', '?')} test studies of {facts.get('test_patients', '?')} patients"
     label = next(iter(report.labels.values()))
-    for metric in dict.fromkeys(figure.metric for figure in figures):
-        chosen = [figure for figure in figures if figure.metric == metric]
-        values = [figure for figure in chosen if " - " not in figure.source]
-        differences = [figure for figure in chosen if " - " in figure.source]
-        parts = [chosen] if len(report.labels) < SIDE_BY_SIDE else [values, differences]
+    for metric in dict.fromkeys(value.metric for value in values):
+        chosen = [value for value in values if value.metric == metric]
+        alone = [value for value in chosen if " - " not in value.source]
+        differences = [value for value in chosen if " - " in value.source]
+        parts = [chosen] if len(report.labels) < SIDE_BY_SIDE else [alone, differences]
         for number, part in enumerate(part for part in parts if part):
             title = f"{task} {metric}, {label}, {counts}" + ", differences" * (number > 0)
-            yield _table(title, ("finding",), part, lambda figure: (figure.finding,))
+            yield _table(title, ("finding",), part, lambda value: (value.finding,))
 
 
 def _table(
-    title: str, heads: Sequence[str], figures: Sequence[Figure], row_of: Callable[[Figure], tuple[str, ...]]
+    title: str,
+    heads: Sequence[str],
+    values: Sequence[MetricValue],
+    row_of: Callable[[MetricValue], tuple[str, ...]],
 ) -> Table:
-    """A row for each `row_of` a figure, with the number of labels (or items) behind it; a column for each source."""
+    """A row for each `row_of` a value, with the number of labels (or items) behind it; a column for each source."""
     from rich.table import Table
 
-    sources = list(dict.fromkeys(figure.source for figure in figures))
-    cells = {(row_of(figure), figure.source): figure for figure in figures}
+    sources = list(dict.fromkeys(value.source for value in values))
+    cells = {(row_of(value), value.source): value for value in values}
     table = Table(title=title, title_justify="left")
     for head in heads:
         table.add_column(head, no_wrap=True)
     for head in ("present", *sources):
         table.add_column(head, justify="right", no_wrap=True)
-    for row in dict.fromkeys(map(row_of, figures)):
+    for row in dict.fromkeys(map(row_of, values)):
         line = [cells.get((row, source)) for source in sources]
-        first = next(figure for figure in line if figure is not None)
-        values = ("" if figure is None else cell(figure) for figure in line)
-        table.add_row(*row, f"{first.present} of {first.known}", *values, end_section=row[0] == "macro")
+        first = next(value for value in line if value is not None)
+        texts = ("" if value is None else cell(value) for value in line)
+        table.add_row(*row, f"{first.present} of {first.known}", *texts, end_section=row[0] == "macro")
     return table
 
 
@@ -199,12 +204,12 @@ def _macro_table(
     return table
 
 
-def cell(figure: Figure) -> str:
+def cell(value: MetricValue) -> str:
     """A value with its interval; a difference has a sign.
 
-    >>> cell(Figure("AUROC", "macro", "a - b", 0.1, 0.02, 0.2, 3, 9))
+    >>> cell(MetricValue("AUROC", "macro", "a - b", 0.1, 0.02, 0.2, 3, 9))
     '+0.100 (+0.020 +0.200)'
     """
-    form = "+.3f" if " - " in figure.source else ".3f"
-    bounds = "no interval" if math.isnan(figure.low) else f"{figure.low:{form}} {figure.high:{form}}"
-    return f"{figure.value:{form}} ({bounds})"
+    form = "+.3f" if " - " in value.source else ".3f"
+    bounds = "no interval" if math.isnan(value.low) else f"{value.low:{form}} {value.high:{form}}"
+    return f"{value.value:{form}} ({bounds})"

@@ -17,16 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...platform.core.errors import ConfigError, FeaturesError
-from ...platform.data.shards import load_manifest
+from ...platform.data.manifest import load_manifest
 from ...platform.measure.descriptors import Descriptor, Level, Pool
-from ...platform.measure.features import (
-    Features,
-    by_study,
-    extract_all,
-    load_features,
-    pixel_features,
-    save_features,
-)
+from ...platform.measure.extraction import extract_all, pixel_features
+from ...platform.measure.features import Features, by_study, load_features, save_features
 from ...platform.models.weights import split_sha256
 from .config import SourceConfig
 

@@ -28,7 +28,7 @@ from ...platform.data.manifest import load_manifest
 from ...platform.data.shards import read
 from ...platform.data.study import SPLITS
 from ...platform.measure.features import Features
-from ...platform.measure.metrics import Answers
+from ...platform.measure.predictions import Predictions
 from ...platform.models.backbone import Backbone
 from ...platform.models.saving import save_backbone
 from ...platform.training.cluster import WorkerConfig, WorkerContext, run_on_ray, watch_status
@@ -46,7 +46,7 @@ RESTARTS = 3
 """How often lost Ray workers are restarted; they go on from the newest epoch."""
 
 
-def finetune(source: Source, shards: str | Path, config: FinetuneConfig, out: Path) -> Answers:
+def finetune(source: Source, shards: str | Path, config: FinetuneConfig, out: Path) -> Predictions:
     """Logits of the test split from the source's backbone, fine-tuned on the training split.
 
     Works in `out`/finetune, in a folder for each (settings, backbone, shards): interrupted, it goes on from the newest
@@ -62,7 +62,7 @@ def finetune(source: Source, shards: str | Path, config: FinetuneConfig, out: Pa
     splits = labeled_splits(shards, config)
     test = splits.test
     if not test.findings:
-        return Answers((), test.patients, test.labels, test.labels, splits.left_out)
+        return Predictions((), test.patients, test.labels, test.labels, splits.left_out)
     folder = Path(out).resolve() / "finetune" / _folder_name(source, splits, config)
     if not (folder / RESULT).exists():
         # Ray's workers have another working directory.
@@ -70,7 +70,7 @@ def finetune(source: Source, shards: str | Path, config: FinetuneConfig, out: Pa
         chosen_on = "val" if load_manifest(shards).studies("val") else "a fifth of the training patients"
         _run(FinetuneJob(address, folder, config, splits, chosen_on), source.name, source.backbone)
     result = json.loads((folder / RESULT).read_text())
-    return Answers(
+    return Predictions(
         findings=test.findings,
         patients=test.patients,
         truth=test.labels,

@@ -16,8 +16,9 @@ import numpy as np
 
 from ...platform.core.errors import FeaturesError
 from ...platform.measure.features import Features
-from ...platform.measure.metrics import Answers, auroc, macro
+from ...platform.measure.metrics import auroc, macro
 from ...platform.measure.neighbors import nearest, vote
+from ...platform.measure.predictions import Predictions
 from .config import KnnConfig
 from .protocol import task_splits
 
@@ -25,7 +26,9 @@ BLOCK = 4_000_000
 """Most neighbor labels in memory at a time; 32 MB in float64."""
 
 
-def knn(features: Features, config: KnnConfig | None = None, fraction: float = 1.0, seed: int = 0) -> Answers:
+def knn(
+    features: Features, config: KnnConfig | None = None, fraction: float = 1.0, seed: int = 0
+) -> Predictions:
     """Scores of the test split by neighbors in the training split, one row for each study.
 
     features: by study or by view. fraction: of the train patients, drawn by seed; below 1, k is chosen on them, too.
@@ -38,7 +41,7 @@ def knn(features: Features, config: KnnConfig | None = None, fraction: float = 1
     k, reason = _chosen_k(bank, splits.val if fraction == 1 else splits.val.rows([]), config)
     scores_MF = knn_scores(bank, test, k, config.temperature)
     first = _first_rows(test)
-    return Answers(
+    return Predictions(
         findings=test.findings,
         patients=tuple(test.patients[row] for row in first),
         truth=test.labels[first],

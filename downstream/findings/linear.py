@@ -22,7 +22,8 @@ import numpy as np
 from ...platform.core.errors import ConfigError, FeaturesError
 from ...platform.measure.descriptors import Descriptor, Pool
 from ...platform.measure.features import Features
-from ...platform.measure.metrics import Answers, auroc, macro
+from ...platform.measure.metrics import auroc, macro
+from ...platform.measure.predictions import Predictions
 from .config import LinearConfig
 from .protocol import TaskSplits, patient_folds, single_class_findings, task_splits
 
@@ -75,7 +76,7 @@ class _Choice:
 
 def linear(
     source: FeatureSource, config: LinearConfig | None = None, fraction: float = 1.0, seed: int = 0
-) -> Answers:
+) -> Predictions:
     """Scores of the test split by logistic regressions on the training split, one row for each study.
 
     fraction: of the train patients, drawn by seed; below 1, descriptor and penalty are chosen on them, too. Findings
@@ -92,7 +93,7 @@ def linear(
     for descriptor in descriptors:
         splits = task_splits(source.features(descriptor.pool, descriptor.blocks), fraction, seed)
         if not splits.test.findings:
-            return _answers(splits, np.empty((len(splits.test), 0)), splits.facts)
+            return _predictions(splits, np.empty((len(splits.test), 0)), splits.facts)
         # With few labels for training there would be few for choosing, too.
         use_val = fraction == 1 and _can_choose(splits.val)
         choice = _best_penalty(descriptor, splits, config, use_val, seed)
@@ -104,12 +105,14 @@ def linear(
     fits = list(_fit_path(best.splits.train, [c for c in sorted(config.cs) if c <= best.c], config))
     unfinished = sum(not fit.converged for fit in fits)
     facts = best.facts | ({"not_converged": f"{unfinished} of {len(fits)} strengths"} if unfinished else {})
-    return _answers(best.splits, fits[-1].scores(best.splits.test.vectors), facts)
+    return _predictions(best.splits, fits[-1].scores(best.splits.test.vectors), facts)
 
 
-def _answers(splits: TaskSplits, score_MF: np.ndarray, facts: Mapping[str, str | int | float]) -> Answers:
+def _predictions(
+    splits: TaskSplits, score_MF: np.ndarray, facts: Mapping[str, str | int | float]
+) -> Predictions:
     test = splits.test
-    return Answers(test.findings, test.patients, test.labels, score_MF, splits.left_out, facts)
+    return Predictions(test.findings, test.patients, test.labels, score_MF, splits.left_out, facts)
 
 
 def _can_choose(val: Features) -> bool:

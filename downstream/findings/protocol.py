@@ -15,7 +15,7 @@ import numpy as np
 from ...platform.core.errors import ConfigError, FeaturesError
 from ...platform.core.seeds import stable_hash
 from ...platform.data.study import SPLITS
-from ...platform.measure.features import Features, check
+from ...platform.measure.features import Features, check_features
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +48,7 @@ def task_splits(features: Features, fraction: float = 1.0, seed: int = 0) -> Tas
     name. Raises FeaturesError for NaN vectors (the message names the study), for a patient in two splits, and for
     an empty train or test split.
     """
-    check(features, "features")
+    check_features(features, "features")
     train, val, test = (features.of(split) for split in SPLITS)
     _check_patients({"train": train, "val": val, "test": test})
     for name, part in (("train", train), ("test", test)):

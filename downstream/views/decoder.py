@@ -1,8 +1,8 @@
 """A light decoder: the patch tokens of one view, its projection and another projection -> that other view.
 
-A transformer decoder with one learnt query per 8 x 8 pixels of the answer (DETR's queries, arXiv 2005.12872,
-section 3.2, as places of a picture). It answers with a change of a picture typical of the wanted projection,
-so that it begins at that floor instead of learning it.
+A transformer decoder with one learned query per 8 x 8 pixels of the output (DETR's queries, arXiv 2005.12872,
+section 3.2, as places of a picture). It predicts the difference from a typical picture of the target projection,
+so that training starts at that baseline instead of learning it.
 
 V views, P pairs, B pairs of a batch, N patches, D width of a token, W width of the decoder, Q queries,
 S side of a picture, J projections.
@@ -21,16 +21,14 @@ from torch import Tensor, nn
 
 from ...platform.core.errors import TrainingError
 from ...platform.core.progress import Progress
-from .pairs import SMALLEST, Views
-
-CELL = 8
-"""Pixels of the answer, along each side, that one query stands for."""
+from .config import CELL, SynthesisConfig
+from .pairs import SMALLEST, ViewTensors
 
 WINDOW = SMALLEST
 """Side of the window of SSIM, in pixels: scikit-image's default."""
 
 PERFECT = 100.0
-"""PSNR, in dB, of a picture that is the truth itself, whose error has no logarithm."""
+"""PSNR, in dB, of a picture that equals the truth, whose error 0 has no logarithm."""
 
 
 class Decoder(nn.Module):
@@ -47,7 +45,7 @@ class Decoder(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         """tokens_VND: of the training views, which set the scale. base_JSS: each projection's typical picture,
-        0..1, S a multiple of CELL. Random weights are drawn from torch's own generator."""
+        0..1, S a multiple of CELL. Weights are drawn from torch's default generator."""
         super().__init__()
         patches, token_width = tokens_VND.shape[1:]
         projections, side, _ = base_JSS.shape
@@ -56,8 +54,8 @@ class Decoder(nn.Module):
         self.register_buffer("token_std_D", std_D)
         self.register_buffer("base_JSS", base_JSS.float())
         self.cells = side // CELL
-        self.enter = nn.Linear(token_width, width)
-        self.place_NW = _table(patches, width)
+        self.embed = nn.Linear(token_width, width)
+        self.position_NW = _table(patches, width)
         self.query_QW = _table(self.cells**2, width)
         self.source_JW = _table(projections, width)
         self.target_JW = _table(projections, width)
@@ -66,37 +64,37 @@ class Decoder(nn.Module):
         )
         self.layers = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(width))
         # Kernels twice as wide as their stride overlap, which leaves no seams between the cells.
-        self.paint = nn.ConvTranspose2d(width, 1, 2 * CELL, stride=CELL, padding=CELL // 2)
-        # At zero it begins with the base. Adam moves all weights by one length, and a pixel sums `width`
-        # of them: without the brush the first steps would throw it off.
-        self.brush = width**-0.5
-        nn.init.zeros_(self.paint.weight)
-        nn.init.zeros_(self.paint.bias)
+        self.to_pixels = nn.ConvTranspose2d(width, 1, 2 * CELL, stride=CELL, padding=CELL // 2)
+        # Zero weights start at the base. Adam moves all weights by the same length, and a pixel sums `width` of
+        # them: without the scale the first steps would overshoot.
+        self.output_scale = width**-0.5
+        nn.init.zeros_(self.to_pixels.weight)
+        nn.init.zeros_(self.to_pixels.bias)
 
     def forward(self, tokens_BND: Tensor, source_B: Tensor, target_B: Tensor) -> Tensor:
         scaled_BND = (tokens_BND.float() - self.token_mean_D) / self.token_std_D
-        memory_BNW = self.enter(scaled_BND) + self.place_NW + self.source_JW[source_B][:, None]
+        memory_BNW = self.embed(scaled_BND) + self.position_NW + self.source_JW[source_B][:, None]
         query_BQW = self.query_QW + self.target_JW[target_B][:, None]
-        answer_BQW = self.layers(query_BQW, memory_BNW)
-        answer_BWCC = answer_BQW.transpose(1, 2).unflatten(2, (self.cells, self.cells))
-        return self.base_JSS[target_B] + self.brush * self.paint(answer_BWCC)[:, 0].float()
+        output_BQW = self.layers(query_BQW, memory_BNW)
+        output_BWCC = output_BQW.transpose(1, 2).unflatten(2, (self.cells, self.cells))
+        return self.base_JSS[target_B] + self.output_scale * self.to_pixels(output_BWCC)[:, 0].float()
 
-    def answers(self, views: Views, pairs_B2: Tensor) -> Tensor:
-        """What it makes of the first view of each pair for the projection of the second."""
+    def decode(self, views: ViewTensors, pairs_B2: Tensor) -> Tensor:
+        """Pictures (B, S, S) decoded from the first view of each pair for the projection of the second."""
         device = self.base_JSS.device
         source_B, target_B = views.projection[pairs_B2].T.to(device)
         with _half(device):
             return self(views.tokens[pairs_B2[:, 0]].to(device), source_B, target_B)
 
-    def painted(self, views: Views, pairs_B2: Tensor) -> Tensor:
-        """The same without gradient, clipped to 0..1, on the processor."""
+    def predict(self, views: ViewTensors, pairs_B2: Tensor) -> Tensor:
+        """As `decode`, without gradient, clipped to 0..1, on the CPU."""
         self.eval()
         with torch.no_grad():
-            return self.answers(views, pairs_B2).clamp(0, 1).cpu()
+            return self.decode(views, pairs_B2).clamp(0, 1).cpu()
 
     @property
     def parameter_count(self) -> int:
-        """Learnt numbers."""
+        """Trainable parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
 
@@ -105,12 +103,12 @@ def _table(rows: int, width: int) -> nn.Parameter:
 
 
 def _half(device: torch.device) -> torch.autocast:
-    """bfloat16 where there is hardware for it; on a processor it is slower than float32."""
+    """bfloat16 on a GPU; on a CPU it is slower than float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def _scale(tokens_VND: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each dimension, (D,) float32; in blocks, as the tokens are many."""
+    """Mean and standard deviation of each dimension, (D,) float32; in blocks, to save memory."""
     count = tokens_VND.shape[0] * tokens_VND.shape[1]
     blocks = tokens_VND.split(64)
     mean_D = sum(block.double().sum((0, 1)) for block in blocks) / count
@@ -119,88 +117,81 @@ def _scale(tokens_VND: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
-    """How a training went: epochs run, the one whose weights were kept (from 1), its loss on val or NaN."""
+class DecoderFit:
+    """Epochs that were run, the epoch whose weights were kept (from 1), and its loss on val or NaN."""
 
     epochs: int
     best: int
     loss: float
 
 
-def fit(
+def fit_decoder(
     decoder: Decoder,
-    train: Views,
-    drawn: Callable[[int], Tensor],
-    val: Views,
+    train: ViewTensors,
+    pairs_of_epoch: Callable[[int], Tensor],
+    val: ViewTensors,
     val_pairs_P2: Tensor,
-    *,
-    epochs: int,
-    patience: int,
-    batch: int,
-    lr: float,
-    weight_decay: float,
-    ssim_weight: float,
-) -> Fitted:
+    config: SynthesisConfig,
+) -> DecoderFit:
     """AdamW, a warm-up of a twentieth of the steps, then a cosine to zero; the epoch of least val loss is kept.
 
-    drawn: epoch -> pairs (P, 2) of train, as many in every epoch. Stops where `patience` epochs brought no
-    better one; with no pairs of val it runs to the end. Raises TrainingError where the loss is not finite.
+    pairs_of_epoch: epoch -> pairs (P, 2) of train, equally many in every epoch. Stops after `config.patience` epochs
+    without a smaller val loss; without pairs of val it runs to the end. Raises TrainingError for a non-finite loss.
     """
-    steps = epochs * math.ceil(len(drawn(0)) / batch)
-    optimiser = torch.optim.AdamW(decoder.parameters(), lr=lr, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share(step, steps))
-    best, weights, epoch = Fitted(0, 0, math.nan), None, 0
+    epochs, batch, ssim_weight = config.epochs, config.batch, config.ssim_weight
+    steps = epochs * math.ceil(len(pairs_of_epoch(0)) / batch)
+    optimizer = torch.optim.AdamW(decoder.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate_factor(step, steps))
+    best, weights, epoch = DecoderFit(0, 0, math.nan), None, 0
     with Progress("synthesis: decoder", steps, unit="steps") as progress:
         for epoch in range(1, epochs + 1):
             decoder.train()
-            for pairs_B2 in drawn(epoch - 1).split(batch):
+            for pairs_B2 in pairs_of_epoch(epoch - 1).split(batch):
                 loss = _loss(decoder, train, pairs_B2, ssim_weight).mean()
-                optimiser.zero_grad()
+                optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
-                optimiser.step()
+                optimizer.step()
                 schedule.step()
-                progress.advance(**_told(loss.item(), best))
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise TrainingError("non-finite loss of the synthesis decoder; lower synthesis.lr")
+                progress.advance(loss=value, **({"val": best.loss} if best.epochs else {}))
             if not len(val_pairs_P2):
                 continue
-            found = _mean_loss(decoder, val, val_pairs_P2, batch, ssim_weight)
-            if weights is None or found < best.loss:
-                best, weights = Fitted(epoch, epoch, found), copy.deepcopy(decoder.state_dict())
-            elif epoch - best.best >= patience:
+            val_loss = _mean_loss(decoder, val, val_pairs_P2, batch, ssim_weight)
+            if weights is None or val_loss < best.loss:
+                best, weights = DecoderFit(epoch, epoch, val_loss), copy.deepcopy(decoder.state_dict())
+            elif epoch - best.best >= config.patience:
                 progress.total = progress.done
                 break
     if weights is None:
-        return Fitted(epochs, epochs, math.nan)
+        return DecoderFit(epochs, epochs, math.nan)
     decoder.load_state_dict(weights)
-    return Fitted(epoch, best.best, best.loss)
+    return DecoderFit(epoch, best.best, best.loss)
 
 
-def _told(loss: float, best: Fitted) -> dict[str, float]:
-    """What the bar says beside the count."""
-    if not math.isfinite(loss):
-        raise TrainingError("the loss of the synthesis decoder is not finite; lower synthesis.lr")
-    return {"loss": loss, "val": best.loss} if best.epochs else {"loss": loss}
-
-
-def _share(step: int, steps: int) -> float:
-    """Of the learning rate: up in a twentieth of the steps, then down along a cosine."""
+def _rate_factor(step: int, steps: int) -> float:
+    """Factor on the learning rate: it rises in a twentieth of the steps, on a cosine that falls to zero."""
     warm = max(1, steps // 20)
     return min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def _loss(decoder: Decoder, views: Views, pairs_B2: Tensor, ssim_weight: float) -> Tensor:
+def _loss(decoder: Decoder, views: ViewTensors, pairs_B2: Tensor, ssim_weight: float) -> Tensor:
     """(B,): mean absolute error inside the letterbox plus `ssim_weight` times 1 - SSIM.
 
-    Absolute, as a few views with white margins, which no other view tells, have nearly all of the squared error.
+    Absolute error, since a few views with white margins, which no other view predicts, dominate the squared error.
     """
-    answer_BSS = decoder.answers(views, pairs_B2)
+    output_BSS = decoder.decode(views, pairs_B2)
     target_B = pairs_B2[:, 1]
-    truth_BSS, inside_BSS = (x.to(answer_BSS.device) for x in (views.grey(target_B), views.inside[target_B]))
-    error_B = _mean_inside((answer_BSS - truth_BSS).abs(), inside_BSS)
-    return error_B + ssim_weight * (1 - ssim(answer_BSS, truth_BSS, inside_BSS))
+    truth_BSS, inside_BSS = (x.to(output_BSS.device) for x in (views.gray(target_B), views.inside[target_B]))
+    error_B = _mean_inside((output_BSS - truth_BSS).abs(), inside_BSS)
+    return error_B + ssim_weight * (1 - ssim(output_BSS, truth_BSS, inside_BSS))
 
 
-def _mean_loss(decoder: Decoder, views: Views, pairs_P2: Tensor, batch: int, ssim_weight: float) -> float:
+def _mean_loss(
+    decoder: Decoder, views: ViewTensors, pairs_P2: Tensor, batch: int, ssim_weight: float
+) -> float:
     decoder.eval()
     with torch.no_grad():
         losses = [_loss(decoder, views, pairs_B2, ssim_weight) for pairs_B2 in pairs_P2.split(batch)]
@@ -219,7 +210,7 @@ def psnr(a_BSS: Tensor, b_BSS: Tensor, inside_BSS: Tensor) -> Tensor:
 
 
 def ssim(a_BSS: Tensor, b_BSS: Tensor, inside_BSS: Tensor) -> Tensor:
-    """Structural similarity (B,) of pictures in 0..1, averaged over the windows that lie wholly inside.
+    """Structural similarity (B,) of pictures in 0..1, averaged over the windows that are completely inside.
 
     Wang et al. 2004 (Image quality assessment: from error visibility to structural similarity), equation 13,
     with scikit-image's defaults: even windows of WINDOW pixels, sample covariances, K1 0.01, K2 0.03. Where
@@ -235,7 +226,7 @@ def ssim(a_BSS: Tensor, b_BSS: Tensor, inside_BSS: Tensor) -> Tensor:
     var_b = sample * (mean(b_BSS * b_BSS) - mean_b**2)
     both = sample * (mean(a_BSS * b_BSS) - mean_a * mean_b)
     c1, c2 = 0.01**2, 0.03**2
-    alike = (2 * mean_a * mean_b + c1) * (2 * both + c2)
-    alike = alike / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
+    similarity = (2 * mean_a * mean_b + c1) * (2 * both + c2)
+    similarity = similarity / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
     whole = (mean(inside_BSS.to(a_BSS.dtype)) > 1 - 0.5 / WINDOW**2).to(a_BSS.dtype)
-    return (alike * whole).sum((1, 2)) / whole.sum((1, 2))
+    return (similarity * whole).sum((1, 2)) / whole.sum((1, 2))

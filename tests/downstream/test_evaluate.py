@@ -15,8 +15,8 @@ from vetdino.platform.core.errors import CheckpointError, ConfigError, FeaturesE
 from vetdino.platform.data.manifest import VERSION, Manifest, save_manifest
 from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study, View
-from vetdino.platform.measure.metrics import Figure, Measured
-from vetdino.platform.measure.predictions import answers_file, load_answers
+from vetdino.platform.measure.predictions import load_predictions, predictions_file
+from vetdino.platform.measure.results import Measurements, MetricValue
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.config import BackboneConfig
 from vetdino.platform.models.saving import save_backbone
@@ -98,10 +98,10 @@ def test_every_finding_is_measured_for_the_backbone_and_the_baselines(place):
 
 def test_few_labels_are_tasks_of_their_own(place):
     _, _, report = place
-    assert set(report.figures) == {"knn", "knn_5pct", "linear", "linear_5pct"}
+    assert set(report.values) == {"knn", "knn_5pct", "linear", "linear_5pct"}
     assert report.facts["linear_5pct"]["pixels"]["train_patients"] == 3
     assert report.facts["linear"]["pixels"]["train_patients"] == 60
-    measured = {figure.finding for figure in report.figures["linear_5pct"]} - {"macro"}
+    measured = {value.finding for value in report.values["linear_5pct"]} - {"macro"}
     assert measured | set(report.left_out["linear_5pct"]) == {"square", "dark", "never"}
 
 
@@ -127,19 +127,19 @@ def test_console_files_and_mlflow_tell_the_same_pairs(place):
     assert set(rows[0]) == {"metric", "finding", "source", "value", "low", "high", "present", "known"}
 
 
-def test_the_answers_behind_the_figures_are_kept(place):
+def test_the_predictions_behind_the_values_are_saved(place):
     _, out, report = place
-    kept = load_answers(answers_file(out, "linear", "pca"))
-    np.testing.assert_array_equal(kept.answers.scores, report.answers["linear"]["pca"].scores)
+    kept = load_predictions(predictions_file(out, "linear", "pca"))
+    np.testing.assert_array_equal(kept.predictions.scores, report.predictions["linear"]["pca"].scores)
     assert kept.source == report.digests["pca"]
 
 
-def test_answers_to_nothing_are_not_kept(tmp_path, backbone):
+def test_predictions_of_no_finding_are_not_saved(tmp_path, backbone):
     folder = shards(tmp_path / "shards", {"train": 6, "test": 5})
     report = evaluate(backbone, folder, tmp_path / "out", CONFIG)
-    assert report.figures["knn_5pct"] == []
-    assert not answers_file(tmp_path / "out", "knn_5pct", "pca").exists()
-    assert answers_file(tmp_path / "out", "knn", "pca").exists()
+    assert report.values["knn_5pct"] == []
+    assert not predictions_file(tmp_path / "out", "knn_5pct", "pca").exists()
+    assert predictions_file(tmp_path / "out", "knn", "pca").exists()
 
 
 def test_a_second_evaluation_takes_the_same_features_and_prints_the_tables(place, backbone, capsys):
@@ -176,13 +176,13 @@ def test_five_studies_are_measured_or_named_never_made_up(tmp_path, backbone):
     folder = shards(tmp_path / "shards", {"train": 6, "test": 5})
     report = evaluate(backbone, folder, tmp_path / "out", CONFIG)
     for task in ("knn", "linear"):
-        for figure in report.figures[task]:
+        for figure in report.values[task]:
             assert figure.known in (5, 10)
             assert not math.isnan(figure.value)
-        measured = {figure.finding for figure in report.figures[task]} - {"macro"}
+        measured = {value.finding for value in report.values[task]} - {"macro"}
         assert measured | set(report.left_out[task]) == {"square", "dark", "never"}
     # One patient in twenty of six is one patient, who has one class of everything.
-    assert report.figures["linear_5pct"] == []
+    assert report.values["linear_5pct"] == []
     assert set(report.left_out["linear_5pct"]) == {"square", "dark", "never"}
 
 
@@ -201,9 +201,9 @@ def test_a_task_may_measure_what_is_no_finding_and_draw_it(place, backbone, tmp_
     folder, *_ = place
 
     def width(source, job, fraction):
-        figure = Figure("width", "VD-LLAT", source.name, float(source.backbone.width), 1.0, 2.0, 3, 4)
+        figure = MetricValue("width", "VD-LLAT", source.name, float(source.backbone.width), 1.0, 2.0, 3, 4)
         left_out = {"heart": "no truth"} | ({"lungs": "no truth"} if source.name == "random" else {})
-        return Measured((figure,), left_out, {"studies": 4}, {f"{source.name}.png": b"picture"})
+        return Measurements((figure,), left_out, {"studies": 4}, {f"{source.name}.png": b"picture"})
 
     monkeypatch.setitem(TASKS, "width", EvaluationTask(width, baselines=False))
     report = evaluate(backbone, folder, tmp_path, EvaluateConfig(tasks=("width",)))
@@ -268,5 +268,5 @@ def test_backbones_are_compared_on_equal_terms_with_a_child_run_each(place, back
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         value = found.find("knn", "AUROC", "macro", name).value
         assert child.data.metrics["knn/auroc.macro.backbone"] == pytest.approx(value)
-        kept = load_answers(answers_file(out / "sources" / name, "knn", "backbone"))
+        kept = load_predictions(predictions_file(out / "sources" / name, "knn", "backbone"))
         assert kept.source == found.digests[name]

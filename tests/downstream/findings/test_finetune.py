@@ -16,7 +16,8 @@ from vetdino.downstream.common.sources import SourceFactory
 from vetdino.downstream.findings.finetune import finetune, labeled_splits, with_validation
 from vetdino.platform.core.config import to_json
 from vetdino.platform.core.errors import ConfigError, FeaturesError
-from vetdino.platform.measure.metrics import auroc, figures_of
+from vetdino.platform.measure.metrics import auroc
+from vetdino.platform.measure.results import metric_values
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.config import BackboneConfig
 
@@ -29,7 +30,7 @@ def test_a_finding_that_shows_is_learnt_and_every_test_study_is_answered(learnt)
     assert answers.scores.shape == answers.truth.shape == (24, 2)
     assert dict(zip(answers.findings, auroc(answers.truth, answers.scores), strict=True))["square"] > 0.9
     assert np.isnan(answers.truth[:, 1]).sum() == 6
-    assert figures_of({"ours": answers}, n=50)[0].finding == "macro"
+    assert metric_values({"ours": answers}, n=50)[0].finding == "macro"
 
 
 def test_a_finding_of_one_class_is_left_out_by_name(learnt):

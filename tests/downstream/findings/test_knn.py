@@ -10,8 +10,9 @@ from vetdino.downstream.findings.config import KnnConfig
 from vetdino.downstream.findings.knn import knn, knn_scores, leave_patient_out_scores
 from vetdino.platform.core.errors import FeaturesError
 from vetdino.platform.measure.features import Features
-from vetdino.platform.measure.metrics import auroc, figures_of
+from vetdino.platform.measure.metrics import auroc
 from vetdino.platform.measure.neighbors import nearest
+from vetdino.platform.measure.results import metric_values
 
 
 def features(counts, seed=0, width=8, strength=2.0, findings=("mass", "stones")):
@@ -52,7 +53,7 @@ def test_scores_are_those_of_scikit_learn():
 def test_features_that_know_beat_features_that_do_not_and_the_interval_says_so():
     knowing, blind = features(COUNTS), features(COUNTS, strength=0.0)
     blind = replace(blind, labels=knowing.labels)
-    found = figures_of({"backbone": knn(knowing), "random": knn(blind)}, n=300)
+    found = metric_values({"backbone": knn(knowing), "random": knn(blind)}, n=300)
     gap = next(one for one in found if one.source == "backbone - random" and one.finding == "macro")
     assert (gap.metric, gap.low > 0.1) == ("AUROC", True)
 
@@ -178,7 +179,7 @@ def test_when_no_finding_is_left_the_reason_is_given():
     answers = knn(replace(table, labels=np.zeros_like(table.labels)))
     assert answers.findings == ()
     with pytest.raises(FeaturesError, match="mass: 0 present and 120 absent in train"):
-        figures_of({"backbone": answers})
+        metric_values({"backbone": answers})
 
 
 def test_a_query_whose_neighbours_know_nothing_gets_the_prevalence():
