@@ -13,10 +13,8 @@ import numpy as np
 BITS = 12
 """Bits stored per pixel."""
 
-
 MAX_PATH = 4.6
 """Path of the thickest parts after the tube voltage, and with it the beam's hardness, is set to the animal."""
-
 
 LETTERS = {
     "L": ("#....", "#....", "#....", "#....", "#....", "#....", "#####"),

@@ -18,13 +18,10 @@ SYNTAXES = (
 )
 """Transfer syntaxes, in turn over the images of a study."""
 
-
 ENCODERS = {SYNTAXES[1]: "pylibjpeg", SYNTAXES[2]: "pylibjpeg", SYNTAXES[3]: "pyjpegls"}
 """Transfer syntax -> pydicom's encoding plugin."""
 
-
 VIEW_NAMES = {"VD": "ventro-dorsal", "DV": "dorso-ventral", "LLAT": "left lateral", "RLAT": "right lateral"}
-
 
 BODY_PARTS = {
     "whole": ("WHOLEBODY", "Thorax and abdomen"),
@@ -33,9 +30,7 @@ BODY_PARTS = {
 }
 """Region -> BodyPartExamined, SeriesDescription."""
 
-
 PETS = ("Bella", "Luna", "Max", "Rocky", "Nala", "Simba", "Cleo", "Oskar", "Milo", "Frieda", "Bruno", "Pixel")
-
 
 OWNERS = (
     "Archer", "Berger", "Castro", "Dubois", "Eriksen", "Fischer", "Garcia", "Hansen", "Ivanova", "Jansen",

@@ -27,14 +27,12 @@ FRAMES = {
 }
 """Position -> rows u, v, t of `Rays.frame`: head up and the animal's left on the right, or head left and spine up."""
 
-
 HANGINGS = (
     ("VD", "RLAT"), ("DV", "RLAT"), ("VD", "LLAT"), ("VD", "RLAT", "LLAT"), ("DV", "RLAT", "LLAT"),
     ("VD", "DV", "RLAT"), ("VD", "DV", "RLAT", "LLAT"), ("VD", "DV", "RLAT", "LLAT", "VD"),
     ("VD", "DV", "RLAT", "LLAT", "RLAT"), ("DV", "VD", "LLAT", "RLAT"),
 )  # fmt: skip
 """Positions of the views that a study may consist of, in the order of exposure."""
-
 
 REGIONS = {"whole": 0.3, "chest": 0.37, "belly": 0.33}
 """Region that the views of a study show -> share of the studies."""
@@ -45,7 +43,6 @@ VISIBLE_FINDINGS = {
     "belly": ("hepatomegaly", "gastric_dilatation", "bladder_stones"),
 }
 """Region -> findings that its views can show; a study has no label for the others."""
-
 
 VISITS = (1, 1, 1, 2, 3)
 """Studies of each of the five patients that share eight consecutive studies, before shuffling."""
