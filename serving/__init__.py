@@ -1,1 +1,1 @@
-"""What people see: similar studies, patch similarity and attention, in a browser."""
+"""The browser app: similar studies, patch similarity and attention."""

@@ -1,4 +1,4 @@
-"""Where the CLS token of a block looks: one soft colour for each head, laid over the view."""
+"""Attention of the CLS token in a backbone's last block: one color per head, laid over the view."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from .similarity import PatchGrid
 
 # H heads, N patches; maps are (H, height, width) in pixels of the view.
 
-MEAN_COLOUR = (255, 205, 112)
-"""Lamp light: of the mean over heads, RGB."""
+Color = tuple[int, int, int]
+"""RGB, 0 to 255."""
+
+MEAN_COLOR: Color = (255, 205, 112)
+"""Warm yellow, for the mean over heads."""
 
 
-def maps_of(attention_HN: np.ndarray, grid: PatchGrid) -> np.ndarray:
+def attention_maps(attention_HN: np.ndarray, grid: PatchGrid) -> np.ndarray:
     """Attention of one view as smooth maps over its pixels, (H, height, width) float32 in 0..1.
 
-    attention_HN: rows of the CLS token, as `Backbone.attention` gives them. Each head is scaled by its own
-    values inside the view: its median becomes 0 and its 99.5th percentile 1.
+    attention_HN: rows of the CLS token, from `Backbone.attention`. Each head is scaled by its own values inside the
+    view: the median becomes 0 and the 99.5th percentile 1.
     """
     top, left, rows, columns = grid.letterbox
     maps = np.empty((len(attention_HN), grid.height, grid.width), np.float32)
@@ -34,42 +37,43 @@ def maps_of(attention_HN: np.ndarray, grid: PatchGrid) -> np.ndarray:
 
 
 def _without_border(cells: np.ndarray, grid: PatchGrid) -> np.ndarray:
-    """The cells, those of the black border repeating the view's edge: attention there must not bleed in."""
+    """The cells, with those of the black border replaced by the view's edge: their attention must not bleed in."""
     inside = grid.inside().reshape(cells.shape)
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     if not len(rows):  # a view so narrow that no patch is mostly inside
         return cells
-    every = np.arange(grid.columns)
-    return cells[every.clip(rows[0], rows[-1])][:, every.clip(columns[0], columns[-1])]
+    index = np.arange(grid.columns)
+    return cells[index.clip(rows[0], rows[-1])][:, index.clip(columns[0], columns[-1])]
 
 
-def mean_map(attention_HN: np.ndarray, grid: PatchGrid) -> np.ndarray:
+def mean_attention_map(attention_HN: np.ndarray, grid: PatchGrid) -> np.ndarray:
     """The mean over heads as one map, (height, width) float32 in 0..1."""
-    return maps_of(np.mean(attention_HN, axis=0, keepdims=True), grid)[0]
+    return attention_maps(np.mean(attention_HN, axis=0, keepdims=True), grid)[0]
 
 
-def colours_of(heads: int) -> list[tuple[int, int, int]]:
-    """One RGB colour a head, evenly around the wheel and equally bright, beginning at a calm blue.
+def head_colors(heads: int) -> list[Color]:
+    """One RGB color per head: hues evenly spaced from blue on, of equal lightness.
 
-    >>> len(set(colours_of(6)))
+    >>> len(set(head_colors(6)))
     6
     """
-    wheel = [(0.56 + head / heads) % 1.0 for head in range(heads)]
-    return [tuple(round(255 * part) for part in colorsys.hls_to_rgb(hue, 0.64, 0.85)) for hue in wheel]
+    hues = [(0.56 + head / heads) % 1.0 for head in range(heads)]
+    rgb = [colorsys.hls_to_rgb(hue, 0.64, 0.85) for hue in hues]
+    return [(round(255 * red), round(255 * green), round(255 * blue)) for red, green, blue in rgb]
 
 
 def overlay(
-    pixels_HW: np.ndarray, maps: np.ndarray, colours: list[tuple[int, int, int]], strength: float = 0.75
+    pixels_HW: np.ndarray, maps: np.ndarray, colors: list[Color], strength: float = 0.75
 ) -> np.ndarray:
-    """The view with each map glowing over it in its colour, (height, width, 3) uint8 RGB.
+    """The view with each map over it in its color, (height, width, 3) uint8 RGB.
 
-    pixels_HW: (height, width) uint8; maps: (K, height, width) in 0..1; strength: of a map at its peak, 0..1.
-    Where maps meet, their colours mix by weight; the view is dimmed a little so that the colours read.
+    pixels_HW: (height, width) uint8; maps: (K, height, width) in 0..1; strength: opacity where a map is 1. Overlapping
+    maps mix their colors by weight; the view is dimmed a little so that colors stand out.
     """
-    grey = pixels_HW[..., None].astype(np.float32) * 0.8
+    gray = pixels_HW[..., None].astype(np.float32) * 0.8
     weight = maps * strength
     total = weight.sum(axis=0)[..., None]
-    mixed = np.einsum("khw,kc->hwc", weight, np.asarray(colours, np.float32)) / np.maximum(total, 1e-6)
-    cover = np.minimum(total, strength)
-    glow = grey * (1 - cover) + mixed * cover * (0.35 + 0.65 * grey / 255.0)
+    mixed = np.einsum("khw,kc->hwc", weight, np.asarray(colors, np.float32)) / np.maximum(total, 1e-6)
+    opacity = np.minimum(total, strength)
+    glow = gray * (1 - opacity) + mixed * opacity * (0.35 + 0.65 * gray / 255.0)
     return np.rint(glow.clip(0, 255)).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""The studies that can be found again: a vector each, what is known of them, and where each lies.
+"""A gallery: study-level feature vectors with the place of each study, searched by cosine similarity.
 
-A gallery belongs to the backbone that made its vectors. Vectors of another backbone look the same and mean
-nothing, so they are refused.
+A gallery belongs to the backbone that made its vectors. Vectors of another backbone have the same shape but no
+meaning here, so they are refused.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from ..platform.measure.neighbors import nearest
 # N studies of the gallery, D dimensions of a vector.
 
 Place = tuple[str, int]
-"""Where a study lies: its split and its position there, as `shards.StudyIndex` counts."""
+"""Where a study is: its split and its position there, as `StudyIndex` counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A study that resembles the query: place, cosine, findings (1.0 present, 0.0 absent, NaN unknown)."""
+    """A study similar to the query: place, cosine, findings (1.0 present, 0.0 absent, NaN unknown)."""
 
     place: Place
     score: float
@@ -33,13 +33,16 @@ class Match:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gallery:
-    """Study-level features beside the place of each; made by `gallery_of`."""
+    """Study-level features and the place of each study; made by `build_gallery`.
+
+    row_of_place: place -> row of `features`. most_per_patient: studies of the patient with the most, which is how many
+    of the best matches may have to be left out.
+    """
 
     features: Features
-    row_of: Mapping[Place, int]
+    row_of_place: Mapping[Place, int]
     places: tuple[Place, ...]
-    largest: int
-    """Studies of the patient that has most: how many of the best matches may have to be left out."""
+    most_per_patient: int
 
     def __len__(self) -> int:
         return len(self.places)
@@ -47,39 +50,41 @@ class Gallery:
     def __repr__(self) -> str:
         return f"Gallery({len(self)} studies, backbone {self.features.backbone[:12]})"
 
-    def matches(self, vector_D: np.ndarray, patient: str, k: int) -> list[Match]:
-        """The k studies of largest cosine, best first, none of them of `patient`.
+    def search(self, vector_D: np.ndarray, patient: str, k: int) -> list[Match]:
+        """The k studies with the largest cosine, best first, none of them of `patient`.
 
-        Raises FeaturesError where the vector has another dimension or no direction.
+        Raises FeaturesError for a vector of another dimension or of length 0.
         """
-        scores_1K, rows_1K = nearest(self.features.vectors, vector_D[None], k + self.largest)
-        pairs = zip(scores_1K[0], rows_1K[0], strict=True)
-        found = [(float(s), int(row)) for s, row in pairs if self.features.patients[row] != patient]
-        return [Match(self.places[row], score, self._findings(row)) for score, row in found[:k]]
+        scores_1K, rows_1K = nearest(self.features.vectors, vector_D[None], k + self.most_per_patient)
+        matches = [
+            Match(self.places[row], float(score), self._findings(row))
+            for score, row in zip(scores_1K[0], rows_1K[0].tolist(), strict=True)
+            if self.features.patients[row] != patient
+        ]
+        return matches[:k]
 
-    def matches_of(self, place: Place, k: int) -> list[Match]:
-        """The k studies most like one of the gallery's own. Raises GalleryError where it is not in here."""
-        row = self.row_of.get(place)
+    def similar_studies(self, place: Place, k: int) -> list[Match]:
+        """The k studies most similar to one of the gallery, without its patient. Raises GalleryError if it is not in
+        the gallery."""
+        row = self.row_of_place.get(place)
         if row is None:
             raise GalleryError(
                 f"study {place[1]} of split {place[0]} has no features here; "
-                "run `vetdino embed` on the shards that the page shows"
+                "run `vetdino embed` on the shards that the app shows"
             )
-        return self.matches(self.features.vectors[row], self.features.patients[row], k)
+        return self.search(self.features.vectors[row], self.features.patients[row], k)
 
     def _findings(self, row: int) -> dict[str, float]:
-        values = self.features.labels[row].tolist()
-        return dict(zip(self.features.findings, values, strict=True))
+        return dict(zip(self.features.findings, self.features.labels[row].tolist(), strict=True))
 
 
-def gallery_of(features: Features, backbone: str, places: Mapping[str, Place], *, rebuild: str) -> Gallery:
-    """A gallery of the studies that both the features and `places` (key -> place) know.
+def build_gallery(features: Features, backbone: str, places: Mapping[str, Place], *, rebuild: str) -> Gallery:
+    """A gallery of the studies that are both in the features and in `places` (key -> place).
 
-    backbone: digest of the backbone that will ask; rebuild: the command that makes fitting features, for
-    messages. Raises GalleryError where the features are another backbone's, are not of studies, or hold none
-    of the places.
+    backbone: digest of the app's backbone. rebuild: the command that makes matching features, for error messages.
+    Raises GalleryError if the features are of another backbone, not of studies, or contain none of the places.
     """
-    made_by = features.backbone.partition("+")[0]  # "+mean" tells how tokens were pooled
+    made_by = features.backbone.partition("+")[0]  # "+mean" says how tokens were pooled
     if made_by != backbone:
         raise GalleryError(
             f"these features are of backbone {made_by[:12]}, the loaded one is {backbone[:12]}; "
@@ -92,11 +97,13 @@ def gallery_of(features: Features, backbone: str, places: Mapping[str, Place], *
         )
     rows = [row for row, key in enumerate(features.keys) if key in places]
     if not rows:
-        raise GalleryError(f"these features hold none of the studies shown; make them again with `{rebuild}`")
+        raise GalleryError(
+            f"these features contain none of the studies shown; make them again with `{rebuild}`"
+        )
     kept = features.rows(rows)
     return Gallery(
         features=kept,
-        row_of={places[key]: row for row, key in enumerate(kept.keys)},
+        row_of_place={places[key]: row for row, key in enumerate(kept.keys)},
         places=tuple(places[key] for key in kept.keys),
-        largest=max(Counter(kept.patients).values()),
+        most_per_patient=max(Counter(kept.patients).values()),
     )

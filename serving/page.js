@@ -1,10 +1,10 @@
-// Runs once, when Gradio has put page.html into `element`. Everything comes from our own routes under /v1.
-// A view is called like "test-12/0". One matrix of patch cosines, uint8, answers every hover without the server.
+// Runs once, when Gradio has put page.html into `element`. All data come from our own routes under /v1.
+// A view is named like "test-12/0". Hovering needs no request: one uint8 matrix holds the cosines of all patches.
 
 const find = (what, inside = element) => inside.querySelector(what);
 const all = (what, inside = element) => [...inside.querySelectorAll(what)];
 
-const room = find(".room");
+const app = find(".app");
 const panes = all(".pane");
 const state = { info: null, study: null, other: null, views: [0, 0], backbone: 0, matrix: null, pinned: null };
 
@@ -20,30 +20,30 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
-async function ask(path) {
-  let answer;
+async function request(path) {
+  let response;
   try {
-    answer = await fetch(path);
+    response = await fetch(path);
   } catch {
-    throw new Error("The server does not answer. Is `vetdino serve` still running?");
+    throw new Error("The server does not answer. Is `vetdino app` still running?");
   }
-  if (answer.ok) return answer;
-  const told = await answer.json().catch(() => ({}));
-  throw new Error(told.error || `The server answered ${answer.status}.`);
+  if (response.ok) return response;
+  const body = await response.json().catch(() => ({}));
+  throw new Error(body.error || `The server answered ${response.status}.`);
 }
 
-const json = async (path) => (await ask(path)).json();
+const json = async (path) => (await request(path)).json();
 
-async function attempt(work) {
-  const trouble = find(".trouble");
+async function attempt(action) {
+  const box = find(".error");
   try {
-    trouble.hidden = true;
-    await work();
+    box.hidden = true;
+    await action();
   } catch (error) {
-    trouble.textContent = error.message;
-    trouble.hidden = false;
+    box.textContent = error.message;
+    box.hidden = false;
   } finally {
-    room.setAttribute("aria-busy", "false");
+    app.setAttribute("aria-busy", "false");
   }
 }
 
@@ -55,27 +55,27 @@ function title(name) {
 const FRONTAL = ["VD", "DV", "AP", "PA"];
 
 function pairOf(views) {
-  // The first view and the first that crosses it; the second one where none does.
+  // The first view and the first of the other plane; the second view if there is none.
   const frontal = ({ projection }) => FRONTAL.includes(projection);
-  const crossing = views.findIndex((view) => frontal(view) !== frontal(views[0]));
-  return [0, crossing > 0 ? crossing : Math.min(1, views.length - 1)];
+  const otherPlane = views.findIndex((view) => frontal(view) !== frontal(views[0]));
+  return [0, otherPlane > 0 ? otherPlane : Math.min(1, views.length - 1)];
 }
 
 const picture = (study, view, side) => `/v1/studies/${study}/${view}.jpg?side=${side}`;
 
-// ---------------------------------------------------------------- colours of a cosine
+// ---------------------------------------------------------------- colors of a cosine
 
 const STOPS = [[16, 84, 110], [24, 170, 160], [70, 235, 175], [210, 255, 140]];
 
-function colour(t) {
+function color(t) {
   const at = t * (STOPS.length - 1), i = Math.min(Math.floor(at), STOPS.length - 2), f = at - i;
   const [r, g, b] = STOPS[i].map((low, c) => low + (STOPS[i + 1][c] - low) * f);
-  const opacity = 165 * t ** 1.5; // the anatomy stays visible under the strongest answer
+  const opacity = 165 * t ** 1.5; // the anatomy stays visible under the most similar patch
   return (Math.round(opacity) << 24) | (Math.round(b) << 16) | (Math.round(g) << 8) | Math.round(r);
 }
-const PALETTE = Uint32Array.from({ length: 256 }, (_, i) => colour(i / 255));
+const PALETTE = Uint32Array.from({ length: 256 }, (_, i) => color(i / 255));
 
-// ---------------------------------------------------------------- hover: a patch and what answers it
+// ---------------------------------------------------------------- hovering: a patch and the similar ones
 
 function sideStudy(side) {
   return side === 1 && state.other ? state.other : state.study;
@@ -86,23 +86,23 @@ async function loadMatrix() {
   const wanted = `a=${a}&b=${b}&backbone=${state.backbone}`;
   state.matrix = null;
   state.wanted = wanted;
-  const bytes = new Uint8Array(await (await ask(`/v1/similarity?${wanted}`)).arrayBuffer());
-  if (state.wanted !== wanted) return; // somebody chose something else meanwhile
+  const bytes = new Uint8Array(await (await request(`/v1/similarity?${wanted}`)).arrayBuffer());
+  if (state.wanted !== wanted) return; // another choice was made meanwhile
   const length = new DataView(bytes.buffer).getUint32(0, true);
-  const told = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
+  const header = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
   let start = 0;
-  for (const view of told.views) {
+  for (const view of header.views) {
     view.start = start;
     view.columns = view.side / view.patch;
-    view.shown = Uint32Array.from(view.inside.flatMap((inside, patch) => (inside ? [patch] : [])));
+    view.inView = Uint32Array.from(view.inside.flatMap((inside, patch) => (inside ? [patch] : [])));
     start += view.boxes.length;
   }
-  told.views.forEach((view, side) => layGlow(panes[side], view));
-  state.matrix = { ...told, total: start, cosines: bytes.subarray(4 + length) };
+  header.views.forEach((view, side) => placeOverlay(panes[side], view));
+  state.matrix = { ...header, total: start, cosines: bytes.subarray(4 + length) };
 }
 
-function layGlow(pane, view) {
-  // One pixel of the canvas is one patch; the browser scales it smoothly to where the square lies over the film.
+function placeOverlay(pane, view) {
+  // One canvas pixel is one patch; the browser scales it smoothly to the square over the view.
   const canvas = find("canvas", pane), [top, left, rows, columns] = view.letterbox;
   canvas.width = canvas.height = view.columns;
   canvas.style.width = `${(100 * view.side) / columns}%`;
@@ -121,9 +121,9 @@ function patchAt(view, x, y) {
   return Math.min(Math.max(row, 0), last) * view.columns + Math.min(Math.max(column, 0), last);
 }
 
-function best(scores, shown, count, without) {
+function best(scores, inView, count, without) {
   const order = [];
-  for (const patch of shown) {
+  for (const patch of inView) {
     if (patch === without) continue;
     if (order.length === count && scores[patch] <= scores[order[count - 1]]) continue;
     let at = order.length;
@@ -134,17 +134,17 @@ function best(scores, shown, count, without) {
   return order;
 }
 
-function spread(scores, shown, without) {
-  // Colours begin at the view's 70th percentile: what is common to most patches stays dark.
+function spread(scores, inView, without) {
+  // Colors start at the view's 70th percentile: what most patches have in common stays dark.
   const counts = new Uint32Array(256);
-  for (const patch of shown) if (patch !== without) counts[scores[patch]]++;
+  for (const patch of inView) if (patch !== without) counts[scores[patch]]++;
   let seen = 0, low = 0, high = 255;
-  while (seen + counts[low] < 0.7 * shown.length) seen += counts[low++];
+  while (seen + counts[low] < 0.7 * inView.length) seen += counts[low++];
   while (high > low && counts[high] === 0) high--;
   return [low, high];
 }
 
-function answer(anchorSide, patch) {
+function highlight(anchorSide, patch) {
   const matrix = state.matrix;
   if (!matrix) return;
   performance.clearMeasures("hover");
@@ -152,23 +152,23 @@ function answer(anchorSide, patch) {
   const index = matrix.views[anchorSide].start + patch;
   const row = matrix.cosines.subarray(index * matrix.total, (index + 1) * matrix.total);
   matrix.views.forEach((view, side) => {
-    const own = side === anchorSide, scores = row.subarray(view.start, view.start + view.boxes.length);
-    const without = own ? patch : -1;
-    const [low, high] = spread(scores, view.shown, without), scale = 255 / Math.max(high - low, 6);
+    const isAnchor = side === anchorSide, scores = row.subarray(view.start, view.start + view.boxes.length);
+    const without = isAnchor ? patch : -1;
+    const [low, high] = spread(scores, view.inView, without), scale = 255 / Math.max(high - low, 6);
     for (let i = 0; i < scores.length; i++) {
       const t = (scores[i] - low) * scale;
       view.cells[i] = t <= 0 ? 0 : PALETTE[t > 255 ? 255 : t | 0];
     }
-    if (own) view.cells[patch] = 0;
+    if (isAnchor) view.cells[patch] = 0;
     find("canvas", panes[side]).getContext("2d").putImageData(view.pixels, 0, 0);
-    const top = best(scores, view.shown, 5, without);
-    drawBoxes(panes[side], view, own ? patch : null, own ? [] : top);
+    const top = best(scores, view.inView, 5, without);
+    drawBoxes(panes[side], view, isAnchor ? patch : null, isAnchor ? [] : top);
     const cosine = (value) => (matrix.low + (value / 255) * (matrix.high - matrix.low)).toFixed(2);
     find(".low", panes[side]).textContent = cosine(low);
     find(".high", panes[side]).textContent = cosine(high);
-    panes[side].dataset.anchor = own ? patch : "";
-    panes[side].dataset.top = own ? "" : top.join(" ");
-    panes[side].classList.add("answered");
+    panes[side].dataset.anchor = isAnchor ? patch : "";
+    panes[side].dataset.top = isAnchor ? "" : top.join(" ");
+    panes[side].classList.add("active");
   });
   performance.measure("hover", { start: began, end: performance.now() });
 }
@@ -200,7 +200,7 @@ function drawBoxes(pane, view, anchor, top) {
 function clear() {
   state.pinned = null;
   for (const pane of panes) {
-    pane.classList.remove("answered");
+    pane.classList.remove("active");
     const canvas = find("canvas", pane);
     canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
     find("svg", pane).replaceChildren();
@@ -211,11 +211,11 @@ function clear() {
 
 function hint() {
   find(".hint").textContent = state.pinned
-    ? "Pinned. Click another patch to move the pin, the same one or Esc to lift it."
-    : "Move over a patch: what resembles it glows in both views, the five best are framed. Click to pin.";
+    ? "Pinned. Click another patch to move the pin; click it again or press Esc to remove it."
+    : "Point at a patch: similar patches light up in both views; the five most similar in the other view are framed. Click to pin.";
 }
 
-function pointed(side, event) {
+function patchUnder(side, event) {
   const view = state.matrix?.views[side];
   if (!view) return null;
   const area = find(".film", panes[side]).getBoundingClientRect();
@@ -227,21 +227,21 @@ function pointed(side, event) {
 panes.forEach((pane, side) => {
   const film = find(".film", pane);
   film.addEventListener("pointermove", (event) => {
-    const patch = pointed(side, event);
-    if (patch !== null && !state.pinned && pane.dataset.anchor !== String(patch)) answer(side, patch);
+    const patch = patchUnder(side, event);
+    if (patch !== null && !state.pinned && pane.dataset.anchor !== String(patch)) highlight(side, patch);
   });
   film.addEventListener("pointerleave", () => state.pinned || clear());
   film.addEventListener("click", (event) => {
-    const patch = pointed(side, event);
+    const patch = patchUnder(side, event);
     if (patch === null) return;
-    const lifted = state.pinned?.side === side && state.pinned.patch === patch;
-    state.pinned = lifted ? null : { side, patch };
-    answer(side, patch);
+    const unpin = state.pinned?.side === side && state.pinned.patch === patch;
+    state.pinned = unpin ? null : { side, patch };
+    highlight(side, patch);
     hint();
   });
 });
 
-// ---------------------------------------------------------------- what is on the page
+// ---------------------------------------------------------------- the parts of the page
 
 function chips(findings, shared = []) {
   const names = findings.present.map((name) => {
@@ -259,12 +259,12 @@ function showPane(side) {
   const tabs = study.views.map((view, i) =>
     make("button", { "aria-pressed": i === chosen, onclick: () => chooseView(side, i) }, nameOf(view)),
   );
-  const whose = [];
+  const other = [];
   if (side === 1 && state.other) {
     const back = make("button", { onclick: () => compare(null) }, "Back");
-    whose.push(make("span", { class: "whose" }, title(study.study), back));
+    other.push(make("span", { class: "other-study" }, title(study.study), back));
   }
-  nav.replaceChildren(...tabs, ...whose);
+  nav.replaceChildren(...tabs, ...other);
   const image = find("img", pane);
   image.onload = () => find(".film", pane).style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
   image.src = picture(study.study, chosen, 1024);
@@ -280,9 +280,9 @@ function showAttention(side) {
   const { heads } = state.info.backbones[state.backbone];
   const study = sideStudy(side), view = state.views[side];
   const kinds = ["mean", "all", ...Array(heads).keys()];
-  const words = { mean: "mean of heads", all: "all heads, one colour each" };
+  const names = { mean: "mean of heads", all: "all heads, one color each" };
   const tiles = kinds.map((kind) => {
-    const name = words[kind] ?? `head ${kind + 1}`;
+    const name = names[kind] ?? `head ${kind + 1}`;
     const address = `/v1/studies/${study.study}/${view}/attention/${kind}.jpg?backbone=${state.backbone}`;
     const frame = make("div", {}, make("img", { src: address, alt: `Attention, ${name}`, loading: "lazy" }));
     const caption = kind === "mean" ? `${nameOf(study.views[view])}, ${name}` : name;
@@ -293,10 +293,10 @@ function showAttention(side) {
   strip.replaceChildren(...tiles);
 }
 
-async function showNearest() {
-  const asked = state.study.study, backbone = state.backbone;
-  const matches = await json(`/v1/studies/${asked}/neighbours?backbone=${backbone}`);
-  if (asked !== state.study.study || backbone !== state.backbone) return;
+async function showSimilar() {
+  const study = state.study.study, backbone = state.backbone;
+  const matches = await json(`/v1/studies/${study}/neighbours?backbone=${backbone}`);
+  if (study !== state.study.study || backbone !== state.backbone) return;
   const cards = matches.map((match) => {
     const thumbs = [...new Set(pairOf(match.views))].map((view) => make("img", { src: picture(match.study, view, 256), alt: "", loading: "lazy" }));
     const open = make("button", { class: "open", title: `Open ${title(match.study)}`, onclick: () => go(match.study) }, ...thumbs);
@@ -305,7 +305,7 @@ async function showNearest() {
     const list = make("ul", { class: "chips" }, ...chips(match.findings, state.study.findings.present));
     return make("article", { class: "card", "data-study": match.study }, open, make("div", { class: "facts" }, row, list));
   });
-  find(".cards").replaceChildren(...(cards.length ? cards : ["No study of another patient is here."]));
+  find(".cards").replaceChildren(...(cards.length ? cards : ["There is no study of another patient."]));
 }
 
 function listStudy(name) {
@@ -321,22 +321,22 @@ async function show() {
   listStudy(state.study.study);
   const backbone = state.info.backbones[state.backbone];
   find(".backbone-facts").textContent = backbone.summary;
-  all(".seen-by button").forEach((button, i) => button.setAttribute("aria-checked", i === state.backbone));
+  all(".backbones button").forEach((button, i) => button.setAttribute("aria-checked", i === state.backbone));
   [0, 1].forEach(showPane);
   await loadMatrix();
   [0, 1].forEach(showAttention);
-  await showNearest();
+  await showSimilar();
 }
 
-// ---------------------------------------------------------------- what a person may choose
+// ---------------------------------------------------------------- choices
 
 const go = (study) => { location.hash = study; };
 
 async function open(study) {
-  room.setAttribute("aria-busy", "true");
-  const found = await json(`/v1/studies/${study}`);
-  if (study !== wantedStudy()) return; // another was asked for meanwhile
-  state.study = found;
+  app.setAttribute("aria-busy", "true");
+  const loaded = await json(`/v1/studies/${study}`);
+  if (study !== wantedStudy()) return; // another study was chosen meanwhile
+  state.study = loaded;
   state.other = null;
   state.views = pairOf(state.study.views);
   window.scrollTo({ top: 0, behavior: "smooth" });
@@ -380,7 +380,7 @@ async function begin() {
   find(".studies").replaceChildren(
     ...state.info.studies.map((name) => make("option", { value: name }, title(name))),
   );
-  find(".seen-by").replaceChildren(
+  find(".backbones").replaceChildren(
     ...state.info.backbones.map((backbone, i) =>
       make("button", { role: "radio", title: backbone.summary, onclick: () => attempt(() => { state.backbone = i; return show(); }) }, backbone.label),
     ),

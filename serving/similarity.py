@@ -1,4 +1,4 @@
-"""Patch similarity between two views: a patch here, and where the same thing may be over there.
+"""Patch similarity between two views: which patches of one view resemble a patch of the other.
 
 A network sees a view letterboxed into a square; people see the view. `PatchGrid` translates between the two.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..platform.models.backbone import letterbox_of
+from ..platform.models.letterbox import letterbox_region
 
 # N, M patches of two views; D width of a token. Boxes are (left, top, right, bottom) in pixels of the view.
 
@@ -18,9 +18,9 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class PatchGrid:
-    """The patches of a network's square, laid over the view of height x width pixels that fills it.
+    """The patches of a network's square input, in pixels of the view of height x width that it shows.
 
-    side and patch are in pixels of the square. Patches count along rows, from the top left.
+    side and patch are in pixels of the square. Patches are numbered along rows, from the top left.
 
     >>> grid = PatchGrid(height=100, width=200, side=32, patch=8)
     >>> grid.count, grid.box(5), grid.box(0)
@@ -34,7 +34,7 @@ class PatchGrid:
 
     @property
     def columns(self) -> int:
-        """Patches in a row, and rows of patches."""
+        """Number of patches per row, and of rows."""
         return self.side // self.patch
 
     @property
@@ -44,11 +44,11 @@ class PatchGrid:
 
     @property
     def letterbox(self) -> Box:
-        """Where the view lies in the square: (top, left, rows, columns), pixels of the square."""
-        return letterbox_of(self.height, self.width, self.side)
+        """The view's rectangle in the square: (top, left, rows, columns), in pixels of the square."""
+        return letterbox_region(self.height, self.width, self.side)
 
     def box(self, patch: int) -> Box:
-        """The part of the view that a patch covers; of no area where the patch sees only the black border."""
+        """The part of the view that a patch covers; of zero area if the patch shows only the black border."""
         left, top, right, bottom = (int(edge) for edge in self.boxes()[patch])
         return left, top, right, bottom
 
@@ -62,12 +62,12 @@ class PatchGrid:
         return np.stack([x[column], y[row], x[column + 1], y[row + 1]], axis=1)
 
     def inside(self) -> np.ndarray:
-        """Which patches show more of the view than of the border, (N,) bool."""
+        """(N,) bool: patches that show more of the view than of the border."""
         top, left, rows, columns = self.letterbox
         starts = np.arange(self.columns) * self.patch
-        tall = (np.minimum(starts + self.patch, top + rows) - np.maximum(starts, top)).clip(0)
-        wide = (np.minimum(starts + self.patch, left + columns) - np.maximum(starts, left)).clip(0)
-        return (2 * tall[:, None] * wide[None, :] > self.patch**2).ravel()
+        heights = (np.minimum(starts + self.patch, top + rows) - np.maximum(starts, top)).clip(0)
+        widths = (np.minimum(starts + self.patch, left + columns) - np.maximum(starts, left)).clip(0)
+        return (2 * heights[:, None] * widths[None, :] > self.patch**2).ravel()
 
     def patch_at(self, x: float, y: float) -> int:
         """The patch that covers a point of the view, 0 <= x < width, 0 <= y < height."""
@@ -80,7 +80,7 @@ class PatchGrid:
 
 @dataclass(frozen=True, slots=True)
 class BoxScore:
-    """One patch that answers an anchor: its number, its cosine, and its box in pixels of its view."""
+    """A patch similar to another: its number, its cosine, and its box in pixels of its view."""
 
     patch: int
     score: float
@@ -88,33 +88,28 @@ class BoxScore:
 
 
 def cosine_matrix(left_ND: np.ndarray, right_MD: np.ndarray) -> np.ndarray:
-    """Cosine of every patch token with every other, (N, M) float32; a token of length 0 is like nothing."""
-    return _unit(left_ND) @ _unit(right_MD).T
-
-
-def similarity_of(patch: int, left_ND: np.ndarray, right_MD: np.ndarray) -> np.ndarray:
-    """How alike each patch of the right view is to one patch of the left, (M,) float32 cosines."""
-    return cosine_matrix(left_ND[patch : patch + 1], right_MD)[0]
+    """Cosines between all pairs of patch tokens, (N, M) float32; 0 for a token of length 0."""
+    return _normalized(left_ND) @ _normalized(right_MD).T
 
 
 def top_boxes(scores_M: np.ndarray, grid: PatchGrid, k: int = 5) -> list[BoxScore]:
-    """The k patches that answer best, best first; of equal ones the first. Patches of the border never do."""
+    """The k most similar patches inside the view, best first; ties in the order of patch numbers."""
     order = np.argsort(-scores_M, kind="stable")
     order = order[grid.inside()[order]][:k]
     return [BoxScore(patch=int(i), score=float(scores_M[i]), box=grid.box(int(i))) for i in order]
 
 
-def as_bytes(cosines: np.ndarray) -> tuple[np.ndarray, float, float]:
-    """The matrix as uint8 with the cosines that 0 and 255 stand for; one step is at most 1/127 of a cosine.
+def quantized(cosines: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """The matrix as uint8, and the cosines that 0 and 255 stand for; a step is at most 1/127 of a cosine.
 
-    Tokens of one network often share most of their direction, so the range is the matrix's own.
+    The range is the matrix's own, since tokens of one network often share most of their direction.
     """
     low, high = float(cosines.min()), float(cosines.max())
     scale = 255.0 / max(high - low, 1e-6)
     return np.rint((cosines - low) * scale).astype(np.uint8), low, high
 
 
-def _unit(tokens_ND: np.ndarray) -> np.ndarray:
+def _normalized(tokens_ND: np.ndarray) -> np.ndarray:
     tokens_ND = np.asarray(tokens_ND, np.float32)
     length_N1 = np.linalg.norm(tokens_ND, axis=1, keepdims=True)
     return tokens_ND / np.maximum(length_N1, 1e-12)

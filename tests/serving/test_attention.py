@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from vetdino.platform.models.backbone import BackboneConfig, random_backbone
-from vetdino.serving.attention import colours_of, maps_of, mean_map, overlay
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.config import BackboneConfig
+from vetdino.serving.attention import attention_maps, head_colors, mean_attention_map, overlay
 from vetdino.serving.similarity import PatchGrid
 
 GRID = PatchGrid(height=200, width=120, side=64, patch=8)
@@ -15,8 +16,8 @@ def attention_on(patch: int, heads: int = 2) -> np.ndarray:
 
 
 @pytest.mark.parametrize("patch", [11, 27, 36, 60])
-def test_a_head_glows_where_its_patch_lies_in_the_view(patch):
-    glow = maps_of(attention_on(patch), GRID)[1]
+def test_a_map_peaks_where_its_patch_is_in_the_view(patch):
+    glow = attention_maps(attention_on(patch), GRID)[1]
     assert glow.shape == (200, 120)
     row, column = np.unravel_index(glow.argmax(), glow.shape)
     left, top, right, bottom = GRID.box(patch)
@@ -25,7 +26,7 @@ def test_a_head_glows_where_its_patch_lies_in_the_view(patch):
 
 
 def test_maps_lie_between_zero_and_one():
-    maps = maps_of(np.random.default_rng(0).random((3, GRID.count)), GRID)
+    maps = attention_maps(np.random.default_rng(0).random((3, GRID.count)), GRID)
     assert maps.min() == 0.0
     assert maps.max() == 1.0
 
@@ -33,28 +34,32 @@ def test_maps_lie_between_zero_and_one():
 def test_attention_to_the_black_border_does_not_dim_the_view():
     loud = attention_on(27)
     loud[:, 0] = 50.0  # top left of the square, where no view is
-    calm = maps_of(attention_on(27), GRID)
-    np.testing.assert_allclose(maps_of(loud, GRID)[:, 60:140, 40:80], calm[:, 60:140, 40:80], atol=1e-4)
+    calm = attention_maps(attention_on(27), GRID)
+    np.testing.assert_allclose(
+        attention_maps(loud, GRID)[:, 60:140, 40:80], calm[:, 60:140, 40:80], atol=1e-4
+    )
 
 
 def test_equal_attention_everywhere_glows_nowhere():
-    assert maps_of(np.full((1, GRID.count), 0.1, np.float32), GRID).max() <= 1.0
-    assert mean_map(np.zeros((2, GRID.count), np.float32), GRID).max() == 0.0
+    assert attention_maps(np.full((1, GRID.count), 0.1, np.float32), GRID).max() <= 1.0
+    assert mean_attention_map(np.zeros((2, GRID.count), np.float32), GRID).max() == 0.0
 
 
 def test_the_mean_is_the_map_of_the_mean_head():
     rows = np.random.default_rng(1).random((4, GRID.count)).astype(np.float32)
-    np.testing.assert_allclose(mean_map(rows, GRID), maps_of(rows.mean(0, keepdims=True), GRID)[0])
+    np.testing.assert_allclose(
+        mean_attention_map(rows, GRID), attention_maps(rows.mean(0, keepdims=True), GRID)[0]
+    )
 
 
-def test_without_attention_an_overlay_stays_grey():
+def test_without_attention_an_overlay_stays_gray():
     pixels = np.arange(200 * 120, dtype=np.uint32).reshape(200, 120).astype(np.uint8)
     picture = overlay(pixels, np.zeros((1, 200, 120)), [(255, 0, 0)])
     assert picture.dtype == np.uint8
     assert (picture[..., 0] == picture[..., 2]).all()
 
 
-def test_at_its_peak_a_head_shows_its_colour_and_the_anatomy_below():
+def test_at_its_peak_a_head_shows_its_color_and_the_anatomy_below():
     pixels = np.array([[40, 220]], np.uint8)
     dark, bright = overlay(pixels, np.ones((1, 1, 2)), [(255, 60, 60)])[0].astype(int)
     assert dark[0] > dark[1] + 40
@@ -63,8 +68,8 @@ def test_at_its_peak_a_head_shows_its_colour_and_the_anatomy_below():
 
 
 @pytest.mark.parametrize("heads", [1, 3, 6, 12, 16])
-def test_every_head_has_a_colour_of_its_own(heads):
-    assert len(set(colours_of(heads))) == heads
+def test_every_head_has_a_color_of_its_own(heads):
+    assert len(set(head_colors(heads))) == heads
 
 
 def test_a_real_backbone_gives_one_map_a_head():
@@ -72,4 +77,4 @@ def test_a_real_backbone_gives_one_map_a_head():
     backbone = random_backbone(config, seed=0)
     pixels = np.random.default_rng(0).integers(0, 255, (200, 120), np.uint8)
     attention = backbone.attention(backbone.prepare(pixels)[None])[0].numpy()
-    assert maps_of(attention, GRID).shape == (3, 200, 120)
+    assert attention_maps(attention, GRID).shape == (3, 200, 120)

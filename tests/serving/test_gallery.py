@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vetdino.platform.core.errors import GalleryError
 from vetdino.platform.measure.features import Features
-from vetdino.serving.gallery import gallery_of
+from vetdino.serving.gallery import build_gallery
 
 DIGEST, OTHER = "a" * 64, "b" * 64
 REBUILD = "vetdino embed BACKBONE SHARDS"
@@ -34,7 +34,7 @@ def places(table: Features) -> dict[str, tuple[str, int]]:
 
 
 def gallery(table: Features):
-    return gallery_of(table, DIGEST, places(table), rebuild=REBUILD)
+    return build_gallery(table, DIGEST, places(table), rebuild=REBUILD)
 
 
 @given(seed=st.integers(0, 500), count=st.integers(2, 25), patients=st.integers(1, 6), k=st.integers(1, 8))
@@ -46,21 +46,21 @@ def test_matches_are_those_of_a_slow_search_without_the_own_patient(seed, count,
         for i in range(count)
         if table.patients[i] != table.patients[0]
     ]
-    found = gallery(table).matches_of(("test", 0), k)
+    found = gallery(table).similar_studies(("test", 0), k)
     assert [match.place[1] for match in found] == [-i for _, i in sorted(slow, reverse=True)[:k]]
 
 
-def test_a_patient_with_many_twin_studies_leaves_room_for_others():
+def test_a_patient_with_many_equal_studies_does_not_hide_others():
     table = features(10, patients=1)
     vectors = np.tile(table.vectors[0], (10, 1))
     vectors[9] = table.vectors[9]
     table = replace(table, vectors=vectors, patients=("same",) * 9 + ("other",))
-    assert [match.place for match in gallery(table).matches_of(("test", 0), 3)] == [("test", 9)]
+    assert [match.place for match in gallery(table).similar_studies(("test", 0), 3)] == [("test", 9)]
 
 
-def test_a_match_tells_its_findings_and_its_cosine():
+def test_a_match_has_its_findings_and_its_cosine():
     table = features()
-    match = gallery(table).matches_of(("test", 3), 1)[0]
+    match = gallery(table).similar_studies(("test", 3), 1)[0]
     row = match.place[1]
     assert match.findings == {"effusion": table.labels[row, 0]}
     assert match.score == pytest.approx(float(table.vectors[3] @ table.vectors[row]), abs=1e-5)
@@ -69,7 +69,7 @@ def test_a_match_tells_its_findings_and_its_cosine():
 def test_a_gallery_keeps_only_studies_whose_place_is_known():
     table = features()
     known = {"key4": ("test", 0), "key7": ("train", 3)}
-    small = gallery_of(table, DIGEST, known, rebuild=REBUILD)
+    small = build_gallery(table, DIGEST, known, rebuild=REBUILD)
     assert small.places == (("test", 0), ("train", 3))
     assert repr(small) == "Gallery(2 studies, backbone aaaaaaaaaaaa)"
 
@@ -94,9 +94,9 @@ def test_features_of_views_are_refused():
 
 def test_features_of_other_studies_are_refused():
     with pytest.raises(GalleryError, match="none of the studies"):
-        gallery_of(features(), DIGEST, {"elsewhere": ("test", 0)}, rebuild=REBUILD)
+        build_gallery(features(), DIGEST, {"elsewhere": ("test", 0)}, rebuild=REBUILD)
 
 
 def test_a_study_without_features_is_refused_by_its_place_alone():
     with pytest.raises(GalleryError, match="study 99 of split test"):
-        gallery(features()).matches_of(("test", 99), 3)
+        gallery(features()).similar_studies(("test", 99), 3)

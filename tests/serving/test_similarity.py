@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
 
-from vetdino.platform.models.backbone import letterboxed
-from vetdino.serving.similarity import PatchGrid, as_bytes, cosine_matrix, similarity_of, top_boxes
+from vetdino.platform.models.letterbox import letterboxed
+from vetdino.serving.similarity import PatchGrid, cosine_matrix, quantized, top_boxes
 
 GRIDS = st.builds(
     lambda height, width, cells, patch: PatchGrid(
@@ -68,10 +68,9 @@ def test_cosines_are_those_of_an_independent_library():
     random = np.random.default_rng(0)
     left, right = random.normal(size=(30, 8)), random.normal(size=(40, 8))
     np.testing.assert_allclose(cosine_matrix(left, right), cosine_similarity(left, right), atol=1e-6)
-    np.testing.assert_allclose(similarity_of(7, left, right), cosine_similarity(left, right)[7], atol=1e-6)
 
 
-def test_a_token_of_length_zero_is_like_nothing():
+def test_a_token_of_length_zero_has_cosine_zero():
     assert cosine_matrix(np.zeros((1, 4)), np.ones((2, 4))).tolist() == [[0.0, 0.0]]
 
 
@@ -85,7 +84,7 @@ def test_the_five_best_come_in_order_and_ties_by_number():
     assert best[0].score == pytest.approx(0.9)
 
 
-def test_a_patch_of_the_black_border_never_answers():
+def test_a_patch_of_the_black_border_is_never_among_the_best():
     grid = PatchGrid(height=50, width=100, side=32, patch=8)
     scores = np.linspace(1, 0, 16)  # the best are in the border above the view
     assert [one.patch for one in top_boxes(scores, grid, k=16)] == [4, 5, 6, 7, 8, 9, 10, 11]
@@ -93,9 +92,9 @@ def test_a_patch_of_the_black_border_never_answers():
 
 @given(seed=st.integers(0, 1000), narrow=st.floats(1e-3, 1.0))
 @settings(max_examples=30, deadline=None)
-def test_bytes_keep_every_cosine_within_half_a_step(seed, narrow):
+def test_quantization_keeps_every_cosine_within_half_a_step(seed, narrow):
     cosines = (1 - narrow * np.random.default_rng(seed).random((20, 20))).astype(np.float32)
-    matrix, low, high = as_bytes(cosines)
+    matrix, low, high = quantized(cosines)
     assert matrix.dtype == np.uint8
     np.testing.assert_allclose(
         low + matrix / 255 * (high - low), cosines, atol=0.51 * (high - low) / 255 + 1e-6
@@ -103,6 +102,6 @@ def test_bytes_keep_every_cosine_within_half_a_step(seed, narrow):
 
 
 def test_a_matrix_of_one_value_is_still_a_matrix():
-    matrix, low, high = as_bytes(np.ones((3, 3), np.float32))
+    matrix, low, high = quantized(np.ones((3, 3), np.float32))
     assert matrix.tolist() == [[0, 0, 0]] * 3
     assert low == high == 1.0

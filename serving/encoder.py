@@ -1,0 +1,72 @@
+"""One backbone of the app: tokens and attention of a view, and the gallery of its features."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..platform.core.errors import ConfigError
+from .gallery import Gallery, Place
+from .similarity import PatchGrid
+from .studies import StudyBrowser, view_pixels
+
+if TYPE_CHECKING:
+    from ..platform.models.backbone import Backbone
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedView:
+    """A backbone's output for one view: patch tokens (N, D) and CLS attention (H, N), float32; and the patch grid."""
+
+    tokens: np.ndarray
+    attention: np.ndarray
+    grid: PatchGrid
+
+    def __repr__(self) -> str:
+        return f"EncodedView({len(self.tokens)} patches, {len(self.attention)} heads)"
+
+
+class ViewEncoder:
+    """One backbone with its gallery; encodes one view at a time, also with several threads.
+
+    side: of the square input image in pixels; None: the backbone's own. Raises ConfigError if it is not a multiple of
+    the patch size.
+    """
+
+    def __init__(self, backbone: Backbone, gallery: Gallery, studies: StudyBrowser, side: int | None) -> None:
+        self.backbone, self.gallery, self.studies = backbone, gallery, studies
+        self.side = side or backbone.side
+        if self.side % backbone.patch:
+            raise ConfigError(
+                f"side {self.side} is not a multiple of {backbone.patch}, the patch size of {backbone.card.label}"
+            )
+        self._lock = threading.Lock()
+        self.encode = lru_cache(maxsize=128)(self._encode)
+
+    def _encode(self, place: Place, view: int) -> EncodedView:
+        pixels = view_pixels(self.studies.load(place), view)
+        with self._lock:
+            image = self.backbone.prepare(pixels, self.side)[None]
+            tokens = self.backbone.tokens(image).patches[0]
+            attention = self.backbone.attention(image)[0]
+        grid = PatchGrid(*pixels.shape, side=self.side, patch=self.backbone.patch)
+        return EncodedView(tokens.float().cpu().numpy(), attention.float().cpu().numpy(), grid)
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """What the page shows of this backbone."""
+        backbone, blocks = self.backbone, self.backbone.vit.blocks
+        return {
+            "label": backbone.card.label,
+            "digest": backbone.card.digest[:12],
+            "summary": f"{len(blocks)} blocks of width {backbone.width}, patches of {backbone.patch} pixels, "
+            f"image side {self.side}",
+            "heads": blocks[-1].attn.num_heads,
+        }
+
+    def __repr__(self) -> str:
+        return f"ViewEncoder({self.backbone.card.label}, side {self.side})"

@@ -1,0 +1,108 @@
+"""The studies that the app shows: names, views and findings."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from ..platform.core.errors import ConfigError, DataError
+from ..platform.data.index import StudyIndex
+from ..platform.data.manifest import load_manifest
+from ..platform.data.study import SPLITS, Study
+from .gallery import Place
+
+
+class NotHereError(DataError):
+    """A request names a study, view, head or backbone that the app does not have."""
+
+
+class StudyBrowser:
+    """Loads studies by place; thread-safe.
+
+    split, limit: the studies that can be opened. Raises ConfigError for an empty split.
+    """
+
+    def __init__(self, shards: Path, split: str, limit: int | None) -> None:
+        self.manifest = load_manifest(shards)
+        self.split = split
+        self._lock = threading.Lock()
+        self._index = lru_cache(maxsize=None)(lambda name: StudyIndex(shards, name))
+        self.count = len(self._index(split).keys()[:limit])
+        if not self.count:
+            counts = ", ".join(f"{name} {self.manifest.studies(name)}" for name in SPLITS)
+            raise ConfigError(
+                f"{shards}: split {split} holds no studies (there are {counts}); choose another with --split"
+            )
+        self.load = lru_cache(maxsize=64)(self._load)
+
+    def places(self, split: str) -> dict[str, Place]:
+        """Key -> place of the studies of a split; of the app's own split, those that can be opened."""
+        with self._lock:
+            keys = self._index(split).keys()
+        return {key: (split, n) for n, key in enumerate(keys[: self.count] if split == self.split else keys)}
+
+    def _load(self, place: Place) -> Study:
+        split, position = place
+        with self._lock:
+            if split not in SPLITS or not 0 <= position < len(self._index(split)):
+                raise NotHereError(
+                    f"There is no study {study_name(place)} here; choose one of the {self.count} in the list."
+                )
+            return self._index(split).load(position)
+
+    def __repr__(self) -> str:
+        return f"StudyBrowser({self.manifest.name}, {self.count} studies of {self.split})"
+
+
+def study_name(place: Place) -> str:
+    """The name of a study on the page and in URLs: `test-12`."""
+    return f"{place[0]}-{place[1]}"
+
+
+def parse_study(name: str) -> Place:
+    """The place of a study's name. Raises NotHereError.
+
+    >>> parse_study("test-12")
+    ('test', 12)
+    """
+    split, _, position = name.rpartition("-")
+    if split not in SPLITS or not position.isdecimal():
+        raise NotHereError(f"{name[:40]!r} names no study; a study is called like `test-12`.")
+    return split, int(position)
+
+
+def parse_view(name: str) -> tuple[Place, int]:
+    """The place of the study and the number of the view in `test-12/0`. Raises NotHereError."""
+    study, _, view = name.partition("/")
+    if not view.isdecimal():
+        raise NotHereError(f"{name[:40]!r} names no view; a study's first is called like `test-12/0`.")
+    return parse_study(study), int(view)
+
+
+def view_pixels(study: Study, view: int) -> np.ndarray:
+    """One view, (H, W) uint8. Raises NotHereError if the study has no such view, DataError if it is damaged."""
+    if not 0 <= view < len(study.views):
+        raise NotHereError(f"This study has views 0 to {len(study.views) - 1}; there is no view {view}.")
+    try:
+        return study.view(view).pixels
+    except (ValueError, OSError):
+        raise DataError(f"View {view} of this study is damaged and cannot be shown.") from None
+
+
+def findings_in_words(labels: Mapping[str, float]) -> dict[str, list[str]]:
+    """Findings in words: present, absent and unknown ones.
+
+    >>> findings_in_words({"enlarged_heart": 1.0, "lung_mass": 0.0, "fracture": float("nan")})
+    {'present': ['enlarged heart'], 'absent': ['lung mass'], 'unknown': ['fracture']}
+    """
+    words = {name: name.replace("_", " ") for name in labels}
+    return {
+        "present": [words[name] for name, value in labels.items() if value > 0.5],
+        "absent": [words[name] for name, value in labels.items() if value <= 0.5],
+        "unknown": [words[name] for name, value in labels.items() if math.isnan(value)],
+    }
