@@ -16,7 +16,6 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -24,6 +23,7 @@ from .extras import EXTRAS, has_extra
 from .files import atomic_write
 from .run_folder import metric_name
 
+S = TypeVar("S", bound="MlflowRun")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -39,40 +39,25 @@ PENDING = 1000
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class RunPages:
-    """Where MLflow shows a run. serve: the command that starts the server, empty where one is running."""
-
-    run: str
-    charts: str
-    serve: str
-
-    def __str__(self) -> str:
-        pages = f"{self.run} (all runs: {self.charts})"
-        return f"{self.serve}, then {pages}" if self.serve else pages
-
-
-def _never_raises(
-    method: Callable[Concatenate[Tracker, P], R],
-) -> Callable[Concatenate[Tracker, P], R | None]:
-    """The method as a best effort: None where MLflow is not connected or fails; the first failure is a warning."""
+def best_effort(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R | None]:
+    """The method of a run, but None where MLflow is not connected or fails; the first failure is a warning."""
 
     @functools.wraps(method)
-    def best_effort(self: Tracker, *args: P.args, **kwargs: P.kwargs) -> R | None:
+    def call(self: S, *args: P.args, **kwargs: P.kwargs) -> R | None:
         if self.client is None:
             return None
         try:
             return method(self, *args, **kwargs)
         except Exception as error:
-            if not self.warned:
+            if not self._warned:
                 log.warning("recording in %s failed (%s); the work goes on", self.folder, _first_line(error))
-            self.warned = True
+            self._warned = True
             return None
 
-    return best_effort
+    return call
 
 
-class Tracker:
+class MlflowRun:
     """The MLflow run of a folder. Until `open` has succeeded, and after `close`, every method does nothing."""
 
     def __init__(self, folder: Path, uri: str) -> None:
@@ -80,12 +65,14 @@ class Tracker:
         self.folder = folder
         self.uri = uri
         self.client: Any = None
-        self.warned = False
         self.run_id = ""
+        """Id of the MLflow run; empty without MLflow."""
         self.experiment_id = ""
         self.child_id = ""
         """The child run of this start where the run was resumed, else empty."""
-        self.pages: RunPages | None = None
+        self.pages = ""
+        """Where MLflow shows the run, see `pages_hint`; empty without MLflow."""
+        self._warned = False
         self._pending: deque[Any] = deque()
         self._tables: list[dict[str, str]] = []
 
@@ -122,7 +109,7 @@ class Tracker:
             )
             return
         self.client = client
-        self.pages = run_pages(self.uri, self.experiment_id, self.run_id)
+        self.pages = pages_hint(self.uri, self.experiment_id, self.run_id)
 
     def _begin(
         self, client: Any, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]
@@ -147,9 +134,9 @@ class Tracker:
         atomic_write(path, json.dumps(content, indent=2))
         self.run_id, self.experiment_id = run_id, experiment_id
 
-    @_never_raises
-    def log_metrics(self, step: int, values: Mapping[str, float], model_id: str) -> None:
-        """Sends the values in the background; the names are such as `metric_name` gives."""
+    @best_effort
+    def log_metrics(self, step: int, values: Mapping[str, float], model_id: str | None = None) -> None:
+        """Sends the values in the background. model_id: the logged model that was measured."""
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
@@ -157,7 +144,7 @@ class Tracker:
         self._pending.append(self.client.log_batch(self.run_id, metrics=batch, synchronous=False))
         self._wait_until_pending(PENDING)
 
-    @_never_raises
+    @best_effort
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Writes a table as MLflow's `log_table`, which would append to that of an earlier start of the run."""
         content = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
@@ -165,15 +152,15 @@ class Tracker:
         self.client.log_dict(self.run_id, content, f"{name}.json")
         self.client.set_tag(self.run_id, "mlflow.loggedArtifacts", json.dumps(self._tables))
 
-    @_never_raises
+    @best_effort
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """Copies a file or a folder into the run's artifacts, there below `folder`."""
+        """Gives MLflow a copy of a file or a folder, below `folder` of the run's artifacts."""
         send = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
         send(self.run_id, str(path), folder)
 
-    @_never_raises
+    @best_effort
     def log_dataset(self, name: str, digest: str, context: str, facts: Mapping[str, Any]) -> None:
-        """Logs a data set as an input of the run."""
+        """The data set of the run. digest: the manifest's; context: such as `pretraining`; facts: counts."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         # MLflow takes 36 characters of a digest; the whole of it is in the run's tags.
@@ -182,23 +169,33 @@ class Tracker:
         tags = [InputTag("mlflow.data.context", context)]
         self.client.log_inputs(self.run_id, [DatasetInput(dataset, tags)])
 
-    @_never_raises
-    def log_trained_model(self, name: str, digest: str, step: int, facts: Mapping[str, Any]) -> str:
-        """Id of the logged model with this digest that this run made; made now where there is none."""
+    @best_effort
+    def log_trained_model(
+        self, name: str, digest: str, step: int, facts: Mapping[str, Any] | None = None
+    ) -> str:
+        """Id of MLflow's logged model for a backbone or checkpoint that this run made.
+
+        digest: identifies the weights; logged again, the model is the same. step: of the pretraining.
+        facts: more tags.
+        """
         from mlflow.entities import LoggedModelOutput
 
         if known := self._model_id(digest, f"source_run_id = '{self.run_id}'"):
             return known
-        model_id = self._create_model(name, digest, step, facts)
+        model_id = self._create_model(name, digest, step, facts or {})
         self.client.log_outputs(self.run_id, [LoggedModelOutput(model_id, step)])
         return model_id
 
-    @_never_raises
-    def log_evaluated_model(self, name: str, digest: str, step: int, facts: Mapping[str, Any]) -> str:
-        """Id of the oldest logged model with this digest, made now where there is none; an input of the run."""
+    @best_effort
+    def log_evaluated_model(self, name: str, digest: str, step: int) -> str:
+        """Id of the logged model that this run measures: the one its pretraining logged, else a new one.
+
+        Arguments as in `log_trained_model`. Hand the id to `log_metrics` with the same step, and runs compare
+        over the steps of the pretraining.
+        """
         from mlflow.entities import LoggedModelInput
 
-        model_id = self._model_id(digest) or self._create_model(name, digest, step, facts)
+        model_id = self._model_id(digest) or self._create_model(name, digest, step, {})
         self.client.log_inputs(self.run_id, models=[LoggedModelInput(model_id)])
         return model_id
 
@@ -223,25 +220,19 @@ class Tracker:
         self.client.finalize_logged_model(model.model_id, "READY")
         return model.model_id
 
-    @_never_raises
-    def log_best(self, name: str, value: float, step: int) -> None:
-        """Logs the metric `best/NAME` and the tag `best.NAME.step`."""
-        self.client.log_metric(self.run_id, f"best/{name}", value, step=step)
-        self.client.set_tag(self.run_id, f"best.{name}.step", str(step))
-
-    def close(self, status: str) -> None:
-        """Ends the run, and its child, and waits for all metrics on their way."""
+    def close(self, status: str = "FINISHED") -> None:
+        """Ends the run and its child, and waits for all metrics on their way."""
         # Ended first: that hands over what waits in MLflow's buffer. The batches themselves are awaited after it.
         self._terminate(status)
         self._wait_until_pending(0)
         self.client = None
 
-    @_never_raises
+    @best_effort
     def _terminate(self, status: str) -> None:
         for run_id in filter(None, (self.child_id, self.run_id)):
             self.client.set_terminated(run_id, status)
 
-    @_never_raises
+    @best_effort
     def _wait_until_pending(self, most: int) -> None:
         while len(self._pending) > most:
             self._pending.popleft().wait()
@@ -293,15 +284,14 @@ def connect(uri: str) -> Any:
     return client
 
 
-def run_pages(uri: str, experiment_id: str, run_id: str) -> RunPages:
-    """The page of a run, that of its experiment's charts, and the command that serves them where no server does."""
-    server, command = uri.rstrip("/"), ""
-    if not uri.startswith("http"):
-        server, command = "http://127.0.0.1:5000", f"mlflow server --backend-store-uri {uri}"
+def pages_hint(uri: str, experiment_id: str, run_id: str) -> str:
+    """The pages of a run and of its experiment's charts, and the command that serves them where no server does."""
+    server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
+    command = "" if uri.startswith("http") else f"mlflow server --backend-store-uri {uri}, then "
     # Without the query the page opens in the mode for language models, which has no charts of metrics.
     mode = "workflowType=machine_learning"
     runs = f"{server}/#/experiments/{experiment_id}/runs"
-    return RunPages(f"{runs}/{run_id}?{mode}", f"{runs}?{mode}&compareRunsMode=CHART", command)
+    return f"{command}{runs}/{run_id}?{mode} (all runs: {runs}?{mode}&compareRunsMode=CHART)"
 
 
 def _create_run(

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.errors import ShardError
 from .config import ShardConfig
-from .study import StoredView, Study, View
+from .study import StoredView, Study, View, description
 
 BLOCK = 512
 """Bytes: the unit of a tar; a file is one block of header and its content padded to whole blocks."""
@@ -37,14 +37,7 @@ def stored_view(view: View | StoredView, config: ShardConfig) -> StoredView:
     }[config.encoding]
     succeeded, encoded = cv2.imencode(suffix, view.pixels, options)
     assert succeeded, "cv2 encodes every 8-bit picture of one channel"
-    return StoredView(
-        encoded=encoded.tobytes(),
-        projection=view.projection,
-        laterality=view.laterality,
-        modality=view.modality,
-        spacing=view.spacing,
-        facts=view.facts,
-    )
+    return StoredView(encoded.tobytes(), **description(view))
 
 
 def sample_files(study: Study, config: ShardConfig) -> list[tuple[str, bytes]]:
@@ -62,14 +55,7 @@ def sample_files(study: Study, config: ShardConfig) -> list[tuple[str, bytes]]:
         "split": study.split,
         "labels": {finding: _json_label(value) for finding, value in study.labels.items()},
         "views": [
-            {
-                "file": name,
-                "projection": view.projection,
-                "laterality": view.laterality,
-                "modality": view.modality,
-                "spacing": None if view.spacing is None else list(view.spacing),
-                "facts": dict(view.facts),
-            }
+            {"file": name, **description(view), "facts": dict(view.facts)}
             for name, view in zip(names, views, strict=True)
         ],
     }

@@ -7,9 +7,9 @@ A view that is read from a file holds pixels (`View`); a view in a shard stays e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from random import Random
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -71,17 +71,19 @@ class StoredView:
 
     def decode(self) -> View:
         """The view with its pixels, (H, W) uint8."""
-        return View(
-            pixels=decode_grey(self.encoded),
-            projection=self.projection,
-            laterality=self.laterality,
-            modality=self.modality,
-            spacing=self.spacing,
-            facts=self.facts,
-        )
+        return View(decode_grey(self.encoded), **description(self))
 
     def __repr__(self) -> str:
         return f"StoredView({self.projection}, {len(self.encoded)} bytes)"
+
+
+def description(view: View | StoredView) -> dict[str, Any]:
+    """All fields of a view but its pixels or bytes.
+
+    >>> description(StoredView(b"...", "VD"))
+    {'projection': 'VD', 'laterality': '', 'modality': '', 'spacing': None, 'facts': {}}
+    """
+    return {field.name: getattr(view, field.name) for field in fields(view)[1:]}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -67,8 +67,7 @@ def _decode(root: Path, task: DecodeTask, secret: bytes, config: IngestConfig) -
     if is_dicom(head):
         dataset = read_header(data)
         check_radiograph(dataset, config.dicom)
-        identity = identity_of(dataset)
-        patient, study = identity.patient, identity.study
+        patient, study = identity_of(dataset)
         raw = raw_pixels(dataset)
         view = normalized_view(dataset, raw, config.dicom)
     else:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -76,14 +75,6 @@ _FIRST_TAGS = {
     for element in elements
     for order in ("little", "big")
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Patient and study of a file in clear text, to be hashed before they go anywhere; empty where not given."""
-
-    patient: str
-    study: str
 
 
 def is_dicom(head: bytes) -> bool:
@@ -170,13 +161,10 @@ def check_radiograph(dataset: Dataset, config: DicomConfig) -> None:
         raise DicomError("BURNED_IN")
 
 
-def identity_of(dataset: Dataset) -> Identity:
-    """Patient (issuer and id) and study of a file, in clear text."""
-    patient = tag_text(dataset, "PatientID")
-    issuer = tag_text(dataset, "IssuerOfPatientID")
-    return Identity(
-        patient=f"{issuer}\0{patient}" if patient else "", study=tag_text(dataset, "StudyInstanceUID")
-    )
+def identity_of(dataset: Dataset) -> tuple[str, str]:
+    """(patient with its issuer, study) in clear text, to be hashed before they go anywhere; empty where not given."""
+    patient, issuer = tag_text(dataset, "PatientID"), tag_text(dataset, "IssuerOfPatientID")
+    return f"{issuer}\0{patient}" if patient else "", tag_text(dataset, "StudyInstanceUID")
 
 
 def frame_count(dataset: Dataset) -> int:

@@ -180,7 +180,7 @@ def test_an_address_that_does_not_answer_is_one_warning(tmp_path, caplog):
 
 def test_mlflow_lost_on_the_way_is_one_warning_and_stops_nothing(tmp_path, database, caplog):
     with caplog.at_level(logging.WARNING), opened(tmp_path / "r", database) as run:
-        run._tracker.run_id = "0" * 32  # a run that the database does not know
+        run.run_id = "0" * 32  # a run that the database does not know
         for step in range(3):
             run.log_metrics(step, {"view/loss": 1.0})
         run.log_best("view/loss")

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from vetdino.platform.core import tracking
-from vetdino.platform.core.tracking import connect, create_database, run_pages, tracking_address
+from vetdino.platform.core.tracking import connect, create_database, pages_hint, tracking_address
 
 
 def test_the_address_is_absolute_and_the_environment_names_another(tmp_path, monkeypatch):
@@ -20,16 +20,18 @@ def test_the_address_is_absolute_and_the_environment_names_another(tmp_path, mon
 
 
 def test_a_page_on_a_running_server_needs_no_command():
-    pages = run_pages("http://tracking:5000/", "7", "abc")
-    assert pages.run == "http://tracking:5000/#/experiments/7/runs/abc?workflowType=machine_learning"
-    assert pages.charts.endswith("/7/runs?workflowType=machine_learning&compareRunsMode=CHART")
-    assert str(pages) == f"{pages.run} (all runs: {pages.charts})"
+    runs = "http://tracking:5000/#/experiments/7/runs"
+    assert pages_hint("http://tracking:5000/", "7", "abc") == (
+        f"{runs}/abc?workflowType=machine_learning "
+        f"(all runs: {runs}?workflowType=machine_learning&compareRunsMode=CHART)"
+    )
 
 
 def test_a_page_of_a_database_comes_with_the_command_that_serves_it():
-    pages = run_pages("sqlite:////data/mlflow.db", "7", "abc")
-    assert pages.run.startswith("http://127.0.0.1:5000/#/experiments/7/runs/abc?")
-    assert str(pages).startswith("mlflow server --backend-store-uri sqlite:////data/mlflow.db, then http")
+    hint = pages_hint("sqlite:////data/mlflow.db", "7", "abc")
+    command, _, pages = hint.partition(", then ")
+    assert command == "mlflow server --backend-store-uri sqlite:////data/mlflow.db"
+    assert pages.startswith("http://127.0.0.1:5000/#/experiments/7/runs/abc?")
 
 
 @pytest.mark.slow
