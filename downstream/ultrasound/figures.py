@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...platform.measure.figures import canvas_of, png_of, ruled
+from ...platform.measure.plots import empty_figure, png_bytes, style_y_axis
 from ..common.figures import colors_by_name, fold_name
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def bars(title: str, ylabel: str, bars: Sequence[Bar], note: str = "") -> bytes:
     largest_group = max(sum(bar.group == group for bar in bars) for group in groups)
     columns = min(GROUPS_PER_LINE, len(groups))
     lines = math.ceil(len(groups) / columns)
-    canvas = canvas_of(max(7.0, 1.2 + columns * (0.35 + 0.24 * largest_group)), 1.0 + 3.6 * lines)
+    canvas = empty_figure(max(7.0, 1.2 + columns * (0.35 + 0.24 * largest_group)), 1.0 + 3.6 * lines)
     in_legend: set[str] = set()
     for line, axes in enumerate(canvas.subplots(lines, squeeze=False)[:, 0]):
         line_groups = groups[line * columns : (line + 1) * columns]
@@ -79,9 +79,9 @@ def bars(title: str, ylabel: str, bars: Sequence[Bar], note: str = "") -> bytes:
         axes.tick_params(axis="x", length=0, pad=20)
         axes.set_xlim(-0.6, columns - 0.4)
         axes.set_ylim(0, 1)
-        ruled(axes, ylabel)
+        style_y_axis(axes, ylabel)
     canvas.legend(loc="outside right upper", fontsize=7, frameon=False)
-    return png_of(canvas, title, note)
+    return png_bytes(canvas, title, note)
 
 
 def curves(
@@ -94,7 +94,7 @@ def curves(
     colors = colors_by_name(names)
     columns = min(4, len(panels))
     lines = math.ceil(len(panels) / columns)
-    canvas = canvas_of(max(6.0, 2.7 * columns + 1.6), 2.5 * lines + 0.9)
+    canvas = empty_figure(max(6.0, 2.7 * columns + 1.6), 2.5 * lines + 0.9)
     all_axes = canvas.subplots(lines, columns, squeeze=False).ravel()
     for axes in all_axes[len(panels) :]:
         axes.axis("off")
@@ -107,14 +107,14 @@ def curves(
         axes.set_xlabel(xlabel, fontsize=7)
         axes.tick_params(axis="x", labelsize=7)
         axes.set_ylim(-0.03, 1)  # so that a curve along 0 is visible
-        ruled(axes, ylabel)
+        style_y_axis(axes, ylabel)
     _add_color_legend(canvas, names, colors)
-    return png_of(canvas, title)
+    return png_bytes(canvas, title)
 
 
 def projections(title: str, points_P3: np.ndarray, labels: Sequence[str], colors: Mapping[str, str]) -> bytes:
     """Three components of patches as three plane views, in the colors of their labels."""
-    canvas = canvas_of(11.0, 4.2)
+    canvas = empty_figure(11.0, 4.2)
     label_P = np.asarray(labels)
     for axes, (x, y) in zip(canvas.subplots(1, 3), ((0, 1), (0, 2), (1, 2)), strict=True):
         for name in sorted(colors, key=lambda one: colors[one] != OTHER_COLOR):  # bone lies above the rest
@@ -130,9 +130,9 @@ def projections(title: str, points_P3: np.ndarray, labels: Sequence[str], colors
             )
         axes.set_xlabel(f"component {x + 1}", fontsize=8)
         axes.tick_params(axis="x", labelsize=7)
-        ruled(axes, f"component {y + 1}")
+        style_y_axis(axes, f"component {y + 1}")
     _add_color_legend(canvas, list(colors), colors)
-    return png_of(canvas, title)
+    return png_bytes(canvas, title)
 
 
 def _draw_bar(axes: Axes, x: float, width: float, bar: Bar, color: str, in_legend: set[str]) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from ...platform.core.config import to_json
 from ...platform.core.files import atomic_write
 from ...platform.core.progress import track
-from ...platform.measure.figures import COLOURS
+from ...platform.measure.plots import COLORS
 from ...platform.models.loading import load
 from ..common.figures import overlay
 from ..common.record import METRICS, check_ours, replaced
@@ -55,7 +55,7 @@ def segment(
         for frame in frames:
             mask_HW = masks[frame.name]
             _save_png(folder / "masks" / f"{frame.name}.png", mask_HW.astype(np.uint8) * 255)
-            _save_png(folder / "overlays" / f"{frame.name}.png", overlay(frame.pixels, mask_HW, COLOURS[0]))
+            _save_png(folder / "overlays" / f"{frame.name}.png", overlay(frame.pixels, mask_HW, COLORS[0]))
         metrics = {
             "backbone": {"digest": network.card.digest, "label": network.card.label},
             "method": config.method,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,25 @@ def drawn() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def tiny() -> Backbone:
     """A network of two blocks at random weights, patches of 8 pixels."""
-    from vetdino.platform.models.backbone import BackboneConfig, random_backbone
+    from vetdino.platform.models.backbone import random_backbone
+    from vetdino.platform.models.config import BackboneConfig
 
     config = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=48, heads=2, depth=2)
     return random_backbone(config, seed=3).eval()
+
+
+@pytest.fixture(scope="session")
+def png_pixels() -> Callable[[bytes], np.ndarray]:
+    """A function: the pixels of a PNG, (H, W, 3) uint8."""
+    return lambda png: np.array(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+@pytest.fixture(scope="session")
+def shows_color(png_pixels: Callable[[bytes], np.ndarray]) -> Callable[..., bool]:
+    """A function: whether a PNG has at least 20 pixels within `near` of a color such as `#0b62a8`."""
+
+    def shows(png: bytes, color: str, near: int = 3) -> bool:
+        rgb = tuple(bytes.fromhex(color[1:]))
+        return int((np.abs(png_pixels(png).astype(int) - rgb).max(axis=2) <= near).sum()) >= 20
+
+    return shows

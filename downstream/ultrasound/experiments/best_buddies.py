@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ....platform.measure.neighbors import unit
+from ....platform.measure.neighbors import unit_vectors
 from ....platform.models.backbone import Backbone
 from ...common.figures import JoinedFrames, colors_by_name, joined_frames, overlay
 from ..config import AssessConfig
@@ -115,7 +115,7 @@ def _frame_buddies(encoder: FrameEncoder, a: Frame, b: Frame) -> _FrameBuddies:
     encoded = [encoder.encode(a), encoder.encode(b)]
     config = encoder.config.cosegment
     described = [one.described(encoder.config.log_binning) for one in encoded]
-    a_ND, b_MD = (unit(one_RCD.reshape(-1, one_RCD.shape[2])) for one_RCD in described)
+    a_ND, b_MD = (unit_vectors(one_RCD.reshape(-1, one_RCD.shape[2])) for one_RCD in described)
     salient_a, salient_b = (saliency_map(one.attention, config).ravel() >= config.tau for one in encoded)
     pairs_P2 = best_buddies(a_ND, b_MD, salient_a, salient_b)
     cosine_P = np.einsum("pd,pd->p", a_ND[pairs_P2[:, 0]], b_MD[pairs_P2[:, 1]], dtype=np.float64)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ....platform.core.errors import ConfigError, DataError
-from ....platform.measure.neighbors import unit
+from ....platform.measure.neighbors import unit_vectors
 from ..config import CosegmentConfig
 
 MAX_ITERATIONS = 300
@@ -72,7 +72,10 @@ def _unit_descriptors(descriptors: Sequence[np.ndarray]) -> list[np.ndarray]:
                 f"image {image + 1} has descriptors of shape {np.shape(one_RCD)}; they must be (rows, columns, width), "
                 f"of width {width} as those of image 1: from one backbone and one setting"
             )
-    return [unit(np.reshape(one, (-1, width)), f"image {image + 1}") for image, one in enumerate(descriptors)]
+    return [
+        unit_vectors(np.reshape(one, (-1, width)), f"image {image + 1}")
+        for image, one in enumerate(descriptors)
+    ]
 
 
 def _content_key(one_ND: np.ndarray) -> tuple[float, str]:

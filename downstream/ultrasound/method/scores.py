@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....platform.measure.metrics import bootstrap_interval
+from ....platform.measure.bootstrap import bootstrap_interval
 from ..config import ZeroshotConfig
 from ..frames import Frame
 from .comparison import SetMasks

@@ -13,7 +13,7 @@ import logging
 import numpy as np
 
 from ....platform.core.errors import ConfigError, DataError
-from ....platform.measure.neighbors import unit
+from ....platform.measure.neighbors import unit_vectors
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def tokencut(keys_RCD: np.ndarray, tau: float = 0.2, eps: float = 1e-5) -> np.nd
     if not 0 < eps < 1 or not -1 <= tau <= 1:
         raise ConfigError(f"tau {tau} and eps {eps}: tau is a cosine in -1..1, eps a weight between 0 and 1")
     rows, columns, width = np.shape(keys_RCD)
-    unit_ND = unit(np.reshape(keys_RCD, (-1, width)), "the image")
+    unit_ND = unit_vectors(np.reshape(keys_RCD, (-1, width)), "the image")
     similar_NN = unit_ND @ unit_ND.T > tau
     np.fill_diagonal(similar_NN, True)
     if similar_NN.all() or similar_NN.sum() == len(unit_ND):

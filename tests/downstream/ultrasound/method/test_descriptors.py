@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vetdino.downstream.ultrasound.descriptors import best_buddies, log_binned
+from vetdino.downstream.ultrasound.method.descriptors import best_buddies, log_binned
 from vetdino.platform.core.errors import ConfigError, DataError
 
 

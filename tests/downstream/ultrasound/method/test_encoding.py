@@ -1,0 +1,54 @@
+"""A frame is encoded once; blocks are counted from 1; patches cover a known part of a frame."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vetdino.downstream.ultrasound.config import ZeroshotConfig
+from vetdino.downstream.ultrasound.method import encoding
+from vetdino.downstream.ultrasound.method.encoding import EncoderPair, FrameEncoder, covered_size
+from vetdino.platform.core.errors import ConfigError
+from vetdino.platform.models.backbone import random_backbone
+
+
+def test_a_frame_is_encoded_once(domains, tiny, monkeypatch, quick):
+    calls = []
+    real = encoding.extract_facets
+    monkeypatch.setattr(encoding, "extract_facets", lambda *a, **k: calls.append(1) or real(*a, **k))
+    encoder, frame = FrameEncoder(tiny, ZeroshotConfig(**quick)), domains[0].frames[0]
+    assert encoder.encode(frame) is encoder.encode(frame)
+    assert len(calls) == 1
+
+
+def test_blocks_are_counted_from_1_and_another_one_is_refused(tiny):
+    assert FrameEncoder(tiny, ZeroshotConfig(block=1)).block == 0
+    assert FrameEncoder(tiny, ZeroshotConfig()).block == 1
+    for block in (0, 3):
+        with pytest.raises(ConfigError, match="blocks 1 to 2"):
+            FrameEncoder(tiny, ZeroshotConfig(block=block))
+
+
+def test_patches_cover_what_is_left_when_the_picture_is_no_multiple(tiny):
+    assert covered_size((6, 8), (48, 67), (480, 670), tiny, None) == (480, 640)
+    assert covered_size((11, 15), (48, 64), (48, 64), tiny, 4) == (48, 64)
+
+
+def test_an_encoded_frame_has_a_descriptor_and_an_attention_for_each_patch(domains, tiny, quick):
+    config = ZeroshotConfig(**quick)
+    encoded = FrameEncoder(tiny, config, tokencut=True).encode(domains[0].frames[0])  # 48 x 64, patches of 8
+    assert encoded.descriptors.shape == (6, 8, 48)
+    assert encoded.attention.shape == (2, 6, 8)
+    assert (encoded.cut.shape, encoded.cut.dtype) == ((6, 8), bool)
+    assert encoded.described(log_binning=True).shape == (6, 8, 17 * 48)
+    assert encoded.described(log_binning=False) is encoded.descriptors
+    assert FrameEncoder(tiny, config).encode(domains[0].frames[0]).cut is None
+
+
+def test_the_random_twin_has_other_descriptors_and_follows_the_seed(domains, tiny, quick):
+    config, frame = ZeroshotConfig(**quick), domains[0].frames[0]
+    encoders = EncoderPair(tiny, config)
+    baseline = encoders.random.encode(frame)
+    assert not np.allclose(encoders.backbone.encode(frame).descriptors, baseline.descriptors)
+    again = FrameEncoder(random_backbone(tiny.card.config, config.seed).eval(), config).encode(frame)
+    assert np.array_equal(baseline.descriptors, again.descriptors)

@@ -1,0 +1,44 @@
+"""New frames get masks of their own size."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vetdino.downstream.ultrasound.config import ZeroshotSegmentConfig
+from vetdino.downstream.ultrasound.segment import segment
+from vetdino.platform.models.saving import save_backbone
+
+
+def test_one_image_is_segmented_with_a_warning(tmp_path, drawn, tiny, caplog, quick):
+    save_backbone(tmp_path / "net", tiny)
+    folder = drawn(tmp_path / "leg", 1)
+    shares = segment([folder], tmp_path / "net", tmp_path / "out", ZeroshotSegmentConfig(**quick))
+    assert list(shares) == ["00"]
+    assert any("1 image" in said for said in caplog.messages)
+
+
+@pytest.mark.parametrize("method", ["cosegment", "tokencut"])
+def test_new_frames_get_masks_of_their_own_size(tmp_path, drawn, tiny, method, quick):
+    save_backbone(tmp_path / "net", tiny)
+    folder = drawn(tmp_path / "leg", 3)
+    shares = segment(
+        [folder], tmp_path / "net", tmp_path / "out", ZeroshotSegmentConfig(method=method, **quick)
+    )
+    for name, share in shares.items():
+        with Image.open(tmp_path / "out" / "masks" / f"{name}.png") as picture:
+            mask = np.array(picture)
+        assert mask.shape == (48, 64)
+        assert set(np.unique(mask)) <= {0, 255}
+        assert (mask > 0).mean() == share
+        with Image.open(tmp_path / "out" / "overlays" / f"{name}.png") as picture:
+            assert picture.size == (64, 48)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["found_share"] == shares
+    segment(
+        [folder / "images" / "00.png"], tmp_path / "net", tmp_path / "out", ZeroshotSegmentConfig(**quick)
+    )
+    assert [path.name for path in (tmp_path / "out" / "masks").iterdir()] == ["00.png"]
