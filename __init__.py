@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 __all__ = [
+    "SHIPPED",
     "Features",
     "StoredView",
     "Study",
@@ -34,15 +35,18 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .infra.api import embed, evaluate, ingest, phantom, segment
+    from .infra.commands.demo import SHIPPED
     from .platform.core.errors import VetdinoError
     from .platform.data.manifest import load_manifest
     from .platform.data.shards import read
     from .platform.data.study import StoredView, Study, View
-    from .platform.measure.features import Features, extract, load_features, save_features
+    from .platform.measure.extraction import extract
+    from .platform.measure.features import Features, load_features, save_features
     from .platform.measure.neighbors import nearest
     from .platform.models.loading import load
 
 _HOMES = {
+    "SHIPPED": "infra.commands.demo",
     "phantom": "infra.api",
     "ingest": "infra.api",
     "embed": "infra.api",
@@ -51,11 +55,11 @@ _HOMES = {
     "View": "platform.data.study",
     "StoredView": "platform.data.study",
     "Study": "platform.data.study",
-    "load_manifest": "platform.data.shards",
+    "load_manifest": "platform.data.manifest",
     "read": "platform.data.shards",
     "load": "platform.models.loading",
     "Features": "platform.measure.features",
-    "extract": "platform.measure.features",
+    "extract": "platform.measure.extraction",
     "load_features": "platform.measure.features",
     "save_features": "platform.measure.features",
     "nearest": "platform.measure.neighbors",

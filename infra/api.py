@@ -55,11 +55,10 @@ def embed(backbone: str | Path, shards: str | Path, out: str | Path, **settings:
     """Write a backbone's features of each study or view, as `vetdino embed`; the features.
 
     >>> import tempfile, vetdino
-    >>> from vetdino.infra.demo import SHIPPED
     >>> work = tempfile.mkdtemp()
     >>> archive = vetdino.phantom(work + "/dogs", studies=6, side=64)
     >>> _ = vetdino.ingest(archive / "dicom", work + "/shards")
-    >>> vetdino.embed(SHIPPED, work + "/shards", work + "/features").vectors.shape
+    >>> vetdino.embed(vetdino.SHIPPED, work + "/shards", work + "/features").vectors.shape
     (6, 128)
     """
     from ..platform.measure.features import load_features
@@ -77,11 +76,10 @@ def evaluate(
     Raises ConfigError where the splits do not allow a task.
 
     >>> import tempfile, vetdino
-    >>> from vetdino.infra.demo import SHIPPED
     >>> work = tempfile.mkdtemp()
     >>> archive = vetdino.phantom(work + "/dogs", studies=60, side=64)
     >>> _ = vetdino.ingest(archive / "dicom", work + "/shards", labels=archive / "labels.csv", val=0.2, test=0.3)
-    >>> report = vetdino.evaluate(SHIPPED, work + "/shards", work + "/evaluation", fractions=(1.0,), resamples=20)
+    >>> report = vetdino.evaluate(vetdino.SHIPPED, work + "/shards", work + "/evaluation", resamples=20)
     >>> 0 <= report.find("knn", "AUROC", "macro", "backbone").value <= 1
     True
     """
@@ -109,10 +107,9 @@ def segment(
     zeroshot segment` on b-mode frames. Raises ConfigError where only one of the two is given.
 
     >>> import tempfile, vetdino
-    >>> from vetdino.infra.demo import SHIPPED
     >>> work = tempfile.mkdtemp()
     >>> frames = vetdino.phantom(work + "/frames", "ultrasound", frames=2, domains=1, side=128)
-    >>> folder = vetdino.segment(sorted(frames.glob("*/images/*.png")), SHIPPED, work + "/masks")
+    >>> folder = vetdino.segment(sorted(frames.glob("*/images/*.png")), vetdino.SHIPPED, work + "/masks")
     >>> len(list(folder.glob("masks/*.png")))
     2
     """

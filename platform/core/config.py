@@ -138,7 +138,9 @@ def with_settings(default: T | type[T], settings: Mapping[str, Any]) -> T:
             values[name] = with_settings(inner, {rest: value})
             continue
         try:
-            values[name] = TypeAdapter(hints[name]).validate_python(value)
+            values[name] = TypeAdapter(hints[name]).validate_python(
+                str(value) if isinstance(value, Path) else value
+            )
         except ValidationError as error:
             raise ConfigError(f"setting '{path}' is {value!r}: {error.errors()[0]['msg']}") from None
     if not isinstance(default, type):

@@ -16,7 +16,8 @@ from vetdino.platform.core.config import cli_config, subconfig
 from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.data.shards import load_manifest
 from vetdino.platform.measure.features import load_features
-from vetdino.pretrain.recipes import RECIPES, PretrainConfig, recipe
+from vetdino.pretrain.config import PretrainConfig
+from vetdino.pretrain.recipes import RECIPES, recipe
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -57,7 +58,7 @@ def test_the_kind_of_phantom_chooses_its_settings(kind):
 @pytest.mark.slow
 def test_embedding_writes_what_the_shards_hold(tmp_path):
     from vetdino.infra import cli
-    from vetdino.infra.demo import SHIPPED
+    from vetdino.infra.commands.demo import SHIPPED
 
     archive, shards = str(tmp_path / "archive"), str(tmp_path / "shards")
     assert cli.main(["phantom", archive, "--studies", "4", "--side", "64"]) == 0
