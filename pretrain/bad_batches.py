@@ -67,7 +67,9 @@ def load_bad_batch(config: PretrainConfig, step: int) -> list[CropBatch]:
         raise TrainingError(f"{stem}: is damaged ({type(error).__name__}); choose another step") from None
     studies = zip(description["studies"], description["pairs"], strict=True)
     return [
-        CropBatch(*(tensors[f"{number}.{name}"] for name in _TENSORS), keys=tuple(keys), is_pair=tuple(pairs))
+        CropBatch(
+            **{name: tensors[f"{number}.{name}"] for name in _TENSORS}, keys=tuple(keys), is_pair=tuple(pairs)
+        )
         for number, (keys, pairs) in enumerate(studies)
     ]
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +135,8 @@ def _forward_backward(
 ) -> dict[str, float]:
     """Forward and backward of all micro-batches; the mean of each term of the loss."""
     for block in distiller.student.backbone.vit.blocks:
-        block.attn.fused_attn = False  # so that its parts are modules with names
+        attention: Any = block.attn
+        attention.fused_attn = False  # so that its parts are modules with names
     count = len(micro_batches)
     seeds = [derived_seed(config.seed, step, f"part {index}") for index in range(count)]
     temperature = config.distill.teacher_temperature.at(step, config.steps)

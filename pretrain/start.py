@@ -143,7 +143,7 @@ def _initial_backbone(config: PretrainConfig, teacher: Mapping[str, Tensor]) -> 
 
 def _reused_heads(config: PretrainConfig, teacher: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The teacher's heads that this training uses, by their names in `Learner`."""
-    heads = {}
+    heads: dict[str, Tensor] = {}
     for name in _head_names(config):
         head = _with_prefix(teacher, f"teacher.{name}.")
         if head:

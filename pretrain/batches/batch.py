@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,30 +34,29 @@ class CropBatch:
         """How many studies gave two different views."""
         return sum(self.is_pair)
 
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """globals_GB1SS, locals_LB1SS, hidden_TBN."""
-        return self.globals_GB1SS, self.locals_LB1SS, self.hidden_TBN
-
     def to(self, device: torch.device | str) -> CropBatch:
         """The same batch on a device; the copy does not block."""
-        moved = [tensor.to(device, non_blocking=True) for tensor in self.tensors]
-        return CropBatch(*moved, self.keys, self.is_pair)
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> CropBatch:
         """The same batch in page-locked memory; a DataLoader calls this."""
-        return CropBatch(*[tensor.pin_memory() for tensor in self.tensors], self.keys, self.is_pair)
+        return self._map(Tensor.pin_memory)
 
     def split(self, count: int) -> list[CropBatch]:
         """The same studies in `count` micro-batches of equal size, in order."""
         size = len(self.keys) // count
         assert size * count == len(self.keys)
-        tensors = zip(*[tensor.split(size, dim=1) for tensor in self.tensors], strict=True)
-        starts = range(0, count * size, size)
-        return [
-            CropBatch(*part, self.keys[start:][:size], self.is_pair[start:][:size])
-            for part, start in zip(tensors, starts, strict=True)
-        ]
+        return [self._studies(slice(start, start + size)) for start in range(0, count * size, size)]
+
+    def _studies(self, some: slice) -> CropBatch:
+        part = self._map(lambda tensor: tensor[:, some])
+        return replace(part, keys=self.keys[some], is_pair=self.is_pair[some])
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> CropBatch:
+        """The same studies with each tensor changed."""
+        names = ("globals_GB1SS", "locals_LB1SS", "hidden_TBN")
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **changed)
 
     def __repr__(self) -> str:
         return f"CropBatch({len(self.keys)} studies, {self.pairs} pairs)"

@@ -113,10 +113,11 @@ def crop_plan(config: CropConfig, generator: np.random.Generator) -> CropPlan:
     ranges = zip(counts, (config.global_area, config.local_area), strict=True)
     area = np.concatenate([generator.uniform(low, high, count) for count, (low, high) in ranges])
     both_sides = lambda limit: generator.uniform(-limit, limit, total)
+    narrow, wide = np.log(config.aspect)
     # The order of these draws is part of every result: do not change it.
     return CropPlan(
         area=area,
-        aspect=np.exp(generator.uniform(*np.log(config.aspect), total)),
+        aspect=np.exp(generator.uniform(narrow, wide, total)),
         center=generator.uniform(0, 1, (total, 2)),
         angle=both_sides(config.rotation),
         flip=generator.random(total) < config.flip,

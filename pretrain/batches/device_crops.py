@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -67,15 +67,17 @@ class PlannedBatch:
 
     def to(self, device: torch.device | str) -> PlannedBatch:
         """The same batch on a device; the copy does not block."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> PlannedBatch:
         """The same batch in page-locked memory; a DataLoader calls this."""
-        return self._each(Tensor.pin_memory)
+        return self._map(Tensor.pin_memory)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> PlannedBatch:
+    def _map(self, change: Callable[[Tensor], Tensor]) -> PlannedBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        changed = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in values.items() if isinstance(value, Tensor)
+        }
         return replace(self, **changed)
 
     def __repr__(self) -> str:

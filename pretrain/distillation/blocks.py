@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -21,7 +22,8 @@ def prepare_blocks(student: Learner, config: OptimConfig, device: torch.device) 
         limits.recompile_limit = max(limits.recompile_limit, 4 * len(student.backbone.vit.blocks) + 8)
     for block in student.backbone.vit.blocks:
         # With gradients, plain products beat the fused kernel on a CPU (2-5 times in bfloat16).
-        block.attn.fused_attn = device.type == "cuda"
+        attention: Any = block.attn
+        attention.fused_attn = device.type == "cuda"
         if config.compile:
             block.forward = torch.compile(block.forward, dynamic=False)
         if config.checkpoint_activations:

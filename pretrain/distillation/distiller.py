@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -240,8 +241,9 @@ class Distiller(nn.Module):
             bad = next(iter(teacher.values())).new_zeros(())
         weight = (1.0 - momentum) * (1.0 - bad)
         for parameters in student or [dict(self.student.named_parameters())]:
-            mine = [teacher[name] for name in parameters]
-            torch._foreach_lerp_(mine, list(parameters.values()), [weight] * len(mine))
+            mine: list[Tensor] = [teacher[name] for name in parameters]
+            weights: list[Any] = [weight] * len(mine)  # 0-d tensors: nothing waits for the device
+            torch._foreach_lerp_(mine, list(parameters.values()), weights)
         for center, before in zip(self._centers(), self._centers_before, strict=False):
             center.copy_(torch.where(bad > 0, before, center))
 

@@ -21,7 +21,10 @@ from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study, View
 from vetdino.platform.models.config import BackboneConfig
 from vetdino.platform.training.schedules import Cosine
+from vetdino.pretrain.batches.batch import CropBatch
 from vetdino.pretrain.batches.config import CropConfig
+from vetdino.pretrain.batches.loader import CropDataset, crop_loader
+from vetdino.pretrain.batches.order import StudyOrder
 from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.distillation.config import DistillConfig, HeadConfig, OptimConfig
 from vetdino.pretrain.watch.config import ProbeConfig
@@ -101,6 +104,24 @@ def grey_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(shards: Path) -> Callable[..., PretrainConfig]:
     return lambda out, changes=None, **top: tiny_of(top.pop("shards", shards), out, changes, **top)
+
+
+@pytest.fixture
+def run_config(tmp_path: Path, tiny: Callable[..., PretrainConfig]) -> PretrainConfig:
+    """A tiny training with all losses that has written nothing yet."""
+    return tiny(tmp_path / "run", {"distill.patch_weight": 1.0, "distill.spread_weight": 0.1})
+
+
+@pytest.fixture(scope="session")
+def micro_batches(shards: Path, tiny: Callable[..., PretrainConfig]) -> list[CropBatch]:
+    """The batch of step 3 as two workers have it."""
+    config = tiny(Path("nowhere"))
+    dataset = CropDataset(str(shards), config.crops, config.distill.masks, 4, config.seed)
+    order = StudyOrder(len(dataset), config.batch, config.seed)
+    loaders = [
+        crop_loader(dataset, order, first=3, steps=4, rank=rank, world=2, processes=0) for rank in (0, 1)
+    ]
+    return [next(iter(loader)) for loader in loaders]
 
 
 def changed(config: Any, path: str, value: Any) -> Any:

@@ -21,9 +21,9 @@ def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
     checkpoint = run / "checkpoints" / f"step_{step:08d}"
     pieces: dict[str, list[tuple[int, torch.Tensor]]] = {}
     for path in (checkpoint / "engine").iterdir():
-        for told, value in load_file(path).items():
-            if told != "step":
-                kind, name, start = told.split(" ")
+        for key, value in load_file(path).items():
+            if key != "step":
+                kind, name, start = key.split(" ")
                 pieces.setdefault(f"student.{kind}.{name}", []).append((int(start), value))
     rows = {
         name: torch.cat([v for _, v in sorted(some, key=lambda p: p[0])]) for name, some in pieces.items()

@@ -1,4 +1,4 @@
-"""The training as a Ray job: shown, stopped with Ctrl-C, gone on with, its worker killed."""
+"""The training as a Ray job: progress, Ctrl-C, resume, killed workers, and what is refused before it starts."""
 
 from __future__ import annotations
 
@@ -111,8 +111,10 @@ def step_reached(config: PretrainConfig, step: int, process: subprocess.Popen[st
 def of_session(session: int) -> dict[int, str]:
     """Processes of a session that still run: pid -> title."""
     rows = subprocess.run(["ps", "-eo", "pid,sid,stat,args"], capture_output=True, text=True).stdout
-    told = [row.split(None, 3) for row in rows.splitlines()[1:]]
-    return {int(pid): title for pid, sid, state, title in told if int(sid) == session and state[0] != "Z"}
+    processes = [row.split(None, 3) for row in rows.splitlines()[1:]]
+    return {
+        int(pid): title for pid, sid, state, title in processes if int(sid) == session and state[0] != "Z"
+    }
 
 
 def parent_of(pid: int) -> int:
@@ -168,6 +170,7 @@ def resumed(stopped) -> PretrainConfig:
 
 
 # MLflow's first query brings up what SQLAlchemy calls deprecated in MLflow's tables.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_job_leaves_a_backbone_a_record_and_a_run_in_mlflow(undisturbed):
     from mlflow import MlflowClient
@@ -180,13 +183,14 @@ def test_a_job_leaves_a_backbone_a_record_and_a_run_in_mlflow(undisturbed):
     assert {"per_second", "seconds_left", "loss"} <= set(lines[-1])
     assert load(undisturbed.out / "backbone").width == 32
     assert [line["step"] for line in history(undisturbed.out)] == list(range(1, STEPS + 1))
-    told = json.loads((undisturbed.out / "run.json").read_text())
-    client = MlflowClient(told["tracking_uri"])
-    assert client.get_run(told["run_id"]).info.status == "FINISHED"
-    losses = client.get_metric_history(told["run_id"], "loss/total")
+    described = json.loads((undisturbed.out / "run.json").read_text())
+    client = MlflowClient(described["tracking_uri"])
+    assert client.get_run(described["run_id"]).info.status == "FINISHED"
+    losses = client.get_metric_history(described["run_id"], "loss/total")
     assert [metric.step for metric in losses] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_within_seconds_with_one_line_that_names_resume_and_no_process_left(stopped):
     config, code, err, seconds, all_gone = stopped
     assert code == 130
@@ -198,6 +202,7 @@ def test_ctrl_c_ends_within_seconds_with_one_line_that_names_resume_and_no_proce
     assert checkpoint.newest(checkpoints_folder(config)) is not None
 
 
+@pytest.mark.slow
 def test_stopped_resumed_and_killed_five_times_the_weights_are_those_of_the_undisturbed_job_bit_for_bit(
     undisturbed, resumed
 ):
@@ -207,16 +212,18 @@ def test_stopped_resumed_and_killed_five_times_the_weights_are_those_of_the_undi
         assert all(one[key].equal(two[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_stopped_resumed_and_killed_five_times_the_record_is_that_of_the_undisturbed_job(
     undisturbed, resumed
 ):
-    def told(config: PretrainConfig) -> list[dict[str, float]]:
+    def comparable(config: PretrainConfig) -> list[dict[str, float]]:
         unlike = ("time", "speed/studies_per_second")
         return [{k: v for k, v in line.items() if k not in unlike} for line in history(config.out)]
 
-    assert told(undisturbed) == told(resumed)
+    assert comparable(undisturbed) == comparable(resumed)
 
 
+@pytest.mark.slow
 def test_two_ray_workers_have_the_losses_of_one(job, undisturbed):
     together = job("two", workers=2)
     finished(start(together))
@@ -227,6 +234,7 @@ def test_two_ray_workers_have_the_losses_of_one(job, undisturbed):
     assert both[:30] == pytest.approx(alone[:30], abs=1e-2)
 
 
+@pytest.mark.slow
 def test_an_error_meant_for_people_is_told_in_one_line_and_not_tried_again(job):
     config = job("diverging")
     optim = replace(config.optim, lr=Cosine(start=1e30, end=1e30), clip=1e30)
@@ -242,6 +250,7 @@ def test_an_error_meant_for_people_is_told_in_one_line_and_not_tried_again(job):
     assert not (config.out / "backbone").exists()
 
 
+@pytest.mark.slow
 def test_another_training_in_the_folder_is_refused_without_resume(undisturbed):
     with pytest.raises(ConfigError, match="holds a training already; add --resume to continue"):
         pretrain(undisturbed)
@@ -252,6 +261,7 @@ def test_a_folder_without_checkpoint_cannot_be_resumed(job):
         pretrain(job("nothing", resume=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -282,6 +292,7 @@ def test_a_folder_that_holds_no_shards_is_refused(job, tmp_path):
         pretrain(job("none", shards=tmp_path))
 
 
+@pytest.mark.slow
 def test_a_start_of_another_architecture_is_refused(job, undisturbed):
     config = job("start", start=str(undisturbed.out / "backbone"))
     with pytest.raises(

@@ -209,21 +209,21 @@ def test_what_is_not_there_is_refused(config, tmp_path):
 def test_published_weights_of_a_timm_name_are_adopted_or_their_want_is_told(config, monkeypatch):
     shape = {"patch_size": 8, "img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2}
     published = timm.create_model("vit_tiny_patch16_224", num_classes=0, **shape)
-    make, asked = timm.create_model, []
+    make, requests = timm.create_model, []
 
     def fetched(name, pretrained=False, **settings):
-        asked.append((name, pretrained))
+        requests.append((name, pretrained))
         return published if pretrained else make(name, **settings)
 
     monkeypatch.setattr("timm.create_model", fetched)
     start = starting_point(replace(config, start="timm:vit_tiny_patch16_224"))
-    assert ("vit_tiny_patch16_224", True) in asked
+    assert ("vit_tiny_patch16_224", True) in requests
     assert torch.equal(start.backbone.vit.pos_embed, published.pos_embed)
     assert start.frozen_steps == 10
     monkeypatch.undo()
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="timm:vit_tiny_patch16_224: .*PATH"):
+    with pytest.raises(CheckpointError, match=r"timm:vit_tiny_patch16_224: .*PATH"):
         starting_point(replace(config, start="timm:vit_tiny_patch16_224"))
     with pytest.raises(ConfigError, match="the nearest is 'vit_tiny_patch16_224'"):
         starting_point(replace(config, start="timm:vit_tiny_pach16_224"))

@@ -115,8 +115,8 @@ def test_the_curve_is_gamma_then_contrast_then_a_shift():
     for crop in range(5):
         for grey in (0, 1, 77, 128, 254, 255):
             bent = (grey / 255) ** plan.gamma[crop]
-            told = 255 * ((bent - 0.5) * plan.contrast[crop] + 0.5 + plan.brightness[crop])
-            assert abs(curve[crop, grey] - min(255, max(0, told))) <= 0.5001
+            expected = 255 * ((bent - 0.5) * plan.contrast[crop] + 0.5 + plan.brightness[crop])
+            assert abs(curve[crop, grey] - min(255, max(0, expected))) <= 0.5001
 
 
 def test_what_is_planned_introduces_itself_without_arrays():

@@ -129,12 +129,12 @@ def test_a_crop_is_the_view_at_the_places_that_the_plan_tells():
 
 def bilinear(picture: np.ndarray, x: float, y: float) -> float:
     """The grey at a place between four pixels; outside is black."""
-    told = 0.0
+    gray = 0.0
     for row in (int(np.floor(y)), int(np.floor(y)) + 1):
         for column in (int(np.floor(x)), int(np.floor(x)) + 1):
             if 0 <= row < picture.shape[0] and 0 <= column < picture.shape[1]:
-                told += (1 - abs(x - column)) * (1 - abs(y - row)) * picture[row, column]
-    return told
+                gray += (1 - abs(x - column)) * (1 - abs(y - row)) * picture[row, column]
+    return gray
 
 
 def test_fine_patterns_become_grey_and_do_not_alias():

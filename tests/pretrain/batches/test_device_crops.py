@@ -204,8 +204,11 @@ def test_blurs_are_those_of_opencv():
     config = replace(PLAIN, global_side=40, locals_per_view=0, blur=1)
     study = Study("k", "p", (View(picture),))
     for seed in range(20):
-        blurred, told = cut_batch(planned([study], config, seed), config), by_loaders([study], config, seed)
-        assert (blurred.globals_GB1SS.int() - told.globals_GB1SS.int()).abs().max() <= 1
+        by_device, by_opencv = (
+            cut_batch(planned([study], config, seed), config),
+            by_loaders([study], config, seed),
+        )
+        assert (by_device.globals_GB1SS.int() - by_opencv.globals_GB1SS.int()).abs().max() <= 1
 
 
 def test_kernels_are_gaussians_in_whole_256ths():
@@ -216,13 +219,13 @@ def test_kernels_are_gaussians_in_whole_256ths():
     assert np.array_equal(kernels, np.rint(kernels))
     assert np.array_equal(kernels, kernels[:, ::-1])
     for deviation, kernel in zip(deviations[1:], kernels[1:], strict=True):
-        told = cv2.getGaussianKernel(2 * REACH + 1, deviation)[:, 0]
-        assert abs(kernel / 256 - told).max() < 1 / 256
+        expected = cv2.getGaussianKernel(2 * REACH + 1, deviation)[:, 0]
+        assert abs(kernel / 256 - expected).max() < 1 / 256
     assert np.flatnonzero(kernels[0]).tolist() == [REACH]
 
 
 @pytest.mark.parametrize(
-    ("where", "device", "told"),
+    ("where", "device", "on_device"),
     [
         ("auto", "cuda", True),
         ("auto", "cpu", False),
@@ -230,8 +233,8 @@ def test_kernels_are_gaussians_in_whole_256ths():
         ("cpu", "cuda", False),
     ],
 )
-def test_auto_ships_whole_cuda_alone(where, device, told):
-    assert cuts_on_device(CropConfig(cut_on=where), torch.device(device)) is told
+def test_auto_cuts_on_cuda_alone(where, device, on_device):
+    assert cuts_on_device(CropConfig(cut_on=where), torch.device(device)) is on_device
 
 
 def test_views_move_whole_and_introduce_themselves_without_arrays():
@@ -243,6 +246,7 @@ def test_views_move_whole_and_introduce_themselves_without_arrays():
     assert all(getattr(moved, name).is_meta for name in tensors)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_cuts_what_the_loaders_cut_without_waiting():
     whole = planned(STUDIES, CONFIG).pin_memory().to("cuda")

@@ -108,7 +108,7 @@ class Worker:
         Before and after it there are steps whose loss is no number.
         """
         engine = self.engine()
-        told = [self.step(engine, 0), self.step(engine, 3, float("nan")), self.step(engine, 1)]
+        bad = [self.step(engine, 0), self.step(engine, 3, float("nan")), self.step(engine, 1)]
         checkpoint = self.folder / f"checkpoint_{self.world}_{self.zero}"
         done = checkpoint / "then"
         engine.save(checkpoint, {"teacher.safetensors": {"weight": torch.ones(3)}}, done.touch)
@@ -118,8 +118,8 @@ class Worker:
         assert done.exists()
         fresh = self.engine()
         fresh.load(checkpoint)
-        told += [self.step(fresh, 2), self.step(fresh, 3, float("inf")), self.step(fresh, 3)]
-        self.keep("resumed", whole(fresh) | {"told": torch.tensor(told)})
+        bad += [self.step(fresh, 2), self.step(fresh, 3, float("inf")), self.step(fresh, 3)]
+        self.keep("resumed", whole(fresh) | {"bad": torch.tensor(bad)})
 
     def micro_batches(self) -> None:
         """The worker's share study by study."""
@@ -194,7 +194,7 @@ def work(folder: Path, rank: int, world: int, trials: tuple[str, ...]) -> None:
 
 def together(*workers: tuple[object, ...]) -> None:
     fork = multiprocessing.get_context("fork")
-    running = [fork.Process(target=work, args=told) for told in workers]
+    running = [fork.Process(target=work, args=arguments) for arguments in workers]
     for process in running:
         process.start()
     for process in running:

@@ -32,7 +32,7 @@ def distiller_of(config: DistillConfig = CONFIG, drop_path: float = 0.0) -> Dist
         name="vit_tiny_patch16_224", side=32, patch=8, width=32, depth=2, heads=2, drop_path=drop_path
     )
     distiller = Distiller(random_backbone(shape, 0), config)
-    # A teacher that differs from the student, and crops that differ enough to be told apart.
+    # A teacher that differs from the student, and crops that differ enough.
     for parameter in distiller.teacher.parameters():
         parameter.add_(0.05 * torch.randn_like(parameter))
     return distiller
@@ -134,10 +134,10 @@ def test_patches_are_hidden_only_from_the_student_and_only_in_the_teachers_view(
         same = (hidden.cls_SBK - plain.cls_SBK).abs().amax(-1) < 1e-6
         assert torch.equal(same[:GLOBALS], ~batch.hidden_TBN.any(-1))
         assert same[GLOBALS:].all()
-        told, asked = (
+        hidden, plain = (
             distiller.teacher(b.globals_GB1SS[:GLOBALS], None, b.hidden_TBN, False) for b in (batch, open_)
         )
-        assert torch.equal(told.cls_SBK, asked.cls_SBK)
+        assert torch.equal(hidden.cls_SBK, plain.cls_SBK)
 
 
 def test_without_a_patch_loss_there_is_no_patch_head_and_nothing_is_hidden():
@@ -180,7 +180,7 @@ def test_a_batch_in_parts_has_the_losses_and_the_gradient_of_the_whole(targets, 
     one.total.backward()
     parts = batch.split(count)
     targets = parted.make_targets(parts, TEMPERATURE, [None] * count)
-    found = [parted.losses(parted.student, part, asked) for part, asked in zip(parts, targets, strict=True)]
+    found = [parted.losses(parted.student, part, wanted) for part, wanted in zip(parts, targets, strict=True)]
     for losses in found:
         (losses.total / count).backward()
     for name, value in one.named().items():
@@ -196,10 +196,10 @@ def test_a_batch_in_parts_has_the_losses_and_the_gradient_of_the_whole(targets, 
 def test_what_drops_out_of_a_part_is_the_same_in_the_pass_before_and_in_its_own():
     distiller, parts = distiller_of(drop_path=0.5), batch_of().split(2)
     targets = distiller.make_targets(parts, TEMPERATURE, [11, 12])
-    for index, (part, asked) in enumerate(zip(parts, targets, strict=True)):
-        torch.manual_seed(asked.seed)
+    for index, (part, wanted) in enumerate(zip(parts, targets, strict=True)):
+        torch.manual_seed(wanted.seed)
         cls_GBD = distiller.student(part.globals_GB1SS, None, part.hidden_TBN, True).global_cls
-        assert torch.equal(asked.bank_GAD[:, asked.first : asked.first + len(part.keys)], cls_GBD), index
+        assert torch.equal(wanted.bank_GAD[:, wanted.first : wanted.first + len(part.keys)], cls_GBD), index
     assert not torch.equal(
         targets[0].bank_GAD[:, :2], distiller_of().make_targets(parts, 0.05, [1, 2])[0].bank_GAD[:, :2]
     )

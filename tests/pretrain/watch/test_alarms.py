@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
-from vetdino.platform.core.config import cli_config, from_json, to_json
-from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.data.study import Study, View
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.config import BackboneConfig
@@ -28,7 +24,7 @@ from vetdino.pretrain.distillation.config import DistillConfig, HeadConfig
 from vetdino.pretrain.distillation.distiller import Distiller
 from vetdino.pretrain.watch.alarms import Alarm, Alarms, alarm_metrics, decide
 from vetdino.pretrain.watch.config import AlarmConfig
-from vetdino.pretrain.watch.spread import cosine_and_rank, effective_rank, mean_cosine
+from vetdino.pretrain.watch.spread import cosine_and_rank
 
 RESULTS = Path(__file__).resolve().parents[3] / "docs" / "experiments.md"
 
@@ -126,7 +122,7 @@ def test_each_value_alarms_after_so_many_bad_records_in_a_row(measure, bad, good
     *before, (alarm,) = [alarms.check(step, {measure: bad}) for step in steps]
     assert before == [[]] * (records - 1)
     assert (alarm.name, alarm.since, alarm.step, alarm.metric) == (name, 210, steps[-1], measure)
-    # It is told once, and again after a good record.
+    # It is raised once, and again after a good record.
     assert alarms.check(300, {measure: bad}) == []
     assert alarms.check(310, {measure: good}) == []
     later = [alarms.check(step, {measure: bad}) for step in range(320, 320 + 10 * records, 10)]
@@ -135,11 +131,11 @@ def test_each_value_alarms_after_so_many_bad_records_in_a_row(measure, bad, good
 
 def test_a_value_that_is_missing_or_no_number_neither_alarms_nor_calms():
     alarms = alarms_of()
-    told = []
+    raised = []
     for step in range(100, 140, 10):
-        told += alarms.check(step, {"health/mean_cosine": 0.99})
-        told += alarms.check(step + 5, {"health/mean_cosine": math.nan, "loss/total": 1.0})
-    assert names(told) == ["all_alike"]
+        raised += alarms.check(step, {"health/mean_cosine": 0.99})
+        raised += alarms.check(step + 5, {"health/mean_cosine": math.nan, "loss/total": 1.0})
+    assert names(raised) == ["all_alike"]
 
 
 def test_the_probes_score_is_held_against_its_best():
@@ -156,9 +152,9 @@ def test_the_first_steps_of_any_training_do_not_alarm(steps, grace):
     alarms = alarms_of(steps=steps)
     sick = health(0.3, LN_K) | {"health/mean_cosine": 1.0, "health/effective_rank": 1.0}
     assert not any(alarms.check(step, sick) for step in range(1, grace + 4))
-    told = alarms.check(grace + 4, sick)
-    assert names(told) == ["uniform_teacher", "view_loss", "few_directions", "all_alike"]
-    assert {alarm.since for alarm in told} == {grace + 1}
+    raised = alarms.check(grace + 4, sick)
+    assert names(raised) == ["uniform_teacher", "view_loss", "few_directions", "all_alike"]
+    assert {alarm.since for alarm in raised} == {grace + 1}
 
 
 def test_a_few_studies_in_a_batch_are_not_blamed_for_their_few_directions():
@@ -180,7 +176,7 @@ def test_after_a_resume_the_same_records_raise_the_same_alarms(cut):
     after.load(json.loads(json.dumps(before.state(), allow_nan=False)))
     found += [after.check(100 + 10 * (cut + n), values) for n, values in enumerate(records[cut:])]
     assert found == expected
-    assert {name for told in expected for name in names(told)} == {"view_loss", "all_alike", "probe_drop"}
+    assert {name for alarms in expected for name in names(alarms)} == {"view_loss", "all_alike", "probe_drop"}
     assert after.state() == whole.state()
 
 
@@ -213,74 +209,29 @@ def test_alarms_are_recorded_by_name():
     assert alarm_metrics([ALARM, LATER]) == {"alarm/view_loss": 0.2, "alarm/all_alike": 0.2}
 
 
-def test_the_settings_are_the_same_on_the_command_line_and_in_a_file():
-    config = cli_config(AlarmConfig(), ["--policy", "rewind", "--cosine", "0.9"], "test")
-    assert config == AlarmConfig(policy="rewind", cosine=0.9)
-    assert from_json(AlarmConfig, to_json(config)) == config
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"patience": 0}, "alarms.patience 0 must be at least 1"),
-        ({"trials": 0}, "alarms.trials 0 must be at least 1"),
-        ({"rewinds": -1}, "alarms.rewinds -1 must be 0 or more"),
-        ({"cosine": 1.5}, "alarms.cosine 1.5 must lie between 0 and 1"),
-        ({"certain": 0.99}, "alarms.certain 0.99 must lie below alarms.uniform 0.98"),
-    ],
-)
-def test_limits_that_mean_nothing_are_refused(changes, said):
-    AlarmConfig().check()
-    with pytest.raises(ConfigError, match=re.escape(said)):
-        AlarmConfig(**changes).check()
-
-
-@pytest.mark.parametrize("shape", [(64, 384), (7, 5), (3, 40), (2, 2)])
-@pytest.mark.parametrize("mean", [0.0, 3.0])
-def test_the_spread_of_a_batch_is_that_of_the_probe(shape, mean):
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(shape, generator=generator) * torch.logspace(0, -3, shape[1]) + mean
-    cosine, rank = cosine_and_rank(vectors)
-    unit = F.normalize(vectors.double(), dim=-1).numpy()
-    assert cosine.shape == rank.shape == ()
-    assert cosine.item() == pytest.approx(mean_cosine(unit), abs=1e-6)
-    assert rank.item() == pytest.approx(effective_rank(unit), rel=1e-4)
-
-
-def test_one_vector_alone_has_no_spread_and_equal_ones_are_all_alike():
-    assert [value.item() for value in cosine_and_rank(torch.ones(1, 4))] == [0.0, 1.0]
-    cosine, rank = cosine_and_rank(torch.ones(5, 4))
-    assert cosine.item() == pytest.approx(1.0)
-    assert math.isfinite(rank.item())
-
-
-def test_the_spread_is_computed_in_half_precision_batches_without_a_gradient():
-    vectors = torch.randn(6, 8, dtype=torch.bfloat16, requires_grad=True)
-    assert not any(value.requires_grad for value in cosine_and_rank(vectors))
-    assert torch.allclose(cosine_and_rank(vectors)[0], cosine_and_rank(vectors.float())[0])
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(("targets", "grey"), [("sinkhorn", 0), ("sinkhorn", 128), ("centring", 128)])
 def test_one_picture_for_all_studies_alarms_within_a_few_dozen_steps(targets, grey):
     studies = [Study(f"k{n}", f"p{n}", (View(np.full((48, 40), grey, np.uint8)),) * 2) for n in range(12)]
     alarms = Alarms(AlarmConfig(), prototypes=64, width=32, batch=12, steps=1000)
-    told = [
+    raised = [
         name for step, values in _recorded(studies, targets, 45) for name in names(alarms.check(step, values))
     ]
-    assert "all_alike" in told
+    assert "all_alike" in raised
 
 
+@pytest.mark.slow
 def test_untrained_weights_on_different_pictures_are_not_called_all_alike():
     alarms = Alarms(AlarmConfig(), prototypes=64, width=32, batch=12, steps=1000)
     generator = np.random.default_rng(0)
     pictures = [cv2.resize(generator.integers(0, 256, (6, 5), np.uint8), (40, 48)) for _ in range(12)]
     studies = [Study(f"k{n}", f"p{n}", (View(picture), View(picture))) for n, picture in enumerate(pictures)]
-    told = [
+    raised = [
         name
         for step, values in _recorded(studies, "sinkhorn", 45)
         for name in names(alarms.check(step, values))
     ]
-    assert told == ["view_loss"]  # 45 steps are too few to learn anything
+    assert raised == ["view_loss"]  # 45 steps are too few to learn anything
 
 
 def _recorded(studies: list[Study], targets: str, steps: int) -> Iterator[tuple[int, dict[str, float]]]:
@@ -307,8 +258,8 @@ def _recorded(studies: list[Study], targets: str, steps: int) -> Iterator[tuple[
         seen.append(health(losses.view.item() - math.log(64), losses.teacher_entropy.item()))
         if step % 5 == 0:
             with torch.no_grad():
-                told = distiller.student(batch.globals_GB1SS, None, batch.hidden_TBN, True)
-            cosine, rank = cosine_and_rank(told.global_cls[0])
+                outputs = distiller.student(batch.globals_GB1SS, None, batch.hidden_TBN, True)
+            cosine, rank = cosine_and_rank(outputs.global_cls[0])
             spread = {"health/mean_cosine": cosine.item(), "health/effective_rank": rank.item()}
             yield step, {name: float(np.mean([line[name] for line in seen])) for name in seen[0]} | spread
             seen = []

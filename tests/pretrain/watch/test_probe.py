@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.data.index import StudyIndex
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.config import BackboneConfig
 from vetdino.pretrain.watch.config import ProbeConfig
 from vetdino.pretrain.watch.probe import Probe, ProbeStudies, cross_view_recall
-from vetdino.pretrain.watch.spread import effective_rank, mean_cosine
 
 CONFIG = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=32, depth=2, heads=2)
 
@@ -62,11 +58,11 @@ def test_pairs_are_the_first_two_views_of_the_studies_that_have_two(backbone, sh
 
 
 def test_a_trial_tells_how_well_neighbours_vote_and_leaves_out_a_finding_nobody_knows(backbone, shards):
-    told = Probe(str(shards), ProbeConfig(k=3), ("bright", "rare")).evaluate(backbone, PLAIN)
-    assert set(told) == {"probe/auroc_macro", "probe/ap_macro", *SPREAD}
+    metrics = Probe(str(shards), ProbeConfig(k=3), ("bright", "rare")).evaluate(backbone, PLAIN)
+    assert set(metrics) == {"probe/auroc_macro", "probe/ap_macro", *SPREAD}
     # Brightness is plain to see, even for random weights.
-    assert told["probe/auroc_macro"] > 0.8
-    assert all(np.isfinite(value) for value in told.values())
+    assert metrics["probe/auroc_macro"] > 0.8
+    assert all(np.isfinite(value) for value in metrics.values())
 
 
 def test_without_findings_a_trial_still_tells_how_views_and_studies_lie(backbone, shards):
@@ -110,21 +106,14 @@ def test_images_are_decoded_once_and_a_second_trial_says_the_same(backbone, shar
     assert probe.evaluate(backbone, PLAIN) == first
 
 
-@pytest.mark.parametrize("name", ["bank", "queries", "views", "k"])
-def test_a_trial_on_nothing_is_refused(name):
-    ProbeConfig().check()
-    with pytest.raises(ConfigError, match=re.escape(f"probe.{name} 0 must be at least 1")):
-        ProbeConfig(**{name: 0}).check()
-
-
 @pytest.mark.parametrize("k", [1, 3, 10])
 def test_cross_view_recall_is_that_of_a_loop_over_studies(k):
     first, second = unit(60, 0), unit(60, 0) + 1.2 * unit(60, 1)
     second /= np.linalg.norm(second, axis=1, keepdims=True)
     hits = []
     for study in range(60):
-        for asked, among in ((first, second), (second, first)):
-            likeness = {other: float(asked[study] @ among[other]) for other in range(60)}
+        for query, among in ((first, second), (second, first)):
+            likeness = {other: float(query[study] @ among[other]) for other in range(60)}
             hits.append(study in sorted(likeness, key=likeness.get, reverse=True)[:k])
     assert 0.1 < np.mean(hits) < 0.9
     assert cross_view_recall(first, second, k) == pytest.approx(np.mean(hits))
@@ -134,18 +123,3 @@ def test_cross_view_recall_is_one_for_equal_views_chance_for_strangers_and_nothi
     assert cross_view_recall(unit(40), unit(40), 1) == 1.0
     assert cross_view_recall(unit(400, 0), unit(400, 1), 10) == pytest.approx(10 / 400, abs=0.03)
     assert cross_view_recall(np.ones((40, 1)), np.ones((40, 1)), 10) == 0.0
-
-
-def test_mean_cosine_is_that_of_all_pairs():
-    vectors = unit(9)
-    pairs = [vectors[i] @ vectors[j] for i in range(9) for j in range(9) if i != j]
-    assert mean_cosine(vectors) == pytest.approx(np.mean(pairs))
-    assert mean_cosine(np.tile(unit(1), (5, 1))) == pytest.approx(1.0)
-    assert mean_cosine(unit(1)) == pytest.approx(0.0, abs=1e-12)
-
-
-def test_effective_rank_counts_directions_of_equal_spread_and_is_one_for_a_line():
-    corners = np.concatenate([np.eye(6), -np.eye(6)])
-    assert effective_rank(corners) == pytest.approx(6.0)
-    assert effective_rank(np.linspace(-1, 1, 9)[:, None] * unit(1)) == pytest.approx(1.0, abs=1e-6)
-    assert effective_rank(np.ones((4, 6))) == pytest.approx(1.0)

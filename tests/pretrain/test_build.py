@@ -1,0 +1,65 @@
+"""The parts of a training, with an engine that only remembers how it was made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from vetdino.platform.models.backbone import random_backbone
+from vetdino.platform.models.saving import save_backbone
+from vetdino.platform.training.cluster import WorkerContext
+from vetdino.pretrain import build
+from vetdino.pretrain.build import Trainer, build_trainer
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Builds a trainer on one of `world` workers."""
+
+    def engine(student, config, *, batch, world, **settings):
+        return SimpleNamespace(micro_batches=config.micro_batches(batch, world), **settings)
+
+    monkeypatch.setattr(build, "Engine", engine)
+
+    def make(config, rank: int = 0, world: int = 1, newest=None) -> Trainer:
+        return build_trainer(config, WorkerContext(rank, world, torch.device("cpu")), newest)
+
+    return make
+
+
+def test_the_same_settings_build_the_same_student_on_every_worker(made, run_config):
+    one, two = (made(run_config, rank, 2).distiller.state_dict() for rank in (0, 1))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_whitened_heads_differ_from_untrained_ones_in_the_last_layer_alone(made, run_config):
+    whitened = replace(run_config, distill=replace(run_config.distill, spread_head=True))
+    plain, other = (made(config).distiller.student.state_dict() for config in (run_config, whitened))
+    changed = {name for name in plain if not torch.equal(plain[name], other[name])}
+    assert changed == {
+        f"{head}.mlp.4.{kind}" for head in ("head", "patch_head") for kind in ("weight", "bias")
+    }
+
+
+def test_micro_batches_are_made_again_as_all_workers_computed_them(made, run_config):
+    config = replace(run_config, optim=replace(run_config.optim, micro_batch=2))
+    trainers = [made(config, rank, 2) for rank in (0, 1)]
+    again = trainers[0].remade_micro_batches(1)
+    computed = [part for trainer in trainers for part in next(iter(trainer.batches(1))).split(2)]
+    assert [part.keys for part in again] == [part.keys for part in computed]
+    assert all(torch.equal(a.globals_GB1SS, b.globals_GB1SS) for a, b in zip(again, computed, strict=True))
+
+
+def test_a_backbone_without_heads_is_frozen_at_first_and_a_resumed_training_remembers_it(
+    made, run_config, tmp_path
+):
+    save_backbone(tmp_path / "backbone", random_backbone(run_config.backbone, 5))
+    config = replace(run_config, start=str(tmp_path / "backbone"), steps=100, head_warmup=0.1)
+    assert made(config).engine.frozen_steps == 10
+    (tmp_path / "step").mkdir()
+    (tmp_path / "step" / "position.json").write_text(json.dumps({"head_warmup": 7}))
+    assert made(replace(config, start="gone"), newest=tmp_path / "step").engine.frozen_steps == 7
