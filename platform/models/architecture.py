@@ -13,6 +13,7 @@ from .blocks import forward_on_subsets
 from .config import BackboneConfig
 
 if TYPE_CHECKING:
+    from timm.models import PretrainedCfg
     from timm.models.vision_transformer import VisionTransformer
     from torch import Tensor
 
@@ -54,7 +55,7 @@ def create_vit(config: BackboneConfig) -> VisionTransformer:
     if config.drop_path:
         for block in vit.blocks:
             if type(block) is Block:
-                block.forward = MethodType(forward_on_subsets, block)
+                block.forward = MethodType(forward_on_subsets, block)  # type: ignore[method-assign] # timm offers no hook
     return vit
 
 
@@ -81,14 +82,21 @@ def check_name(name: str) -> None:
 
 
 def native_config(name: str) -> BackboneConfig:
-    """The config of a timm model at the image side of its published weights.
+    """The config of a timm model at the image side of its published weights. Raises as `published_config`."""
+    return BackboneConfig(name=name, side=published_config(name).input_size[-1])
+
+
+def published_config(name: str) -> PretrainedCfg:
+    """What timm knows of a model's published weights: their file, image side and normalization.
 
     Raises ConfigError, with the nearest name, where timm has no such model.
     """
     import timm
 
     check_name(name)
-    return BackboneConfig(name=name, side=timm.get_pretrained_cfg(name).input_size[-1])
+    config = timm.get_pretrained_cfg(name)
+    assert config is not None, name
+    return config
 
 
 def config_from_shapes(state: Mapping[str, Tensor]) -> BackboneConfig:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from .config import BackboneConfig
 from .letterbox import letterboxed
 from .positions import add_positions
 from .transfer import copy_weights
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import Attention
 
 # B images, N patches, D width, H heads; S side of an image.
 
@@ -97,7 +101,7 @@ class Backbone(nn.Module):
         block's input, since fused kernels do not give it.
         """
         inputs: list[Tensor] = []
-        attention = self.vit.blocks[block].attn
+        attention = cast("Attention", self.vit.blocks[block].attn)
         handle = attention.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
         try:
             self.tokens(images_B1SS)

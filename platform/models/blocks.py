@@ -7,14 +7,18 @@ are called.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
 
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import Attention, Block
+
 # B images, L tokens, D width; H heads of size E.
 
 
-def forward_on_subsets(block: nn.Module, x_BLD: Tensor) -> Tensor:
+def forward_on_subsets(block: Block, x_BLD: Tensor) -> Tensor:
     """A block's forward whose two branches are computed for a random part of the batch alone in training.
 
     Stochastic depth (arXiv 1603.09382) by batch subset, DINOv2 (arXiv 2304.07193), section 5: a branch is added to
@@ -26,20 +30,21 @@ def forward_on_subsets(block: nn.Module, x_BLD: Tensor) -> Tensor:
     return _add_branch(x_BLD, block.drop_path2, lambda x: block.ls2(block.mlp(block.norm2(x))))
 
 
-def forward_cls(block: nn.Module, x_BLD: Tensor) -> Tensor:
+def forward_cls(block: Block, x_BLD: Tensor) -> Tensor:
     """A plain block's output for the CLS token alone, (B, 1, D); it attends to all tokens of the input."""
-    x_B1D = _add_branch(x_BLD, block.drop_path1, lambda x: block.ls1(_attend(block.attn, block.norm1(x))))
+    attention = cast("Attention", block.attn)
+    x_B1D = _add_branch(x_BLD, block.drop_path1, lambda x: block.ls1(_attend(attention, block.norm1(x))))
     return _add_branch(x_B1D, block.drop_path2, lambda x: block.ls2(block.mlp(block.norm2(x))))
 
 
-def is_plain(block: nn.Module) -> bool:
+def is_plain(block: nn.Module) -> TypeGuard[Block]:
     """Whether `forward_cls` computes what the block does."""
     from timm.models.vision_transformer import Attention, Block
 
     return type(block) is Block and type(block.attn) is Attention and block.attn.gate is None
 
 
-def cls_attention(attention: nn.Module, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
+def cls_attention(attention: Attention, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
     """The CLS query's softmax over all tokens, (B, H, 1, L), and the tokens' values, (B, H, L, E).
 
     x_BLD: normed input of the attention. Computed without fused kernels, which do not give the softmax.
@@ -50,7 +55,7 @@ def cls_attention(attention: nn.Module, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
     return ((query * attention.scale) @ key.transpose(-2, -1)).softmax(-1), qkv[2]
 
 
-def _attend(attention: nn.Module, x_BLD: Tensor) -> Tensor:
+def _attend(attention: Attention, x_BLD: Tensor) -> Tensor:
     """The attention's output for the CLS token, (B, 1, D)."""
     weights, values = cls_attention(attention, x_BLD)
     mixed = (attention.attn_drop(weights) @ values).transpose(1, 2).flatten(2)

@@ -20,11 +20,14 @@ from .config import Resampling
 from .positions import add_positions
 
 if TYPE_CHECKING:
+    from timm.models.vision_transformer import Attention
+
     from .backbone import Backbone
 
 # B images of H x W pixels; R x C grid, N = R * C patches, L = N + prefix tokens; H heads of size E; D width.
 
 KINDS = ("query", "key", "value", "token")
+ATTENTION = "attention"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,8 +86,7 @@ def extract_facets(
     if not request.depth:
         raise ConfigError("neither facets nor attention of any block are requested; name a block")
     stride = _checked_stride(stride, backbone.patch)
-    features: dict[tuple[int, str], Tensor] = {}
-    cls_attention: dict[int, Tensor] = {}
+    tensors: dict[tuple[int, str], Tensor] = {}
     grid = _grid(images_B1HW, backbone.patch, stride)
     rule = position or backbone.card.positions
     backbone.eval()
@@ -93,12 +95,15 @@ def extract_facets(
             patches_1RCD = embed_patches(backbone, image_1HW[None], stride)
             x_1LD = backbone.vit.norm_pre(add_positions(backbone.vit, patches_1RCD, rule))
             # Written in place: a list that is joined in the end would hold everything twice.
-            for key, value in _image_facets(backbone, x_1LD, request):
-                tensors = features if isinstance(key, tuple) else cls_attention
+            for block, kind, value in _image_facets(backbone, x_1LD, request):
                 if not number:
-                    tensors[key] = torch.empty(len(images_B1HW), *value.shape)
-                tensors[key][number] = value
-    return Facets(features, cls_attention, grid)
+                    tensors[block, kind] = torch.empty(len(images_B1HW), *value.shape)
+                tensors[block, kind][number] = value
+    return Facets(
+        features={key: tensor for key, tensor in tensors.items() if key[1] != ATTENTION},
+        cls_attention={block: tensor for (block, kind), tensor in tensors.items() if kind == ATTENTION},
+        grid=grid,
+    )
 
 
 def embed_patches(backbone: Backbone, images_B1HW: Tensor, stride: int) -> Tensor:
@@ -123,10 +128,8 @@ class _Request:
         return max((*self.blocks, *self.attention), default=-1) + 1
 
 
-def _image_facets(
-    backbone: Backbone, x_1LD: Tensor, request: _Request
-) -> Iterator[tuple[tuple[int, str] | int, Tensor]]:
-    """One image through the blocks: (block, kind) with (N, D) and block with attention (H, N), block by block."""
+def _image_facets(backbone: Backbone, x_1LD: Tensor, request: _Request) -> Iterator[tuple[int, str, Tensor]]:
+    """Block, kind and facet (N, D) or attention (H, N) of one image, block by block."""
     from timm.models.vision_transformer import Attention, Block
 
     for number, block in enumerate(backbone.vit.blocks[: request.depth]):
@@ -135,26 +138,26 @@ def _image_facets(
         if not with_attention and set(kinds) <= {"token"}:
             x_1LD = block(x_1LD)
         else:
-            if type(getattr(block, "attn", None)) is not Attention:
+            attention = getattr(block, "attn", None)
+            if type(attention) is not Attention:
                 raise ConfigError(
                     f"block {number + 1} of {backbone.card.config.name} has no plain attention, so no queries, "
                     "keys and values of its own; ask for kind token alone"
                 )
             if number + 1 == request.depth and "token" not in kinds and type(block) is Block:
-                qkv_1LD = block.attn.qkv(block.norm1(x_1LD))  # the rest of the last block is not needed
+                qkv_1LD = attention.qkv(block.norm1(x_1LD))  # the rest of the last block is not needed
             else:
-                x_1LD, qkv_1LD = _forward_with_qkv(block, x_1LD)
-            yield from _attention_facets(
-                block.attn, qkv_1LD[0], number, kinds, with_attention, backbone.prefix
-            )
+                x_1LD, qkv_1LD = _forward_with_qkv(block, attention, x_1LD)
+            facets = _attention_facets(attention, qkv_1LD[0], kinds, with_attention, backbone.prefix)
+            yield from ((number, kind, value) for kind, value in facets)
         if "token" in kinds:
-            yield (number, "token"), x_1LD[0, backbone.prefix :]
+            yield number, "token", x_1LD[0, backbone.prefix :]
 
 
-def _forward_with_qkv(block: nn.Module, x_1LD: Tensor) -> tuple[Tensor, Tensor]:
+def _forward_with_qkv(block: nn.Module, attention: Attention, x_1LD: Tensor) -> tuple[Tensor, Tensor]:
     """A block's output, and the queries, keys and values that its attention computed for it."""
     outputs: list[Tensor] = []
-    handle = block.attn.qkv.register_forward_hook(lambda _, __, qkv: outputs.append(qkv))
+    handle = attention.qkv.register_forward_hook(lambda _, __, qkv: outputs.append(qkv))
     try:
         x_1LD = block(x_1LD)
     finally:
@@ -163,26 +166,26 @@ def _forward_with_qkv(block: nn.Module, x_1LD: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _attention_facets(
-    attention: nn.Module, qkv_LD: Tensor, number: int, kinds: Sequence[str], with_attention: bool, prefix: int
-) -> Iterator[tuple[tuple[int, str] | int, Tensor]]:
+    attention: Attention, qkv_LD: Tensor, kinds: Sequence[str], with_attention: bool, prefix: int
+) -> Iterator[tuple[str, Tensor]]:
+    """Facets (N, D) by kind, and the CLS token's attention (H, N)."""
     query_LHE, key_LHE, value_LHE = qkv_LD.unflatten(-1, (3, attention.num_heads, -1)).unbind(1)
     if "key" in kinds or with_attention:
         key_LHE = attention.k_norm(key_LHE)
     if "query" in kinds:
-        yield (number, "query"), attention.q_norm(query_LHE)[prefix:].flatten(1)
+        yield "query", attention.q_norm(query_LHE)[prefix:].flatten(1)
     if "key" in kinds:
-        yield (number, "key"), key_LHE[prefix:].flatten(1)
+        yield "key", key_LHE[prefix:].flatten(1)
     if "value" in kinds:
-        yield (number, "value"), value_LHE[prefix:].flatten(1)
+        yield "value", value_LHE[prefix:].flatten(1)
     if with_attention:
         cls_query_HE = attention.q_norm(query_LHE[:1])[0] * attention.scale
-        yield number, torch.einsum("he,lhe->hl", cls_query_HE, key_LHE).softmax(-1)[:, prefix:]
+        yield ATTENTION, torch.einsum("he,lhe->hl", cls_query_HE, key_LHE).softmax(-1)[:, prefix:]
 
 
 def _grid(images_B1HW: Tensor, patch: int, stride: int) -> tuple[int, int]:
-    assert images_B1HW.ndim == 4 and images_B1HW.shape[1] == 1, (
-        "extract_facets takes gray images (B, 1, H, W)"
-    )
+    assert images_B1HW.ndim == 4, "extract_facets takes a batch of images (B, 1, H, W)"
+    assert images_B1HW.shape[1] == 1, "extract_facets takes gray images (B, 1, H, W)"
     if not len(images_B1HW):
         raise DataError("there are no images to extract facets from; give at least one")
     height, width = images_B1HW.shape[2:]

@@ -23,8 +23,9 @@ def letterboxed(pixels_HW: np.ndarray, side: int) -> np.ndarray:
     >>> letterboxed(np.full((10, 20), 200, np.uint8), 8)[0, 0], letterboxed(np.full((8, 8), 9, np.uint8), 8)[0, 0]
     (np.uint8(0), np.uint8(9))
     """
-    top, left, rows, columns = letterbox_region(*pixels_HW.shape, side)
-    shrinks = side < max(pixels_HW.shape)
+    height, width = pixels_HW.shape
+    top, left, rows, columns = letterbox_region(height, width, side)
+    shrinks = side < max(height, width)
     interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     square = np.zeros((side, side), np.uint8)
     square[top : top + rows, left : left + columns] = cv2.resize(

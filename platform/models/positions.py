@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .config import Resampling
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 # B images; R rows and C columns of patches; P prefix tokens, L = P + R * C tokens; D width.
 
@@ -43,14 +47,15 @@ def resample_positions(
     return torch.cat([positions_1LD[:, :prefix], patches_1ND], dim=1)
 
 
-def add_positions(vit: nn.Module, patches_BRCD: Tensor, rule: Resampling) -> Tensor:
+def add_positions(vit: VisionTransformer, patches_BRCD: Tensor, rule: Resampling) -> Tensor:
     """Embedded patches as the first block takes them: (B, L, D), prefix tokens in front, positions added."""
-    grid, native = tuple(patches_BRCD.shape[1:3]), tuple(vit.patch_embed.grid_size)
+    (_, rows, columns, _), native = patches_BRCD.shape, vit.patch_embed.grid_size
+    grid = rows, columns
     if rule == "timm" or grid == native or vit.pos_embed is None:
         return vit._pos_embed(patches_BRCD)
     prefix = 0 if vit.no_embed_class else vit.num_prefix_tokens
     positions_1LD = resample_positions(vit.pos_embed, prefix, native, grid, rule)
-    tokens = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+    tokens: list[Tensor] = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
     prefix_BPD = torch.cat(tokens, dim=1).expand(len(patches_BRCD), -1, -1)
     if prefix:
         prefix_BPD = prefix_BPD + positions_1LD[:, :prefix]
@@ -59,18 +64,18 @@ def add_positions(vit: nn.Module, patches_BRCD: Tensor, rule: Resampling) -> Ten
     )
 
 
-def fit_positions(vit: nn.Module, state: Mapping[str, Tensor], rule: Resampling) -> dict[str, Tensor]:
+def fit_positions(vit: VisionTransformer, state: Mapping[str, Tensor], rule: Resampling) -> dict[str, Tensor]:
     """The tensors of another ViT that change when its position embeddings are fitted to the grid of this one.
 
     Where only one of the two has position embeddings for its prefix tokens, they become part of those tokens, which
     gives the same output. Raises RuntimeError where the embeddings are of no square of patches.
     """
     positions_1LD = state["pos_embed"]
-    if positions_1LD.shape == vit.pos_embed.shape:
+    if vit.pos_embed is not None and positions_1LD.shape == vit.pos_embed.shape:
         return {}
     embedded_here = 0 if vit.no_embed_class else vit.num_prefix_tokens
     embedded_there = _embedded_prefix(positions_1LD.shape[1], vit.num_prefix_tokens)
-    changed = {}
+    changed: dict[str, Tensor] = {}
     if embedded_there != embedded_here:
         names = [name for name in ("cls_token", "reg_token") if name in state]
         prefix_1PD = torch.cat([state[name] for name in names], dim=1)
@@ -80,7 +85,7 @@ def fit_positions(vit: nn.Module, state: Mapping[str, Tensor], rule: Resampling)
         zeros = positions_1LD.new_zeros(1, embedded_here, positions_1LD.shape[2])
         positions_1LD = torch.cat([zeros, positions_1LD[:, embedded_there:]], dim=1)
     side = math.isqrt(positions_1LD.shape[1] - embedded_here)
-    grid = tuple(vit.patch_embed.grid_size)
+    grid = vit.patch_embed.grid_size
     positions_1LD = resample_positions(positions_1LD, embedded_here, (side, side), grid, rule)
     return changed | {"pos_embed": positions_1LD}
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CheckpointError, ConfigError
-from .architecture import KERNEL, check_name
+from .architecture import KERNEL, check_name, published_config
 
 # C color channels, D width, P side of a patch.
 
@@ -114,24 +114,22 @@ def published_state(name: str) -> dict[str, Tensor]:
 
 def published_normalization(name: str) -> ColorNormalization:
     """How timm normalizes images for the published weights of a model."""
-    import timm
-
-    published = timm.get_pretrained_cfg(name)
+    published = published_config(name)
     return ColorNormalization(mean=tuple(published.mean), std=tuple(published.std))
 
 
 def _download_advice(name: str) -> str:
     """What a person without a network does to have a model's weights."""
-    import timm
-
-    published = timm.get_pretrained_cfg(name)
-    if published is None or not (published.hf_hub_id or published.url):
-        return f"give another name, or the PATH of a weights file; random:{name} has random weights"
-    file, page = "model.safetensors", f"https://huggingface.co/{published.hf_hub_id}"
+    published = published_config(name)
     if published.hf_hub_id:
-        file = published.hf_hub_filename or file
+        file, page = (
+            published.hf_hub_filename or "model.safetensors",
+            f"https://huggingface.co/{published.hf_hub_id}",
+        )
+    elif published.url:
+        page, _, file = str(published.url).rpartition("/")
     else:
-        page, _, file = published.url.rpartition("/")
+        return f"give another name, or the PATH of a weights file; random:{name} has random weights"
     return f"download {file} from {page} where there is a network, copy it here and give its PATH instead"
 
 

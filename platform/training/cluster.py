@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import threading
 import time
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..core.device import DeviceChoice
 from ..core.errors import ConfigError, TrainingError, VetdinoError
@@ -136,7 +137,7 @@ def _start_ray() -> None:
     import ray
 
     try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except Exception as error:
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         raise TrainingError(
@@ -162,7 +163,8 @@ def _trainer(function: WorkerFunction, argument: Any, config: WorkerConfig, fold
     threads = config.threads or max(1, cores // config.workers)
     # More workers than cores share them; Ray would wait without end for whole cores.
     per_worker = {"CPU": min(threads, cores / config.workers), **({"GPU": 1} if cuda else {})}
-    number = (config.min_workers, config.workers) if config.min_workers else config.workers
+    # Ray takes (fewest, most) for elastic training, which its annotation leaves out.
+    number = cast(int, (config.min_workers, config.workers) if config.min_workers else config.workers)
     return TorchTrainer(
         _worker,
         train_loop_config={
@@ -199,7 +201,9 @@ def _run_in_thread(fit: Callable[[], object]) -> None:
             thread.join(0.5)
     except KeyboardInterrupt:
         # A thread that still calls Ray after its shutdown would end the whole process.
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), ctypes.py_object(SystemExit))
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(
+            ctypes.c_ulong(cast(int, thread.ident)), ctypes.py_object(SystemExit)
+        )
         raise
     if failures:
         raise failures[0]

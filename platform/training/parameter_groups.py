@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -46,7 +46,7 @@ def parameter_groups(
 
     Weight decay applies to matrices, not to biases, norms, tokens and position embeddings.
     """
-    depth = len(network.backbone.vit.blocks)
+    depth = len(cast(nn.Sequential, network.get_submodule(f"{PREFIX}blocks")))
     groups: dict[GroupRule, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
