@@ -13,12 +13,12 @@ import numpy as np
 Field = np.ndarray
 
 
-def smooth_union(a: Field, b: Field, soft: float) -> Field:
+def union(a: Field, b: Field, soft: float) -> Field:
     """Field of the points inside a or b; the seam is rounded over about `soft` mm."""
     return np.minimum(a, b) - np.square(np.maximum(soft - np.abs(a - b), 0)) / (4 * soft)
 
 
-def smooth_intersection(a: Field, b: Field, soft: float) -> Field:
+def intersection(a: Field, b: Field, soft: float) -> Field:
     """Field of the points inside a and b; the edge is rounded over about `soft` mm."""
     return np.maximum(a, b) + np.square(np.maximum(soft - np.abs(a - b), 0)) / (4 * soft)
 
@@ -34,7 +34,7 @@ def ellipsoid(
     """Field of an ellipsoid of half-axes `radii`; turn: rotation (3, 3) from its axes to x, y, z."""
     parts = [x - np.float32(center[0]), y - np.float32(center[1]), z - np.float32(center[2])]
     if turn is not None:
-        axes = np.float32(turn).T
+        axes = np.asarray(turn, np.float32).T
         parts = [row[0] * parts[0] + row[1] * parts[1] + row[2] * parts[2] for row in axes]
     first = sum(np.square(part / np.float32(radius)) for part, radius in zip(parts, radii, strict=True))
     second = sum(np.square(part / np.float32(radius**2)) for part, radius in zip(parts, radii, strict=True))
@@ -46,12 +46,12 @@ def tube(x: Field, y: Field, z: Field, path: Sequence[Sequence[float]], soft: fl
     """Field of a bent tube through two or more points (x, y, z, radius), its bends rounded over `soft` mm."""
     field: Field | None = None
     for (*a, ra), (*b, rb) in pairwise(path):
-        d = np.float32(np.subtract(b, a))
+        d = np.subtract(b, a).astype(np.float32)
         px, py, pz = x - np.float32(a[0]), y - np.float32(a[1]), z - np.float32(a[2])
         t = np.clip((px * d[0] + py * d[1] + pz * d[2]) / np.float32(d @ d), 0, 1)
         distance = np.sqrt(np.square(px - t * d[0]) + np.square(py - t * d[1]) + np.square(pz - t * d[2]))
         piece = distance - (np.float32(ra) + t * np.float32(rb - ra))
-        field = piece if field is None else smooth_union(field, piece, soft)
+        field = piece if field is None else union(field, piece, soft)
     assert field is not None
     return field
 
@@ -73,7 +73,7 @@ def smooth_noise(
     for axis in axes:
         knots = np.arange(axis[0] - 2 * length, axis[-1] + 2 * length, length)
         weight = np.exp(-0.5 * np.square((axis[:, None] - knots) / (0.7 * length)))
-        weights.append(np.float32(weight / np.linalg.norm(weight, axis=1, keepdims=True)))
+        weights.append((weight / np.linalg.norm(weight, axis=1, keepdims=True)).astype(np.float32))
     z, y, x = weights
     lattice = random.standard_normal((z.shape[1], y.shape[1], x.shape[1]), dtype=np.float32)
     return np.tensordot(z, y @ (lattice @ x.T), 1)

@@ -57,7 +57,8 @@ def _gas_streaks(gas_HW: np.ndarray, grid: ScanGrid, random: np.random.Generator
     angle = (np.arctan2(y, x) / (2 * np.pi) + 0.5) * len(rays)
     streak = np.interp(angle.ravel(), np.arange(len(rays)), rays, period=len(rays)).reshape(gas_HW.shape)
     size = np.sqrt(count / np.pi) * grid.pixel
-    return np.float32(strength * streak * np.exp(-np.hypot(x, y) / 60) * np.clip(np.hypot(x, y) / size, 0, 1))
+    distance = np.hypot(x, y)
+    return (strength * streak * np.exp(-distance / 60) * np.clip(distance / size, 0, 1)).astype(np.float32)
 
 
 def _draw_table(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..fields import Field, ellipsoid, smooth_intersection, smooth_noise, smooth_union, superellipse, tube
+from ..fields import Field, ellipsoid, intersection, smooth_noise, superellipse, tube, union
 from ..rotations import rotation
 from .patient import Patient, ScanGrid
 
@@ -28,7 +28,7 @@ class AbdomenBody:
         self.patient, self.random = patient, random
         self.axes = grid.axes(min(grid.side, round(grid.side * grid.pixel / CELL)))
         z, y, x = self.axes
-        turn = np.float32(rotation(*patient.turn).T / np.array(patient.scale)[:, None])
+        turn = (rotation(*patient.turn).T / np.array(patient.scale)[:, None]).astype(np.float32)
         places = (x[None, None, :], y[None, :, None], z[:, None, None])
         self.x, self.y, self.z = (
             row[0] * places[0] + row[1] * places[1] + row[2] * places[2] + 3.5 * self.noise(70)
@@ -83,7 +83,7 @@ class AbdomenBody:
         margin = -72 + 120 * angle - z
         rib = np.abs(np.mod(level, spacing) - spacing / 2) - 6.0
         shell = np.abs(cavity - 5.0) - 3.6
-        rib = np.maximum(smooth_intersection(rib, shell, 4), margin)
+        rib = np.maximum(intersection(rib, shell, 4), margin)
         rib = np.maximum(rib, np.maximum(0.09 - angle, angle - 0.84) * 150)
         self.fields["rib"] = rib
 
@@ -102,7 +102,7 @@ class AbdomenBody:
         arch = np.maximum(np.abs(np.hypot(x / 1.2, y - 79) - 10.5) - 3.4, np.abs(phase + 2) - 11)
         wing = np.maximum(np.abs(y - 80 - 0.12 * np.abs(x)) - 4.2, np.abs(phase + 1) - 6)
         wing = np.maximum(np.maximum(wing, np.abs(x) - 36), 9 - np.abs(x))
-        bone = smooth_union(smooth_union(process, arch, 3), wing, 3)
+        bone = union(union(process, arch, 3), wing, 3)
         self.fields |= {
             "vertebra": np.maximum(column, -gap),
             "disc": np.maximum(column + 0.6, gap),
@@ -112,32 +112,29 @@ class AbdomenBody:
             - np.where(z > -10, np.float32(4.4), np.float32(0.1))
             - 0.8 * self.noise(40),
         }
-        back = [self.ellipsoid((side * 33, 97, -20), (29, 21, 300), 0, 0, side * 8) for side in (-1, 1)]
+        right, left = (
+            self.ellipsoid((side * 33, 97, -20), (29, 21, 300), 0, 0, side * 8) for side in (-1, 1)
+        )
         thick = np.clip(12 + (-z) * 0.13, 2, 27).astype(np.float32)
         psoas = np.hypot(np.abs(x) - 24 - 0.65 * thick, (y - 58) / 1.1) - thick
         flank = np.maximum(superellipse(np.abs(x) - 66, y - 80, (26, 8), 2.2), z + 25)
-        self.fields["muscle"] = np.minimum(np.minimum(smooth_union(*back, 4), psoas), flank)
+        self.fields["muscle"] = np.minimum(np.minimum(union(right, left, 4), psoas), flank)
         crus = np.hypot((np.abs(x) - 15) / 0.8, y - 38) - np.clip(4.5 + 0.05 * z, 1, 8)
         self.fields["muscle"] = np.minimum(self.fields["muscle"], crus + 0.8 * self.noise(18))
 
     def _diaphragm(self) -> None:
         """The space below the diaphragm, the lungs and the heart above it."""
         up = self.jitter(6, 6)
-        domes = smooth_union(
-            self.ellipsoid((-64, -6, 2), (82, 84, 80 + up[0])),
-            self.ellipsoid((66, -2, -2), (78, 82, 76 + up[1])),
-            24,
-        )
-        below = smooth_union(domes, self.z - 0.26 * (84 - self.y) + 16, 20) + 1.5 * self.noise(35)
+        right = self.ellipsoid((-64, -6, 2), (82, 84, 80 + up[0]))
+        left = self.ellipsoid((66, -2, -2), (78, 82, 76 + up[1]))
+        domes = union(right, left, 24)
+        below = union(domes, self.z - 0.26 * (84 - self.y) + 16, 20) + 1.5 * self.noise(35)
         self.fields["below"] = below
         cavity = self.fields["cavity"]
         self.fields["lung"] = np.maximum(cavity + 0.6, 1.2 - below)
         around = np.maximum(np.hypot(self.x * 0.75, self.y - 32) - 27, 3 - below)
         heart = self.ellipsoid((18, -22, 112), (62, 46, 46), 0, 25, 15)
-        self.fields |= {
-            "mediastinum": smooth_union(around, heart - 3, 10),
-            "heart": np.maximum(heart, 4 - below),
-        }
+        self.fields |= {"mediastinum": union(around, heart - 3, 10), "heart": np.maximum(heart, 4 - below)}
         chamber = self.ellipsoid((26, -18, 114), (44, 30, 30), 0, 25, 15)
         self.fields["chamber"] = np.maximum(chamber, 4 - below) + 5 * self.noise(22)
 
@@ -146,13 +143,11 @@ class AbdomenBody:
         wave = 3 * np.sin(self.z * np.float32(0.022) + np.float32(self.random.uniform(0, 6)))
         wide = float(np.clip(self.random.normal(10.5, 1.2), 8, 14))
         taper = np.clip(1 + self.z * 0.0016, 0.78, 1.18)
-        self.fields["aorta"] = (
-            np.hypot(self.x - 11 - wave, self.y - 21 - 0.10 * np.maximum(self.z - 10, 0)) - wide * taper
-        )
+        lean = 0.10 * np.maximum(self.z - 10, 0)
+        self.fields["aorta"] = np.hypot(self.x - 11 - wave, self.y - 21 - lean) - wide * taper
         flat = float(self.random.uniform(0.75, 1.0))
-        cava = (
-            np.hypot((self.x + 21 + 0.5 * wave), (self.y - 18 + 0.10 * np.maximum(self.z, 0)) / flat) - 11.5
-        )
+        lean = 0.10 * np.maximum(self.z, 0)
+        cava = np.hypot((self.x + 21 + 0.5 * wave), (self.y - 18 + lean) / flat) - 11.5
         self.fields["cava"] = np.maximum(cava, -7 - self.fields["below"])
         portal = self.tube((2, -2, -22, 6), (-22, -8, -2, 7), (-44, -8, 12, 6))
         splenic = self.tube((2, -2, -18, 5), (36, 6, -2, 4.5), (76, 20, 16, 4))
@@ -171,19 +166,17 @@ class AbdomenBody:
             center = np.array([side * 66, 46, lower]) + self.jitter(4, 4, 9) * (side, 1, 1)
             size = alike * np.exp(self.jitter(0.03, 0.04, 0.04, 0.05))
             radii = np.array([30, 27, 57]) * size[0] * size[1:]
-            tilt = rotation(
-                self.jitter(5)[0] + 8, -side * (14 + self.jitter(5)[0]), side * (-38 + self.jitter(10)[0])
-            )
-            px, py, pz = (
-                axis - at for axis, at in zip((self.x, self.y, self.z), np.float32(center), strict=True)
-            )
-            local = [row[0] * px + row[1] * py + row[2] * pz for row in np.float32(tilt.T)]
+            pitch, yaw, roll = (self.jitter(spread)[0] for spread in (5, 5, 10))
+            tilt = rotation(pitch + 8, -side * (14 + yaw), side * (-38 + roll))
+            cx, cy, cz = center.astype(np.float32)
+            px, py, pz = self.x - cx, self.y - cy, self.z - cz
+            local = [row[0] * px + row[1] * py + row[2] * pz for row in tilt.T.astype(np.float32)]
             inward = np.float32(-side) * local[0] + np.square(local[2]) / 340 - 4  # poles bend inwards
             kidney = ellipsoid(-inward, local[1], local[2], (0, 0, 0), radii) + 1.1 * self.noise(20)
             sinus = ellipsoid(inward, local[1], local[2], (19, 0, 0), (17, 9, 23)) + 1.8 * self.noise(9)
             pelvis = ellipsoid(inward, local[1], local[2], (20, 1, -4), (13, 5, 12)) + 1.2 * self.noise(8)
             self.fields[f"medulla_{name}"] = np.maximum(kidney + 7 + 3.5 * self.noise(8), 1.5 - sinus)
-            self.fields[f"kidney_{name}"] = smooth_intersection(kidney, -sinus, 3)
+            self.fields[f"kidney_{name}"] = intersection(kidney, -sinus, 3)
             self.fields[f"sinus_{name}"] = sinus
             self.fields[f"pelvis_{name}"] = np.maximum(pelvis, sinus + 1)
             hilum = center + tilt @ (np.array([-side * 24, 0, 4]))
@@ -197,57 +190,53 @@ class AbdomenBody:
         low = -12 - 22 * self.random.uniform()
         bend = self.jitter(6, 6, 6, 6)
         path = [
-            (62 + bend[0], 12, 42, 39 * full),
-            (64 + bend[1], -14, 18, 33 * full),
-            (46 + bend[2], -44, low, 25 * full),
-            (4 + bend[3], -50, low - 6, 20 * full),
-            (-22, -34, -20, 13),
-        ]
-        stomach = smooth_intersection(
-            self.tube(*path, soft=16), np.maximum(self.fields["cavity"] + 5, self.fields["below"] + 3), 6
-        )
+            (62 + bend[0], 12, 42, 39 * full), (64 + bend[1], -14, 18, 33 * full), (46 + bend[2], -44, low, 25 * full),
+            (4 + bend[3], -50, low - 6, 20 * full), (-22, -34, -20, 13),
+        ]  # fmt: skip
+        space = np.maximum(self.fields["cavity"] + 5, self.fields["below"] + 3)
+        stomach = intersection(self.tube(*path, soft=16), space, 6)
         self.fields["stomach"] = np.maximum(stomach + 1.8 * self.noise(20), 3 - self.fields["aorta"])
 
     def _liver(self) -> None:
         """The liver, filling the right half under the diaphragm up to its neighbors, and the gallbladder."""
         x, y, z = self.x, self.y, self.z
-        space = smooth_intersection(self.fields["cavity"] + 0.8, self.fields["below"] + 0.3, 5)
+        space = intersection(self.fields["cavity"] + 0.8, self.fields["below"] + 0.3, 5)
         big = float(self.jitter(9)[0])
         hilar = (0.70 * (x + 4) + 0.40 * y - 0.56 * z - big) / 0.98 + 0.0016 * np.square(y + 8)
         lower = -z - 22 + 0.62 * x - 0.1 * y - big + float(self.jitter(7)[0])
         liver = (
-            smooth_intersection(smooth_intersection(space, hilar, 26), lower, 22)
+            intersection(intersection(space, hilar, 26), lower, 22)
             + 2.6 * self.noise(30)
             + 1.2 * self.noise(14)
         )
         lobe = float(52 + self.jitter(14)[0])
-        liver = smooth_intersection(liver, x - lobe, 24)
+        liver = intersection(liver, x - lobe, 24)
         at = np.array([-38, -43, -40]) + self.jitter(7, 6, 6)
         pear = self.random.uniform(0.8, 1.2) * np.array([14.5, 14.5, 17])
         neck = self.tube(
             (*at, pear[0] * 0.75), (*np.add(at, (8, 16, 18)), 6.5), (*np.add(at, (14, 24, 26)), 4)
         )
-        gall = smooth_union(self.ellipsoid(at, pear), neck, 8) + 0.8 * self.noise(14)
+        gall = union(self.ellipsoid(at, pear), neck, 8) + 0.8 * self.noise(14)
         for name, gap in (
             ("kidney_right", 2.0), ("stomach", 0.5), ("cava", 0.3), ("aorta", 4), ("vertebra", 6), ("vein", 0.5)
         ):  # fmt: skip
-            liver = smooth_intersection(liver, gap - self.fields[name], 5)
+            liver = intersection(liver, gap - self.fields[name], 5)
         self.fields["gallbladder"] = np.maximum(gall, self.fields["cavity"] + 4)
         self.fields["liver"] = np.maximum(liver, 0.3 - self.fields["gallbladder"])
         crease = self.tube((-6, -74, -20, 3.2), (-4, -58, 4, 3), (-2, -40, 14, 2.5))
-        self.fields["liver"] = smooth_intersection(self.fields["liver"], -crease, 3)
+        self.fields["liver"] = intersection(self.fields["liver"], -crease, 3)
 
     def _spleen(self) -> None:
         """A crescent between the stomach, the left kidney and the ribs behind."""
-        space = smooth_intersection(self.fields["cavity"] + 0.8, self.fields["below"] + 0.5, 5)
+        space = intersection(self.fields["cavity"] + 0.8, self.fields["below"] + 0.5, 5)
         radii = np.array([46, 54, 58]) * np.exp(self.jitter(0.12)[0]) * np.exp(self.jitter(0.06, 0.08, 0.1))
         at = np.array([116, 40, 20]) + self.jitter(5, 6, 7)
         form = self.ellipsoid(at, radii, *self.jitter(8, 8), -20 + self.jitter(12)[0]) + 2.2 * self.noise(24)
-        spleen = smooth_intersection(space, form, 10)
+        spleen = intersection(space, form, 10)
         hollow = self.ellipsoid(np.add(at, (-58, -28, -4)), (44, 40, 60))
-        spleen = smooth_intersection(spleen, -hollow, 8)
+        spleen = intersection(spleen, -hollow, 8)
         for name, gap in (("kidney_left", 2.5), ("stomach", 1.0)):
-            spleen = smooth_intersection(spleen, gap - self.fields[name], 4)
+            spleen = intersection(spleen, gap - self.fields[name], 4)
         self.fields["spleen"] = spleen
 
     def _bowel(self) -> None:
@@ -264,9 +253,7 @@ class AbdomenBody:
         self.fields["colon"] = np.maximum(self.tube(*path) + pouches, space)
         self.fields["stool"] = self.noise(7)
         middle = np.hypot(self.x / 1.15, self.y + 40) - 84
-        where = smooth_intersection(
-            smooth_intersection(space + 1, self.z + 0.25 * self.x + 2, 20), middle, 20
-        )
+        where = intersection(intersection(space + 1, self.z + 0.25 * self.x + 2, 20), middle, 20)
         gaps = 10 * (self.noise(26) + self.patient.inner * 1.6 - 0.9)
         self.fields["loops"] = np.maximum(where, gaps)
         self._loops(self.fields["loops"] < 3)
@@ -279,8 +266,8 @@ class AbdomenBody:
         x, y, z = (axis[inside] for axis in (self.x, self.y, self.z))
         points = np.stack([x + bend[0], 1.35 * y + bend[1], 1.2 * z], 1)
         steps = [np.arange(-130, 131, 34), np.arange(-130, 80, 31), np.arange(-230, 40, 29)]
-        seeds = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, 3)
-        seeds = seeds + self.random.uniform(-11, 11, seeds.shape)
+        lattice = np.stack(np.meshgrid(*steps, indexing="ij"), -1).reshape(-1, 3)
+        seeds = lattice + self.random.uniform(-11, 11, lattice.shape)
         near, which = cKDTree(seeds).query(points, k=2)
         gap, content = np.full_like(self.x, 9), np.zeros_like(self.x)
         gap[inside] = np.minimum(near[:, 1] - near[:, 0], 1.5 * (19 - near[:, 0]))

@@ -37,7 +37,7 @@ class ScanGrid:
         )
         across = (np.arange(cells) + 0.5) / cells * self.side * self.pixel - self.side * self.pixel / 2
         left, back = self.shift
-        return np.float32(z), np.float32(across + back), np.float32(across + left)
+        return z.astype(np.float32), (across + back).astype(np.float32), (across + left).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,5 @@ def enlarged(field: np.ndarray, side: int) -> np.ndarray:
     """(Z, h, w) interpolated to (Z, side, side) with the same edges."""
     import cv2
 
-    return np.stack(
-        [cv2.resize(np.float32(layer), (side, side), interpolation=cv2.INTER_LINEAR) for layer in field]
-    )
+    layers = field.astype(np.float32)
+    return np.stack([cv2.resize(layer, (side, side), interpolation=cv2.INTER_LINEAR) for layer in layers])

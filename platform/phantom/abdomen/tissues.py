@@ -16,48 +16,18 @@ from .organs import AbdomenBody
 from .patient import LAYERS, Patient, ScanGrid
 from .vessels import liver_vessels
 
-CLASSES = {
-    1: "liver",
-    2: "right kidney",
-    3: "left kidney",
-    4: "spleen",
-    5: "gallbladder",
-    6: "aorta",
-    7: "spine",
-}
+CLASSES = dict(
+    enumerate(("liver", "right kidney", "left kidney", "spleen", "gallbladder", "aorta", "spine"), start=1)
+)
 """Value in the label map -> organ; the first four are those of the CHAOS challenge."""
 
 
 class Tissue(IntEnum):
     """What a voxel consists of: the values of `TissueVolume.tissue_THW`."""
 
-    AIR = 0
-    SKIN = 1
-    SUBCUTANEOUS = 2
-    MUSCLE = 3
-    FAT = 4
-    LUNG = 5
-    HEART = 6
-    BOWEL = 7
-    BOWEL_CONTENT = 8
-    GAS = 9
-    STOMACH = 10
-    JUICE = 11
-    PANCREAS = 12
-    VEIN = 13
-    LIVER = 14
-    VESSEL = 15
-    SPLEEN = 16
-    CORTEX = 17
-    MEDULLA = 18
-    URINE = 19
-    BILE = 20
-    AORTA = 21
-    MARROW = 22
-    BONE = 23
-    DISC = 24
-    LIQUOR = 25
-    CORD = 26
+    AIR, SKIN, SUBCUTANEOUS, MUSCLE, FAT, LUNG, HEART, BOWEL, BOWEL_CONTENT, GAS = range(10)
+    STOMACH, JUICE, PANCREAS, VEIN, LIVER, VESSEL, SPLEEN, CORTEX, MEDULLA, URINE = range(10, 20)
+    BILE, AORTA, MARROW, BONE, DISC, LIQUOR, CORD = range(20, 27)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,27 +65,22 @@ def tissue_volume(patient: Patient, grid: ScanGrid, random: np.random.Generator)
     return TissueVolume(tissue, middle, content)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class _LayerPainter:
     """One thin layer: its fields, enlarged to the slice, and the three arrays (H, W) that are painted."""
 
-    def __init__(
-        self,
-        fields: dict[str, Field],
-        layer: int,
-        tissue: np.ndarray,
-        labels: np.ndarray,
-        content: np.ndarray,
-    ) -> None:
-        self.fields, self.layer = fields, layer
-        self.tissue, self.labels, self.content = tissue, labels, content
+    fields: dict[str, Field]
+    layer: int
+    tissue: np.ndarray
+    labels: np.ndarray
+    content: np.ndarray
 
     def field(self, name: str) -> np.ndarray:
         """A field, (H, W) float32; the coarse cells and the pixels share the edges of the slice."""
         import cv2
 
-        return cv2.resize(
-            self.fields[name][self.layer], self.tissue.shape[::-1], interpolation=cv2.INTER_LINEAR
-        )
+        coarse = self.fields[name][self.layer]
+        return cv2.resize(coarse, self.tissue.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
     def paint(self, where: np.ndarray, tissue: Tissue, label: int = 0) -> None:
         """Set the tissue and the label where `where` (H, W) bool is true."""

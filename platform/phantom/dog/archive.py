@@ -17,7 +17,7 @@ from ..config import FINDINGS, PhantomConfig
 from ..folder import FolderContents, csv_text, fill_folder
 from .dicom import dicom_dataset
 from .solids import Rays
-from .studies import StudyPlan, generate_study, plan_study, study_random
+from .studies import StudyPlan, generate_study, plan_study
 from .xray import Projection
 
 VERSION = 3
@@ -69,7 +69,8 @@ def write_study(out: Path, config: PhantomConfig, index: int) -> None:
     try:
         for number, view in enumerate(study.views):
             assert view.truth is not None
-            dataset = dicom_dataset(config, study, number, study_random(config, 6, index, number))
+            random = np.random.default_rng((config.seed, 6, index, number))
+            dataset = dicom_dataset(config, study, number, random)
             dataset.save_as(temporary / f"IMAGE{number}.dcm", enforce_file_format=True)
             path = out / "truth" / f"{study.plan.uid}_{number}.npz"
             _write_truth(path, view.truth, view.rays, str(dataset.SOPInstanceUID))

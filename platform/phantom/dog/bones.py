@@ -44,7 +44,7 @@ def add_spine(builder: BodyBuilder) -> None:
         core = [(p[0], p[1], z + (p[2] - z) * 0.82) for p in (ahead, behind)]
         shell, marrow = SPONGE * 1.35 * dense, SPONGE * 0.85 * dense
         builder.add("spine", shell, SOFT, (builder.rod(ahead, behind, thick, flat=True),))
-        builder.add("spine", marrow, shell, (builder.rod(*core, thick * 0.82, flat=True),))
+        builder.add("spine", marrow, shell, (builder.rod(core[0], core[1], thick * 0.82, flat=True),))
         if region == "Cd":
             continue
         builder.add("spine", SPONGE * 1.2 * dense, SOFT, _processes(builder, region, y, z, length))

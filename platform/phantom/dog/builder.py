@@ -20,6 +20,9 @@ AIR, LUNG, FAT, SOFT = 0.0, 0.075, 0.228, 0.282
 MARROW, CARTILAGE, SPONGE, CORTEX, STONE, STEEL = 0.31, 0.34, 0.58, 1.20, 1.05, 9.0
 
 
+Point = Sequence[float] | np.ndarray
+
+
 class BodyBuilder:
     """Collects the solids and landmarks of one animal as it lies."""
 
@@ -56,11 +59,7 @@ class BodyBuilder:
         )
 
     def ellipsoid(
-        self,
-        center: Sequence[float],
-        axes: Sequence[float] | np.ndarray,
-        turn: np.ndarray | None = None,
-        more: float = 0.0,
+        self, center: Point, axes: Point, turn: np.ndarray | None = None, more: float = 0.0
     ) -> Ellipsoid:
         """An ellipsoid in reference cm, `more` real cm thicker all round.
 
@@ -72,13 +71,11 @@ class BodyBuilder:
         sizes = np.asarray(axes) * scale + more
         return Ellipsoid(self.point(*center), tuple(sizes.tolist()), direction)
 
-    def rod(self, start: Sequence[float], end: Sequence[float], radius: float, flat: bool = False) -> Rod:
+    def rod(self, start: Point, end: Point, radius: float, flat: bool = False) -> Rod:
         """A rod in reference cm."""
         return Rod(self.point(*start), self.point(*end), radius * self.animal.size, flat)
 
-    def chain(
-        self, points: Sequence[Sequence[float]] | Sequence[np.ndarray], radius: float | Sequence[float]
-    ) -> tuple[Rod, ...]:
+    def chain(self, points: Sequence[Point], radius: float | Sequence[float]) -> tuple[Rod, ...]:
         """Rods from each point to the next, of one radius or one each, reference cm."""
         radii = [radius] * (len(points) - 1) if isinstance(radius, float) else radius
         return tuple(self.rod(a, b, r) for a, b, r in zip(points, points[1:], radii, strict=False))

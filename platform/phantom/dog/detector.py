@@ -164,10 +164,10 @@ def marker_path(exposure: Exposure, shape: tuple[int, int]) -> np.ndarray:
     glyph = np.array([[cell == "#" for cell in row] for row in LETTERS[exposure.marker]], np.float32)
     tall = max(7, round(0.06 * max(shape)))
     wide = max(5, round(tall * 5 / 7))
-    glyph = cv2.resize(glyph, (wide, tall), interpolation=cv2.INTER_LINEAR)
+    letter = cv2.resize(glyph, (wide, tall), interpolation=cv2.INTER_LINEAR)
     top = min(max(0, round(exposure.marker_at[0] * shape[0]) - tall // 2), shape[0] - tall)
     left = min(max(0, round(exposure.marker_at[1] * shape[1]) - wide // 2), shape[1] - wide)
-    thick[top : top + tall, left : left + wide] = 4 * glyph
+    thick[top : top + tall, left : left + wide] = 4 * letter
     return thick
 
 

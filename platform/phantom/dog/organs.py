@@ -45,7 +45,15 @@ def add_trunk(builder: BodyBuilder) -> None:
     chest, dome, flank = _chest(builder, wall), _dome(builder, wall), _flank(builder, wall)
     shoulder = builder.ellipsoid((0, -6.5, 14), (5.4, 6.6, 9.5))
     rump = builder.ellipsoid((0, -3.2, -19.5), (5.0, 4.4, 7.5))
-    parts = (chest, dome, flank, shoulder, rump, *back, *builder.chain(neck, 3.6))
+    parts: tuple[Ellipsoid | Rod, ...] = (
+        chest,
+        dome,
+        flank,
+        shoulder,
+        rump,
+        *back,
+        *builder.chain(neck, 3.6),
+    )
     skin = tuple(thicker(part, fat) for part in parts)
     builder.add("body", FAT, AIR, skin)
     builder.add("muscle", SOFT, FAT, parts, ("chest", "cavity"))
@@ -213,7 +221,9 @@ def add_spleen_and_kidneys(builder: BodyBuilder) -> None:
     path = path + random.normal(0, 0.4, (3, 3))
     path[:, 2] -= pushed
     spleen = [
-        builder.ellipsoid(tuple((a + b) / 2), (0.75, 1.15, 0.75 * np.linalg.norm(b - a)), rotation_to(b - a))
+        builder.ellipsoid(
+            tuple((a + b) / 2), (0.75, 1.15, 0.75 * float(np.linalg.norm(b - a))), rotation_to(b - a)
+        )
         for a, b in pairwise(path)
     ]
     builder.add("spleen", SOFT + 0.006, FAT, spleen, ("stomach",))
@@ -266,7 +276,8 @@ def _add_colon(builder: BodyBuilder, random: np.random.Generator, pushed: float)
     ]  # fmt: skip
     wide = float(random.uniform(0.6, 1.0))
     builder.add("colon", SOFT, FAT, builder.chain(line, wide), ("stomach", "kidneys"))
-    feces, bubbles = [], []
+    feces: list[Ellipsoid] = []
+    bubbles: list[Ellipsoid] = []
     for a, b in pairwise(line[2:]):
         for _ in range(5):
             spot = np.asarray(a) + (np.asarray(b) - a) * random.uniform() + random.normal(0, 0.15, 3)
@@ -301,7 +312,7 @@ def _bladder_stones(builder: BodyBuilder, bladder: Ellipsoid) -> list[Ellipsoid]
         spread = random.normal(0, 0.4, 3)
         spread -= builder.down * (spread @ builder.down)
         across = builder.down * (1 - radius / min(bladder.axes)) + spread * 0.8
-        across /= max(1.0, np.linalg.norm(across) / (0.98 - radius / min(bladder.axes)))
+        across /= max(1.0, float(np.linalg.norm(across)) / (0.98 - radius / min(bladder.axes)))
         shape = radius * random.uniform(0.75, 1.2, 3)
         spot = bladder.center + bladder.rotation @ (np.asarray(bladder.axes) * across)
         stones.append(Ellipsoid(spot, tuple(shape.tolist()), rotation_to(random.normal(size=3))))

@@ -207,23 +207,22 @@ class Solid:
 
 def part_chords(parts: Sequence[Primitive], rays: Rays) -> list[Chord | None]:
     """The chord of every part, None where no ray meets it; ten times faster than one by one."""
-    chords: list[Chord | None] = [None] * len(parts)
-    balls = [(index, part) for index, part in enumerate(parts) if isinstance(part, Ellipsoid)]
-    rods = [(index, part) for index, part in enumerate(parts) if isinstance(part, Rod)]
-    if balls:
-        for (index, _), chord in zip(balls, _ellipsoid_chords([b for _, b in balls], rays), strict=True):
-            chords[index] = chord
-    if rods:
-        for (index, _), chord in zip(rods, _rod_chords([r for _, r in rods], rays), strict=True):
-            chords[index] = chord
-    for index, part in enumerate(parts):
-        if isinstance(part, Clipped | Intersection):
-            chords[index] = part.chord(rays)
-    return chords
+    balls = iter(_ellipsoid_chords([part for part in parts if isinstance(part, Ellipsoid)], rays))
+    rods = iter(_rod_chords([part for part in parts if isinstance(part, Rod)], rays))
+    return [
+        next(balls)
+        if isinstance(part, Ellipsoid)
+        else next(rods)
+        if isinstance(part, Rod)
+        else part.chord(rays)
+        for part in parts
+    ]
 
 
 def _ellipsoid_chords(balls: Sequence[Ellipsoid], rays: Rays) -> list[Chord | None]:
     """Chords of ellipsoids: the roots of a quadratic in t whose discriminant depends on (u, v) alone."""
+    if not balls:
+        return []
     center = rays.to_detector(np.array([ball.center for ball in balls]))
     axes = np.array([ball.axes for ball in balls])
     spread = (rays.frame @ np.array([ball.rotation for ball in balls])) * axes[:, None]
@@ -251,6 +250,8 @@ def _ellipsoid_chords(balls: Sequence[Ellipsoid], rays: Rays) -> list[Chord | No
 
 def _rod_chords(rods: Sequence[Rod], rays: Rays) -> list[Chord | None]:
     """Chords of rods: the outermost of a cylinder between two planes and, on capsules, a ball at each end."""
+    if not rods:
+        return []
     start, end = (rays.to_detector(np.array([getattr(rod, tip) for rod in rods])) for tip in ("start", "end"))
     radius = np.array([rod.radius for rod in rods])
     low, high = np.minimum(start, end) - radius[:, None], np.maximum(start, end) + radius[:, None]

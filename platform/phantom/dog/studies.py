@@ -1,7 +1,8 @@
 """Generated studies in memory: whose they are, what is wrong, which views, and the radiographs with their truth.
 
 A study is first drawn as a plan (patient, disease, region) and then made into images, so the same seed gives the
-same bytes on any number of workers.
+same bytes on any number of workers. Every draw has its own generator, keyed by the seed, a number for its purpose and
+the indices it depends on.
 """
 
 from __future__ import annotations
@@ -99,12 +100,13 @@ class GeneratedStudy:
 def plan_study(config: PhantomConfig, index: int) -> StudyPlan:
     """The index-th study, drawn but not yet made into images."""
     patient, visit = _patient_and_visit(config, index)
+    region = np.random.default_rng((config.seed, 7, index))
     return StudyPlan(
         index=index,
         patient=f"K9-{config.seed}-{patient:06d}",
         uid=dicom_uid(config, "study", index),
-        region=str(study_random(config, 7, index).choice(list(REGIONS), p=list(REGIONS.values()))),
-        animal=draw_animal(study_random(config, 1, patient)),
+        region=str(region.choice(list(REGIONS), p=list(REGIONS.values()))),
+        animal=draw_animal(np.random.default_rng((config.seed, 1, patient))),
         disease=_draw_disease(config, patient, visit),
     )
 
@@ -116,7 +118,7 @@ def generate_study(config: PhantomConfig, index: int, truth: bool = True) -> Gen
     GeneratedStudy(3, 2 views: VD LLAT)
     """
     plan = plan_study(config, index)
-    random = study_random(config, 2, index)
+    random = np.random.default_rng((config.seed, 2, index))
     hanging = HANGINGS[int(random.integers(len(HANGINGS)))]
     aspect = float(random.choice([1.0, 0.83, 0.72]))
     shape = (config.side, round(config.side * aspect))
@@ -181,16 +183,16 @@ def _tilted_frame(frame: np.ndarray, angles: tuple[float, float, float]) -> np.n
 def _patient_and_visit(config: PhantomConfig, index: int) -> tuple[int, int]:
     """Numbers of the patient and of the visit; eight consecutive studies belong to five patients."""
     block, within = divmod(index, sum(VISITS))
-    counts = study_random(config, 3, block).permutation(VISITS)
+    counts = np.random.default_rng((config.seed, 3, block)).permutation(VISITS)
     patients = np.repeat(np.arange(len(VISITS)), counts)
     visits = np.concatenate([np.arange(count) for count in counts])
-    order = study_random(config, 4, block).permutation(len(patients))
+    order = np.random.default_rng((config.seed, 4, block)).permutation(len(patients))
     return block * len(VISITS) + int(patients[order[within]]), int(visits[order[within]])
 
 
 def _draw_disease(config: PhantomConfig, patient: int, visit: int) -> Disease:
     """Findings of a visit: each is that of the visit before, better or worse, or drawn anew."""
-    random = study_random(config, 5, patient)
+    random = np.random.default_rng((config.seed, 5, patient))
     severity: dict[str, float] = {}
     for step in range(visit + 1):
         keeps, present = random.uniform(size=len(FINDINGS)), random.uniform(size=len(FINDINGS))
@@ -208,8 +210,3 @@ def dicom_uid(config: PhantomConfig, *key: object) -> str:
     """A DICOM UID under 2.25 that depends on the seed, the side and the key alone."""
     name = "/".join(map(str, ("vetdino", config.seed, config.side, *key)))
     return f"2.25.{uuid.uuid5(uuid.NAMESPACE_URL, name).int}"
-
-
-def study_random(config: PhantomConfig, *key: int) -> np.random.Generator:
-    """A generator that depends on the seed and the key alone; the first number of a key names its purpose."""
-    return np.random.default_rng((config.seed, *key))

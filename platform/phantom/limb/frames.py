@@ -14,7 +14,7 @@ from .bmode import echo_envelope, log_compressed
 from .limb import BODY_PARTS
 from .probe import UltrasoundProbe, limb_coordinates
 from .section import bone_head_mask
-from .sweeps import SonogramDomain, domain_limb, nth_probe, probe_pose, sweep_random
+from .sweeps import SonogramDomain, domain_limb, nth_probe, probe_pose
 
 MARGIN = 0.6
 """Width in mm of the black margin around the field of view."""
@@ -44,7 +44,8 @@ def generate_frame(config: SonogramConfig, domain: SonogramDomain, number: int) 
     """
     probe, limb = nth_probe(config, domain.device), domain_limb(config, domain)
     pose = probe_pose(config, domain, number)
-    random = sweep_random(config, 5, domain.subject, domain.device, BODY_PARTS.index(domain.part), number)
+    key = (5, domain.subject, domain.device, BODY_PARTS.index(domain.part), number)
+    random = np.random.default_rng((config.seed, *key))
     beams = log_compressed(echo_envelope(probe, limb, pose, random), probe)
     x, y, pixel = pixel_positions(probe, config.side)
     pixels, field = scan_converted(beams, probe, x, y, pixel)

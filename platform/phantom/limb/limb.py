@@ -106,31 +106,24 @@ def draw_limb(part: BodyPart, subject: np.random.Generator, random: np.random.Ge
     Limb(leg, fat to 6.9 mm, 2 bones)
     """
     skin, fat, size = subject.uniform(1.2, 2.0), subject.uniform(4.0, 8.5), subject.uniform(0.92, 1.1)
-    bones = _bones(part, float(size), skin + fat, random)
+    bones = _bones(part, size, skin + fat, random)
     under, top = skin + fat, min(bone.top for bone in bones)
     layers = [under, under + (top - under) * random.uniform(0.5, 0.72), top + random.uniform(3, 6)]
     layers.append(layers[-1] + random.uniform(9, 14))
     waves = tuple(_wave(random, height) for height in (0.9, 1.0, 1.5, 2.0))
     septa = tuple(
-        (
-            float(side * random.uniform(7, 20)),
-            float(-side * random.uniform(0.2, 0.9)),
-            int(random.integers(2)),
-        )
+        (side * random.uniform(7, 20), -side * random.uniform(0.2, 0.9), int(random.integers(2)))
         for side in (-1, 1)
     )
+    sides = random.permutation([-1, 1]).tolist()[: random.integers(0, 3)]
     vessels = tuple(
-        (
-            float(side * random.uniform(13, 22)),
-            float(top + random.uniform(-3, 3)),
-            float(random.uniform(0.8, 1.9)),
-        )
-        for side in random.permutation([-1, 1])[: random.integers(0, 3)]
+        (side * random.uniform(13, 22), top + random.uniform(-3, 3), random.uniform(0.8, 1.9))
+        for side in sides
     )
     return Limb(
         part=part,
-        skin=float(skin),
-        layers=tuple(float(depth) for depth in layers),
+        skin=skin,
+        layers=tuple(layers),
         waves=waves,
         bones=bones,
         septa=septa,
@@ -145,14 +138,12 @@ def _bones(part: BodyPart, size: float, under: float, random: np.random.Generato
 
     def bone(x: float, deep: float, radius: float, lobes: dict[int, float]) -> Bone:
         drawn = tuple(
-            (order, amplitude * float(random.uniform(0.7, 1.3)), float(random.uniform(-0.5, 0.5)))
+            (order, amplitude * random.uniform(0.7, 1.3), random.uniform(-0.5, 0.5))
             for order, amplitude in lobes.items()
         )
-        drawn += tuple(
-            (order, float(random.normal(0, 0.012)), float(random.uniform(0, 6))) for order in (5, 7, 11)
-        )
-        drift = random.normal(0, (0.06, 0.08, 0.006))
-        return Bone(x, deep, radius * size, drawn, tuple(float(rate) for rate in drift))
+        drawn += tuple((order, random.normal(0, 0.012), random.uniform(0, 6)) for order in (5, 7, 11))
+        aside, down, turn = random.normal(0, (0.06, 0.08, 0.006)).tolist()
+        return Bone(x, deep, radius * size, drawn, (aside, down, turn))
 
     side = float(random.choice([-1, 1]))
     if part == "arm":
@@ -166,10 +157,7 @@ def _wave(random: np.random.Generator, height: float) -> Wave:
     """A wave of three sines, the longest the highest; `height`: mm."""
     lengths = random.uniform((60, 25, 10), (110, 45, 18)).tolist()
     turns, phases = random.normal(0, 0.05, 3).tolist(), random.uniform(0, 2 * np.pi, 3).tolist()
-    shares = (1.0, 0.35, 0.12)
+    terms = zip((1.0, 0.35, 0.12), lengths, turns, phases, strict=True)
     return Wave(
-        tuple(
-            (height * share * float(random.normal()), 2 * np.pi / length, turn, phase)
-            for share, length, turn, phase in zip(shares, lengths, turns, phases, strict=True)
-        )
+        tuple((height * share * random.normal(), 2 * np.pi / long, *rest) for share, long, *rest in terms)
     )

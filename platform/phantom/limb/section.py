@@ -67,10 +67,7 @@ def cut_section(limb: Limb, x: np.ndarray, y: np.ndarray, z: float) -> LimbSecti
         scatter = np.where(vessel < 0, np.float32(0.1), scatter)
     layer = np.where(_nearest([*vessels, bone]) < 0, -1, layer)
     sheets = [Sheet(vessel, 1.6, 0.2, 3) for vessel in vessels]
-    sheets += [
-        Sheet(y, 6.0, 0.25, 4),
-        Sheet(y - np.float32(limb.skin), 4.0, 0.15, 6),
-    ]  # skin, and the step to fat
+    sheets += [Sheet(y, 6.0, 0.25, 4), Sheet(y - np.float32(limb.skin), 4.0, 0.15, 6)]  # skin, step to fat
     sheets += _streaks(layer, y, limb, grain, gaps, septa)
     whole = (layer >= 0) * np.clip(1 + np.float32(0.5) * gaps, 0.1, 2)
     for number, level in enumerate(fasciae):

@@ -34,18 +34,17 @@ def scatterers(key: tuple[int, ...], x: np.ndarray, y: np.ndarray, z: float, loo
     index, share = divmod(z / SLICE, 1)
     columns = (x / np.float32(GRAIN[1]) + np.float32(331 * look)) % PERIOD
     rows = (y / np.float32(GRAIN[0]) + np.float32(277 * look)) % PERIOD
-    weights = np.cos(share * np.pi / 2), np.sin(share * np.pi / 2)
-    mixed = sum(
-        np.float32(weight)
-        * cv2.remap(
-            _scatterer_field(key, int(index) + offset),
+    near, far = (
+        cv2.remap(
+            _scatterer_field(key, int(index) + k),
             columns,
             rows,
             cv2.INTER_NEAREST,
             borderMode=cv2.BORDER_WRAP,
         )
-        for offset, weight in enumerate(weights)
+        for k in (0, 1)
     )
+    mixed = np.float32(np.cos(share * np.pi / 2)) * near + np.float32(np.sin(share * np.pi / 2)) * far
     return np.ascontiguousarray(mixed).view(np.complex64)[..., 0]
 
 
@@ -69,11 +68,9 @@ def pulse_blurred(field: np.ndarray, probe: UltrasoundProbe) -> np.ndarray:
 
     field = np.ascontiguousarray(field, np.complex64)
     parts = field.view(np.float32).reshape(*field.shape, 2)
-    parts = cv2.GaussianBlur(parts, (1, 0), sigmaX=0.01, sigmaY=probe.axial / probe.step)
-    return blurred_across(
-        np.ascontiguousarray(parts).view(np.complex64)[..., 0],
-        probe.lateral(probe.samples) / probe.pitch(probe.samples),
-    )
+    along = cv2.GaussianBlur(parts, (1, 0), sigmaX=0.01, sigmaY=probe.axial / probe.step)
+    lateral = probe.lateral(probe.samples) / probe.pitch(probe.samples)
+    return blurred_across(np.ascontiguousarray(along).view(np.complex64)[..., 0], lateral)
 
 
 def blurred_across(field: np.ndarray, sigma: np.ndarray) -> np.ndarray:

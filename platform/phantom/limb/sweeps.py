@@ -47,7 +47,7 @@ def nth_probe(config: SonogramConfig, number: int) -> UltrasoundProbe:
     """The probe of device `number`, from 1: LINEAR, CURVED, then variants, linear and curved in turn."""
     if number <= 2:
         return (LINEAR, CURVED)[number - 1]
-    random = sweep_random(config, 4, number)
+    random = np.random.default_rng((config.seed, 4, number))
     frequency = float(random.uniform(0.75, 1.35))
     looks = int(random.integers(1, 4))
 
@@ -67,15 +67,16 @@ def nth_probe(config: SonogramConfig, number: int) -> UltrasoundProbe:
 
 def domain_limb(config: SonogramConfig, domain: SonogramDomain) -> Limb:
     """The limb of a domain, the same under every device."""
-    subject = sweep_random(config, 1, domain.subject)
-    return draw_limb(
-        domain.part, subject, sweep_random(config, 2, domain.subject, BODY_PARTS.index(domain.part))
-    )
+    subject, part = domain.subject, BODY_PARTS.index(domain.part)
+    shared, limb = (np.random.default_rng((config.seed, *key)) for key in ((1, subject), (2, subject, part)))
+    return draw_limb(domain.part, shared, limb)
 
 
 def probe_pose(config: SonogramConfig, domain: SonogramDomain, number: int) -> ProbePose:
     """How the probe is held for frame `number` of a sweep; it moves in slow sines, so a sweep has no end."""
-    random = sweep_random(config, 3, domain.subject, domain.device, BODY_PARTS.index(domain.part))
+    random = np.random.default_rng(
+        (config.seed, 3, domain.subject, domain.device, BODY_PARTS.index(domain.part))
+    )
     size = np.array([3.5, 9.0, 0.08, 0.05, 0.6, 0.5, 0.6]) * random.uniform(0.7, 1.2, 7)
     period, phase = random.uniform(35, 70, (2, 7)), random.uniform(0, 2 * np.pi, (2, 7))
     waves = np.sin(2 * np.pi * number / (period * [[1], [0.37]]) + phase)
@@ -83,8 +84,3 @@ def probe_pose(config: SonogramConfig, domain: SonogramDomain, number: int) -> P
     gel = random.uniform(0.6, 3.0, 3) * (random.uniform(size=3) < (0.4, 0.25, 0.4))
     left, middle, right = (max(0.0, mean + more) for mean, more in zip(gel.tolist(), change, strict=True))
     return ProbePose(x, z, tilt, 0.05 + press, (left, middle if gel[1] else 0.0, right))
-
-
-def sweep_random(config: SonogramConfig, *key: int) -> np.random.Generator:
-    """A generator that depends on the seed and the key alone; the first number of a key names its purpose."""
-    return np.random.default_rng((config.seed, *key))

@@ -7,11 +7,11 @@ import pytest
 
 from vetdino.platform.phantom.fields import (
     ellipsoid,
-    smooth_intersection,
+    intersection,
     smooth_noise,
-    smooth_union,
     superellipse,
     tube,
+    union,
 )
 from vetdino.platform.phantom.rotations import rotation
 
@@ -62,14 +62,14 @@ def test_a_field_is_close_to_the_distance_near_an_ellipsoids_surface():
 
 def test_smooth_union_and_intersection_are_min_and_max_away_from_the_seam():
     a, b = X, Y
-    union, intersection = smooth_union(a, b, 4), smooth_intersection(a, b, 4)
+    either, both = union(a, b, 4), intersection(a, b, 4)
     far = np.abs(a - b) >= 4
-    np.testing.assert_array_equal(union[far], np.minimum(a, b)[far])
-    np.testing.assert_array_equal(intersection[far], np.maximum(a, b)[far])
-    assert (union <= np.minimum(a, b)).all()
-    assert (intersection >= np.maximum(a, b)).all()
-    assert smooth_union(np.float32(2), np.float32(2), 4) == 1  # a quarter of `soft` at the seam
-    np.testing.assert_allclose(intersection, -smooth_union(-a, -b, 4), atol=1e-5)
+    np.testing.assert_array_equal(either[far], np.minimum(a, b)[far])
+    np.testing.assert_array_equal(both[far], np.maximum(a, b)[far])
+    assert (either <= np.minimum(a, b)).all()
+    assert (both >= np.maximum(a, b)).all()
+    assert union(np.float32(2), np.float32(2), 4) == 1  # a quarter of `soft` at the seam
+    np.testing.assert_allclose(both, -union(-a, -b, 4), atol=1e-5)
 
 
 def test_a_tube_narrows_from_point_to_point_and_its_bends_are_joined():
@@ -79,7 +79,7 @@ def test_a_tube_narrows_from_point_to_point_and_its_bends_are_joined():
     np.testing.assert_allclose(field, [-6, -4, -2], atol=1e-5)
     bent = tube(X, Y, Z, [(0, 0, 0, 3), (10, 0, 0, 3), (10, 10, 0, 3)], soft=2)
     parts = [tube(X, Y, Z, [(0, 0, 0, 3), (10, 0, 0, 3)]), tube(X, Y, Z, [(10, 0, 0, 3), (10, 10, 0, 3)])]
-    np.testing.assert_allclose(bent, smooth_union(*parts, 2), atol=1e-5)
+    np.testing.assert_allclose(bent, union(*parts, 2), atol=1e-5)
 
 
 def test_a_superellipse_of_high_power_is_nearly_a_rectangle():
