@@ -1,1 +1,1 @@
-"""An organ in CT or MRI, found from one labelled scan or a few."""
+"""Few-shot segmentation of organs in CT and MRI from one labeled scan or a few."""

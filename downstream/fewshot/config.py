@@ -17,7 +17,7 @@ Baseline: TypeAlias = Literal["copy", "pixels", "random", "oracle"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FewshotConfig(FoldsConfig):
-    """How segmentation from a few labelled scans is measured over a prepared folder."""
+    """How segmentation from a few labeled scans is measured over a prepared folder."""
 
     shots: tuple[int, ...] = (1,)
     """Numbers of support scans; several numbers become rows of their own, on the same queries."""
@@ -38,7 +38,7 @@ class FewshotConfig(FoldsConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FewshotEvaluateConfig(FewshotConfig):
-    """How segmentation from a few labelled scans is measured, with or without test-time training."""
+    """How segmentation from a few labeled scans is measured, with or without test-time training."""
 
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     """Training on each query slice before it is segmented; with steps, rows of their own."""
@@ -71,7 +71,7 @@ class FewshotSegmentConfig(TaskConfig):
     """How new scans are segmented."""
 
     prepare: PrepareConfig = field(default_factory=PrepareConfig)
-    """How files become slices; the same for the labelled scan and the new ones."""
+    """How files become slices; the same for the labeled scan and the new ones."""
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
     """Training on each query slice before it is segmented; its `steps` are 0 by default."""
     learn: LearnConfig = field(default_factory=LearnConfig)

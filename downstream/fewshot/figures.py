@@ -98,7 +98,7 @@ def shot_curves(summary: Rows, measure: str, title: str) -> bytes:
         style_y_axis(axes, "")
     for axes in panels[len(organs) :]:
         axes.axis("off")
-    canvas.supxlabel("labelled scans", fontsize=8)
+    canvas.supxlabel("labeled scans", fontsize=8)
     canvas.supylabel("Dice, percent, with 95 % interval over scans", fontsize=8)
     handles_and_labels = panels[0].get_legend_handles_labels()
     canvas.legend(*handles_and_labels, loc="outside right upper", fontsize=7, frameon=False)
@@ -115,7 +115,7 @@ def _draw_shot_curves(axes: Axes, lines: Rows, measure: str, shots: Sequence[int
         number, palette = counts[baseline], BASELINE_COLORS if baseline else COLORS
         counts[baseline] += 1
         if len(curve) == 1 and baseline:  # the oracle has no shots
-            curve = [curve[0] | {"shots": shot} for shot in shots]
+            curve = [{**curve[0], "shots": shot} for shot in shots]
         # Moved a little sideways, so that intervals do not overlap.
         offset = 0 if baseline else 0.03 * (number - 1) * (shots[-1] - shots[0])
         axes.errorbar(

@@ -34,7 +34,7 @@ def measure(
     config: FewshotConfig,
     support_volumes: Volumes | None = None,
 ) -> FewshotResults:
-    """Measures every method on every labelled scan.
+    """Measures every method on every labeled scan.
 
     support_volumes: folder of the supports, fold by fold, if not `volumes`; classes are then matched by name, and
     `config.organs` are its numbers. The results do not depend on the order of the methods. Raises DataError if nothing
@@ -104,13 +104,13 @@ class _FoldData:
         """The queries' folds, each with the supports of the fold of the same number in the supports' folder."""
         most = max(self.config.shots)
         query_folds, support_folds = (
-            cross_validation_folds(self._labelled(volumes), self.config.folds, most)
+            cross_validation_folds(self._labeled(volumes), self.config.folds, most)
             for volumes in (self.volumes, self.support_volumes)
         )
         pairs = zip(query_folds, support_folds, strict=True)
         return [replace(fold, supports=other.supports) for fold, other in pairs]
 
-    def _labelled(self, volumes: Volumes) -> list[str]:
+    def _labeled(self, volumes: Volumes) -> list[str]:
         names = [name for name in volumes.names if volumes.cards[name]["labelled"]]
         self.left_out.update({name: "no labels" for name in volumes.names if name not in names})
         return names

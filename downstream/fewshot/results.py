@@ -13,7 +13,7 @@ from ..volumes.volume import Volume
 from .methods import Method
 
 EXAMPLE_SLICES = 4
-"""Slices of each scan that are kept for pictures."""
+"""Slices of each scan that are stored for pictures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +65,14 @@ class FewshotResults:
 
 
 def example_slices(query: Volume, labels_ZHW: np.ndarray, organs: Mapping[int, str]) -> ExampleSlices:
-    """Slices of a labelled scan with its predicted labels, evenly spaced over those that show an organ."""
+    """Slices of a labeled scan with its predicted labels, evenly spaced over those that show an organ."""
+    assert query.labels_ZHW is not None, f"{query.name} has no labels"
     truth_ZHW = np.where(np.isin(query.labels_ZHW, list(organs)), query.labels_ZHW, 0)
-    labelled = np.flatnonzero(truth_ZHW.any(axis=(1, 2)))
-    if not len(labelled):
-        labelled = np.arange(len(truth_ZHW))
-    places = ((np.arange(EXAMPLE_SLICES) + 0.5) * len(labelled) / EXAMPLE_SLICES).astype(int)
-    slices = np.unique(labelled[places])
+    labeled = np.flatnonzero(truth_ZHW.any(axis=(1, 2)))
+    if not len(labeled):
+        labeled = np.arange(len(truth_ZHW))
+    places = ((np.arange(EXAMPLE_SLICES) + 0.5) * len(labeled) / EXAMPLE_SLICES).astype(int)
+    slices = np.unique(labeled[places])
     return ExampleSlices(
         query.name,
         tuple(map(int, slices)),

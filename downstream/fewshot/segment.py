@@ -1,4 +1,4 @@
-"""Segments organs in new scans from one labelled scan: `vetdino fewshot segment`."""
+"""Segments organs in new scans from one labeled scan: `vetdino fewshot segment`."""
 
 # Z slices, H, W rows and columns.
 
@@ -58,8 +58,8 @@ def segment(
     check_ours(out)
     predictor = segmentation_predictor(backbone, config)
     names = class_names(config.prepare.classes, Path(support))
-    labelled = _read_scan(Path(support), Path(mask), names, config.prepare)
-    supports = _support_sets(labelled, names)
+    labeled = _read_scan(Path(support), Path(mask), names, config.prepare)
+    supports = _support_sets(labeled, names)
     left_out: dict[str, str] = {}
     milliliters: dict[str, dict[str, float]] = {}
     with replaced(out) as folder:
@@ -83,7 +83,7 @@ def segment(
         )
         facts = {
             "backbone": {"digest": digest, "label": label},
-            "support": labelled.name,
+            "support": labeled.name,
             "organs": {str(number): one.name for number, one in supports.items()},
             "millilitres": milliliters,
             "left_out": left_out,
@@ -123,13 +123,14 @@ def predicted_labels(
     return label_map(margins, parts, supports, config.components, shape)
 
 
-def _support_sets(labelled: Volume, names: Mapping[int, str]) -> dict[int, SupportSet]:
+def _support_sets(labeled: Volume, names: Mapping[int, str]) -> dict[int, SupportSet]:
     """A support set for every class of the label map. Raises DataError if there is none."""
-    numbers = [int(number) for number in np.unique(labelled.labels_ZHW) if number]
+    assert labeled.labels_ZHW is not None, f"{labeled.name} has no labels"
+    numbers = [int(number) for number in np.unique(labeled.labels_ZHW) if number]
     if not numbers:
-        raise DataError(f"{labelled.name}: no label is left on the prepared slices; look at the mask")
+        raise DataError(f"{labeled.name}: no label is left on the prepared slices; look at the mask")
     return {
-        number: build_support_set(number, names.get(number, f"class {number}"), [labelled])
+        number: build_support_set(number, names.get(number, f"class {number}"), [labeled])
         for number in numbers
     }
 

@@ -1,1 +1,1 @@
-"""The few-shot method itself: features of slices, prototypes, components, protocol."""
+"""The few-shot method: features of slices, prototypes, predictors, masks, and the published protocol."""

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 from ....platform.core.errors import ConfigError
 
 Compat: TypeAlias = Literal["ours", "alpnet", "levayz"]
-"""Our own variant, or the behaviour of a released code: that of arXiv 2007.09886 or of arXiv 2403.03273."""
+"""Our own variant, or the behavior of a released code: that of arXiv 2007.09886 or of arXiv 2403.03273."""
 
 Components: TypeAlias = Literal["1", "n", "all"]
 """Connected components to keep in a slice: the most confident one, as many as the support shows, or all."""
@@ -20,7 +20,7 @@ class PrototypeConfig:
     """How prototypes are taken from support slices and compared with a query slice."""
 
     compat: Compat = "ours"
-    """`ours`, or the behaviour of a released code: `alpnet`, `levayz`. They differ in how a mask is resampled to the
+    """`ours`, or the behavior of a released code: `alpnet`, `levayz`. They differ in how a mask is resampled to the
     grid (area, bilinear, nearest), in the window of the gate and the factor of cosines at test (`window`, `tau`; else
     `training_window`, `training_tau`), in how several supports are pooled (joint set, mean prototype, largest score)
     and in cells at the edge that a window covers only in part (kept; else dropped)."""
@@ -160,7 +160,7 @@ class FoldsConfig(TaskConfig):
     """How a prepared folder with ground truth is split into folds and summarized."""
 
     folds: int = 5
-    """Folds over the labelled scans in natural order; each scan is a query once."""
+    """Folds over the labeled scans in natural order; each scan is a query once."""
     organs: tuple[int, ...] = ()
     """Class numbers; none: all classes."""
     resamples: int = 1000

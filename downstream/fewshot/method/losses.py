@@ -50,8 +50,8 @@ def alignment_loss(
     """
     config = config or PrototypeConfig()
     check_shapes(query_CHW, supports_NCHW, masks_NHW)
-    predicted_11hw = logits_2hw.argmax(dim=0).to(query_CHW.dtype)[None, None]
-    sets = prototype_sets(query_CHW[None], predicted_11hw, config, training=True)
-    logits_2Nhw = prototype_scores(supports_NCHW, sets).squeeze(1)
+    predicted_1hw = logits_2hw.argmax(dim=0).to(query_CHW.dtype)[None]
+    sets = prototype_sets(query_CHW[None], predicted_1hw, config, training=True)
+    logits_2Nhw = prototype_scores(supports_NCHW, sets)
     logits_N2HW = F.interpolate(logits_2Nhw.transpose(0, 1), masks_NHW.shape[1:], mode="bilinear")
     return F.cross_entropy(logits_N2HW, (masks_NHW > 0.5).to(logits_N2HW.device).long())

@@ -48,14 +48,12 @@ def encoder_predictor(encoder_for: EncoderChoice, config: PrototypeConfig) -> Pr
         pairs = zip(support.volumes, support.slices, strict=True)
         supports_NChw = torch.cat([features(volume, [slices[part]]) for volume, slices in pairs])
         masks_NHW = torch.from_numpy(support.part_masks(part))
-        grid_Nhw = grid_mask(masks_NHW, *supports_NChw.shape[2:], config.compat)
-        return prototype_sets(supports_NChw, grid_Nhw[None], config)
+        grid_Nhw = grid_mask(masks_NHW, *supports_NChw.shape[2:], compat=config.compat)
+        return prototype_sets(supports_NChw, grid_Nhw, config)
 
     def predictor(support: SupportSet, part: int, query: Volume, slices: Sequence[int]) -> Tensor:
         features_nChw = encoder_for(support)(query, slices)
-        background_nhw, foreground_nhw = prototype_scores(features_nChw, support_prototypes(support, part))[
-            :, 0
-        ]
+        background_nhw, foreground_nhw = prototype_scores(features_nChw, support_prototypes(support, part))
         return upsample(foreground_nhw - background_nhw, *query.image_ZHW.shape[1:])
 
     return predictor

@@ -41,7 +41,7 @@ def cross_validation_folds(names: Sequence[str], folds: int = 5, shots: int = 1)
     """
     count = len(names)
     if not 1 < folds <= count:
-        raise ConfigError(f"{folds} folds of {count} labelled scans; choose 2 to {count} folds")
+        raise ConfigError(f"{folds} folds of {count} labeled scans; choose 2 to {count} folds")
     separators = [number * count // folds for number in range(folds + 1)]
     longest = max(np.diff(separators))
     if shots < 1 or longest + shots > count:
@@ -104,8 +104,8 @@ def parts_from_supports(slices: int, supports: Sequence[np.ndarray], reach: floa
     """
     spans = []
     for mask_ZHW in supports:
-        labelled = _support_extent(mask_ZHW)
-        spans.append((labelled[0] / len(mask_ZHW), (labelled[-1] + 1) / len(mask_ZHW)))
+        labeled = _support_extent(mask_ZHW)
+        spans.append((labeled[0] / len(mask_ZHW), (labeled[-1] + 1) / len(mask_ZHW)))
     first, last = np.mean(spans, axis=0)
     centers = (np.arange(slices) + 0.5) / slices
     parts = np.clip(np.floor((centers - first) * PARTS / (last - first)), 0, PARTS - 1).astype(int)

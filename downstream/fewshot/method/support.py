@@ -1,4 +1,4 @@
-"""The support set of an organ: labelled scans, and the slices of them that stand for each third of the organ."""
+"""The support set of an organ: labeled scans, and the slices of them that stand for each third of the organ."""
 
 # Z slices of a scan, N supports, H, W pixels.
 
@@ -41,7 +41,7 @@ class SupportSet:
 
 
 def organ_truth(volume: Volume, organ: int, slices: Sequence[int] | None = None) -> np.ndarray:
-    """(Z, H, W) bool: the ground truth of one class of a labelled scan, or (n, H, W) of some of its slices."""
+    """(Z, H, W) bool: the ground truth of one class of a labeled scan, or (n, H, W) of some of its slices."""
     assert volume.labels_ZHW is not None, f"{volume.name} has no labels"
     labels_ZHW = volume.labels_ZHW
     return (labels_ZHW if slices is None else labels_ZHW[list(slices)]) == organ

@@ -82,9 +82,7 @@ def test_an_organ_of_few_scans_says_so_and_has_no_interval():
     dice[3:, 1] = np.nan
     lines = lines_of({"one": dice})
     assert lines["one", "spleen"]["scans"] == 3
-    assert (
-        lines["one", "spleen"]["note"] == few_scans_note(3) == "3 scans: too few for an interval"
-    )
+    assert lines["one", "spleen"]["note"] == few_scans_note(3) == "3 scans: too few for an interval"
     assert np.isnan(lines["one", "spleen"]["dice_low"])
     assert lines["one", "spleen"]["dice"] == pytest.approx(dice[:3, 1].mean())
     assert lines["one", "liver"]["note"] == ""

@@ -24,7 +24,7 @@ def modes(supports, masks, config=None, training=False):
     """(foreground, background) of one organ: `local` (pooled cells), `mean` alone or `none`; and prototypes of each."""
     config = config or PrototypeConfig()
     grid = grid_mask(masks, *supports.shape[2:], config.compat)
-    sets = prototype_sets(supports, grid[None], config, training=training)
+    sets = prototype_sets(supports, grid, config, training=training)
     found = []
     for rows in (slice(1, None), slice(0, 1)):
         cells = int(sets.members[rows].sum())
@@ -273,21 +273,9 @@ def test_a_window_larger_than_the_grid_is_refused(draw_episode):
 def test_several_slices_are_scored_at_once_as_one_by_one(draw_episode):
     _, supports, masks = draw_episode(shots=3, rows=6, columns=9)
     config = PrototypeConfig()
-    sets = prototype_sets(supports, grid_mask(masks, 6, 9)[None], config)
+    sets = prototype_sets(supports, grid_mask(masks, 6, 9), config)
     together = prototype_scores(supports, sets)
-    assert together.shape == (2, 1, 3, 6, 9)
+    assert together.shape == (2, 3, 6, 9)
     for place, one in enumerate(supports):
-        torch.testing.assert_close(together[:, 0, place], predict(one, supports, masks, config))
-    assert repr(sets) == "PrototypeSets(1 organs, 45 cells)"
-
-
-@pytest.mark.parametrize("compat", COMPATS)
-def test_several_organs_are_scored_at_once_as_one_by_one(draw_episode, compat):
-    config = PrototypeConfig(compat=compat)
-    query, supports, masks = draw_episode(shots=2)
-    organs = torch.stack([masks, masks.roll(20, dims=2), ~masks])
-    grids = grid_mask(organs, 8, 8, compat)
-    together = prototype_scores(query[None], prototype_sets(supports, grids, config))
-    assert together.shape == (2, 3, 1, 8, 8)
-    for organ, mask in enumerate(organs):
-        torch.testing.assert_close(together[:, organ, 0], predict(query, supports, mask, config))
+        torch.testing.assert_close(together[:, place], predict(one, supports, masks, config))
+    assert repr(sets) == "PrototypeSets(2 sets, 45 cells)"
