@@ -29,7 +29,7 @@ class Xdomain(XdomainConfig, Command):
     out: RecordFolder = Path("runs/fewshot-xdomain")
 
     def run(self) -> Path:
-        from ....downstream.fewshot.experiments import xdomain
+        from ....downstream.fewshot.xdomain import xdomain
 
         folders = [volumes_for(self.out, folder) for folder in self.volumes]
         xdomain(folders, one_encoder(self.backbone), subconfig(XdomainConfig, self), self.out, self.trained)

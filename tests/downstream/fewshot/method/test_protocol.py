@@ -79,11 +79,11 @@ def test_without_truth_the_organ_lies_where_the_supports_have_it():
 
 def test_dice_counts_pooled_voxels():
     random = np.random.default_rng(0)
-    found, truth = random.random((2, 3, 9, 9)) > 0.5
-    true = sum(bool(a and b) for a, b in zip(found.flat, truth.flat, strict=True))
-    wrong = sum(bool(a != b) for a, b in zip(found.flat, truth.flat, strict=True))
-    assert dice(found, truth) == pytest.approx(2 * true / (2 * true + wrong))
-    assert dice(found, np.zeros_like(found)) == 0
+    predicted, truth = random.random((2, 3, 9, 9)) > 0.5
+    true = sum(bool(a and b) for a, b in zip(predicted.flat, truth.flat, strict=True))
+    wrong = sum(bool(a != b) for a, b in zip(predicted.flat, truth.flat, strict=True))
+    assert dice(predicted, truth) == pytest.approx(2 * true / (2 * true + wrong))
+    assert dice(predicted, np.zeros_like(predicted)) == 0
     assert np.isnan(dice(np.zeros(3, bool), np.zeros(3, bool)))
 
 
@@ -91,8 +91,8 @@ def test_dice_counts_pooled_voxels():
 @given(seed=st.integers(0, 10_000), shape=st.sampled_from([(4, 6, 5), (1, 7, 7), (5, 3, 9)]))
 def test_hd95_is_that_of_a_loop_over_all_surface_voxels(seed, shape):
     random = np.random.default_rng(seed)
-    found, truth = random.random((2, *shape)) > 0.6
-    found.flat[0] = truth.flat[-1] = True
+    predicted, truth = random.random((2, *shape)) > 0.6
+    predicted.flat[0] = truth.flat[-1] = True
     spacing = (7.7, 1.25, 1.5)
 
     def surface(mask):
@@ -104,10 +104,10 @@ def test_hd95_is_that_of_a_loop_over_all_surface_voxels(seed, shape):
                 points.append((z, y, x))
         return np.array(points) * spacing
 
-    one, other = surface(found), surface(truth)
+    one, other = surface(predicted), surface(truth)
     apart = np.linalg.norm(one[:, None] - other[None], axis=2)
     expected = max(np.percentile(apart.min(axis=1), 95), np.percentile(apart.min(axis=0), 95))
-    assert hd95(found, truth, spacing) == pytest.approx(expected)
+    assert hd95(predicted, truth, spacing) == pytest.approx(expected)
 
 
 def test_hd95_of_a_mask_that_is_moved_is_how_far():

@@ -25,12 +25,12 @@ def modes(supports, masks, config=None, training=False):
     config = config or PrototypeConfig()
     grid = grid_mask(masks, *supports.shape[2:], config.compat)
     sets = prototype_sets(supports, grid, config, training=training)
-    found = []
+    counted = []
     for rows in (slice(1, None), slice(0, 1)):
         cells = int(sets.members[rows].sum())
         means = int((sets.present[rows] & (sets.means[rows] != 0).any(dim=2)).sum())
-        found.append(("local" if cells else "mean" if means else "none", cells + means))
-    return tuple(found)
+        counted.append(("local" if cells else "mean" if means else "none", cells + means))
+    return tuple(counted)
 
 
 @pytest.mark.parametrize("compat", COMPATS)
@@ -226,8 +226,8 @@ def test_cells_cut_by_the_edge_are_prototypes_in_our_mode_only(draw_episode):
     masks = masks.repeat_interleave(PIXELS, 1).repeat_interleave(PIXELS, 2)
     counts = {}
     for compat in COMPATS:
-        found = modes(supports, masks, PrototypeConfig(compat=compat, training_window=2))
-        counts[compat] = tuple(count for _, count in found)
+        counted = modes(supports, masks, PrototypeConfig(compat=compat, training_window=2))
+        counts[compat] = tuple(count for _, count in counted)
     assert counts == {"ours": (2, 8), "alpnet": (1, 4), "levayz": (1, 4)}
 
 

@@ -75,9 +75,9 @@ def test_what_is_far_brighter_than_the_body_does_not_pass_for_it():
     stomach = np.hypot((y - 50) / 20, (x - 80) / 22) < 1
     random = np.random.default_rng(0)
     slice_HW = (20.0 * body + 230 * stomach + random.uniform(0, 3, body.shape)).astype(np.float32)
-    found = body_mask(slice_HW)
-    assert (found & body).sum() > 0.97 * body.sum()
-    assert (found & ~body).sum() < 0.1 * body.sum()
+    mask = body_mask(slice_HW)
+    assert (mask & body).sum() > 0.97 * body.sum()
+    assert (mask & ~body).sum() < 0.1 * body.sum()
     plain = body_coordinates((20.0 * body).astype(np.float32), 30, 30)
     assert np.einsum("chw,chw->hw", plain, body_coordinates(slice_HW, 30, 30)).min() > 0.99
 

@@ -16,10 +16,10 @@ from vetdino.platform.core.errors import ConfigError
 
 def test_tokens_are_those_of_the_networks_last_norm(ellipse_scan, tiny):
     volume = ellipse_scan()
-    found = TokenFeatures(tiny, SliceConfig(grid=5, coordinates=0))(volume, [1])
+    tokens = TokenFeatures(tiny, SliceConfig(grid=5, coordinates=0))(volume, [1])
     image = resized(standardized(volume)[[1]], 40, tiny.patch)
     expected = tiny.tokens(image).patches[0].T.unflatten(1, (5, 5))
-    torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tokens[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_grid_of_18_can_be_enlarged_to_32_as_the_released_code_does(ellipse_scan, tiny):
@@ -41,21 +41,21 @@ def test_layers_stand_one_after_the_other(ellipse_scan, tiny):
 
 def test_debiased_features_hold_nothing_of_a_blank_slices_strongest_directions(ellipse_scan, tiny):
     features = TokenFeatures(tiny, SliceConfig(grid=6, debias=3, coordinates=0))
-    found = features(ellipse_scan(), [0])
+    tokens = features(ellipse_scan(), [0])
     blank = (
         TokenFeatures(tiny, SliceConfig(grid=6)).encode(torch.zeros(1, 1, 48, 48)).detach()[0].flatten(1).T
     )
     directions = np.linalg.svd(blank.numpy())[2][:3]
-    assert np.abs(directions @ found[0].flatten(1).numpy()).max() < 1e-4
+    assert np.abs(directions @ tokens[0].flatten(1).numpy()).max() < 1e-4
     plain = TokenFeatures(tiny, SliceConfig(grid=6, coordinates=0))(ellipse_scan(), [0])
     assert np.abs(directions @ plain[0].flatten(1).numpy()).max() > 0.1
 
 
 def test_coordinates_are_added_behind_features_of_mean_length_1(ellipse_scan, tiny):
-    found = TokenFeatures(tiny, SliceConfig(grid=4, coordinates=0.5))(ellipse_scan(), [0])
-    assert found.shape[1] == tiny.width + 4
-    assert found[0, : tiny.width].square().sum(dim=0).mean() == pytest.approx(1, abs=1e-4)
-    torch.testing.assert_close(found[0, tiny.width :].norm(dim=0), torch.full((4, 4), 0.5))
+    tokens = TokenFeatures(tiny, SliceConfig(grid=4, coordinates=0.5))(ellipse_scan(), [0])
+    assert tokens.shape[1] == tiny.width + 4
+    assert tokens[0, : tiny.width].square().sum(dim=0).mean() == pytest.approx(1, abs=1e-4)
+    torch.testing.assert_close(tokens[0, tiny.width :].norm(dim=0), torch.full((4, 4), 0.5))
 
 
 def test_a_slice_is_seen_at_several_sizes_on_one_grid(ellipse_scan, tiny):
