@@ -15,6 +15,7 @@ import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr
 from io import StringIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import ConfigError
@@ -115,14 +116,11 @@ def with_settings(default: T | type[T], settings: Mapping[str, Any]) -> T:
     without a default is missing.
 
     >>> @dataclasses.dataclass
-    ... class Optim:
-    ...     lr: float = 0.1
-    >>> @dataclasses.dataclass
     ... class Training:
     ...     steps: int
-    ...     optim: Optim = dataclasses.field(default_factory=Optim)
-    >>> with_settings(Training, {"steps": 3, "optim.lr": 0.5})
-    Training(steps=3, optim=Optim(lr=0.5))
+    ...     lr: float = 0.1
+    >>> with_settings(Training, {"steps": 3, "lr": 0.5})
+    Training(steps=3, lr=0.5)
     """
     from pydantic import TypeAdapter, ValidationError
 

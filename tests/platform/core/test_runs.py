@@ -1,4 +1,4 @@
-"""A run leaves its files, with or without MLflow; `test_runs_in_mlflow` has what MLflow shows."""
+"""A run leaves its files, with or without MLflow; `test_tracking` has what MLflow shows."""
 
 from __future__ import annotations
 

@@ -1,13 +1,19 @@
-"""Where MLflow is, and the pages that it serves."""
+"""A run in MLflow: the same as its files, one run over all resumes, and failures that stop nothing."""
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 
 import pytest
 
 from vetdino.platform.core import tracking
+from vetdino.platform.core.run_folder import history
+from vetdino.platform.core.runs import open_run
 from vetdino.platform.core.tracking import connect, create_database, pages_hint, tracking_address
+
+# Importing MLflow and creating a database takes over ten seconds: those tests are slow.
 
 
 def test_the_address_is_absolute_and_the_environment_names_another(tmp_path, monkeypatch):
@@ -54,3 +60,188 @@ def test_without_mlflow_no_database_is_made(tmp_path, monkeypatch, caplog):
     create_database(f"sqlite:///{tmp_path}/mlflow.db")
     assert list(tmp_path.iterdir()) == []
     assert caplog.records == []
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    uri = tracking_address(tmp_path_factory.mktemp("tracking") / "any")
+    create_database(uri)
+    return uri
+
+
+def opened(folder, uri, **changes):
+    description = {
+        "experiment": "vetdino/pretrain",
+        "name": "demo",
+        "params": {"optim.lr": 0.1, "patch": None},
+        "tags": {"manifest": "m1", "config": "c1", "seed": 0},
+    }
+    return open_run(folder, tracking_uri=uri, **{**description, **changes})
+
+
+def in_mlflow(uri, run):
+    return connect(uri).get_run(run.run_id)
+
+
+def warnings_in(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == tracking.log.name]
+
+
+@pytest.mark.slow
+def test_a_run_that_measures_nothing_still_has_its_params_and_tags(tmp_path, database):
+    with opened(tmp_path / "r", database) as run:
+        pass
+    content = json.loads((tmp_path / "r" / "params.json").read_text())
+    assert content["params"] == {"optim.lr": 0.1, "patch": None}
+    assert "git_revision" in content["tags"]
+    kept = in_mlflow(database, run)
+    assert kept.info.status == "FINISHED"
+    assert kept.data.params == {"optim.lr": "0.1", "patch": "None"}
+    assert {"manifest": "m1", "config": "c1", "seed": "0"}.items() <= kept.data.tags.items()
+    assert connect(database).get_experiment(kept.info.experiment_id).name == "vetdino/pretrain"
+
+
+@pytest.mark.slow
+def test_metrics_tables_and_files_are_in_the_folder_and_in_mlflow(tmp_path, database):
+    with opened(tmp_path / "r", database) as run:
+        for step in range(5):
+            run.log_metrics(step, {"view/loss": 5.0 - step, "probe/recall@10": 0.5})
+        run.log_table(
+            "findings", [{"finding": "mass", "auroc": 0.8}, {"finding": "stones, many", "auroc": 0.7}]
+        )
+        run.log_artifact(tmp_path / "r" / "params.json")
+    assert [line["view/loss"] for line in history(tmp_path / "r")] == [5, 4, 3, 2, 1]
+    assert (tmp_path / "r" / "findings.csv").read_text() == 'finding,auroc\nmass,0.8\n"stones, many",0.7\n'
+    client = connect(database)
+    assert in_mlflow(database, run).data.metrics == {"view/loss": 1.0, "probe/recall_at_10": 0.5}
+    assert len(client.get_metric_history(run.run_id, "view/loss")) == 5
+    assert {each.path for each in client.list_artifacts(run.run_id)} == {"findings.json", "params.json"}
+    table = json.loads(Path(client.download_artifacts(run.run_id, "findings.json")).read_text())
+    assert table == {"columns": ["finding", "auroc"], "data": [["mass", 0.8], ["stones, many", 0.7]]}
+    assert "findings.json" in in_mlflow(database, run).data.tags["mlflow.loggedArtifacts"]
+
+
+@pytest.mark.slow
+def test_a_resumed_run_is_the_same_run_with_a_child(tmp_path, database):
+    with opened(tmp_path / "r", database) as first:
+        first.log_metrics(7, {"view/loss": 3.0})
+    with opened(tmp_path / "r", database, params={"workers": 2}, tags={"seed": 1}) as second:
+        second.log_metrics(8, {"view/loss": 2.0})
+    assert first.run_id == second.run_id
+    client = connect(database)
+    experiment = in_mlflow(database, first).info.experiment_id
+    [child] = client.search_runs([experiment], f"tags.mlflow.parentRunId = '{first.run_id}'")
+    assert child.data.tags["resumed_after_step"] == "7"
+    assert child.data.params == {"workers": "2"}
+    assert child.data.metrics == {}  # the curve is whole in the parent
+    assert child.info.status == in_mlflow(database, second).info.status == "FINISHED"
+    assert len(client.get_metric_history(first.run_id, "view/loss")) == 2
+
+
+@pytest.mark.slow
+def test_a_backbone_is_one_logged_model_that_holds_what_others_measure_by_step(tmp_path, database):
+    with opened(tmp_path / "t", database) as training:
+        trained = training.log_trained_model("small: 1/2", "digest-1", 760, {"views": "multi"})
+    with opened(tmp_path / "t", database) as again:
+        assert again.log_trained_model("small", "digest-1", 760) == trained
+    with opened(tmp_path / "e", database, experiment="vetdino/evaluate") as evaluation:
+        evaluated = evaluation.log_evaluated_model("backbone", "digest-1", 760)
+        foreign = evaluation.log_evaluated_model("dinov2", "digest-2", 0)
+        evaluation.log_metrics(760, {"knn/auroc.macro": 0.6}, evaluated)
+    assert evaluated == trained != foreign
+    model = connect(database).get_logged_model(trained)
+    assert (model.name, model.status, model.source_run_id) == ("small_ 1_2", "READY", training.run_id)
+    assert {"digest": "digest-1", "step": "760", "views": "multi"}.items() <= model.tags.items()
+    assert [(one.key, one.value, one.step) for one in model.metrics] == [("knn/auroc.macro", 0.6, 760)]
+    inputs = in_mlflow(database, evaluation).inputs.model_inputs
+    assert {one.model_id for one in inputs} == {trained, foreign}
+    assert [one.model_id for one in in_mlflow(database, training).outputs.model_outputs] == [trained]
+
+
+@pytest.mark.slow
+def test_a_data_set_is_one_input_with_its_digest(tmp_path, database):
+    for _ in range(2):
+        with opened(tmp_path / "r", database) as run:
+            run.log_dataset("archive", "f" * 64, "pretraining", {"train": 3})
+    (one,) = in_mlflow(database, run).inputs.dataset_inputs
+    assert (one.dataset.name, one.dataset.digest) == ("archive", "f" * 36)
+    assert one.dataset.profile == '{"train": 3}'
+    assert json.loads(one.dataset.source) == {"manifest": "f" * 64}
+    assert [tag.value for tag in one.tags] == ["pretraining"]
+
+
+@pytest.mark.slow
+def test_a_figure_is_in_the_folder_and_in_mlflow(tmp_path, database):
+    with opened(tmp_path / "r", database) as run:
+        run.log_figure("attention.png", b"\x89PNG")
+    assert (tmp_path / "r" / "figures" / "attention.png").read_bytes() == b"\x89PNG"
+    artifacts = connect(database).list_artifacts(run.run_id, "figures")
+    assert [each.path for each in artifacts] == ["figures/attention.png"]
+
+
+@pytest.mark.slow
+def test_the_best_value_is_the_first_highest_over_all_starts_of_a_run(tmp_path, database):
+    with opened(tmp_path / "r", database) as run:
+        run.log_best("probe/auroc")  # nothing yet
+        for number, value in enumerate((2.0, 3.0, 1.0)):
+            run.log_metrics(number, {"probe/auroc": value})
+    with opened(tmp_path / "r", database) as run:
+        run.log_metrics(3, {"probe/auroc": 3.0})
+        run.log_best("probe/auroc")
+    kept = in_mlflow(database, run).data
+    assert (kept.metrics["best/auroc"], kept.tags["best.auroc.step"]) == (3.0, "1")
+
+
+@pytest.mark.slow
+def test_a_resumed_run_goes_on_where_a_kill_cut_it_off(tmp_path, database):
+    with opened(tmp_path / "r", database) as first:
+        first.log_metrics(0, {"view/loss": 3.0})
+        first.log_metrics(1, {"view/loss": 2.0})
+    with (tmp_path / "r" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "view/lo')
+    with opened(tmp_path / "r", database, params={"optim.lr": 9}) as second:
+        second.log_metrics(1, {"view/loss": 2.5})
+        second.log_metrics(2, {"view/loss": 1.5})
+    values = [(line["step"], line["view/loss"]) for line in history(tmp_path / "r")]
+    assert values == [(0, 3), (1, 2.5), (2, 1.5)]
+    assert in_mlflow(database, second).data.params["optim.lr"] == "0.1"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (ValueError, "FAILED")])
+def test_a_run_that_breaks_off_says_how(tmp_path, database, error, status):
+    with pytest.raises(error), opened(tmp_path / "r", database) as run:
+        raise error
+    assert in_mlflow(database, run).info.status == status
+
+
+@pytest.mark.slow
+def test_no_values_are_no_line(tmp_path, caplog):
+    with opened(tmp_path / "r", f"sqlite:///{tmp_path}/m.db") as run:
+        run.log_metrics(3, {})
+        run.log_metrics(4, {"view/loss": 1.0})
+    assert [line["step"] for line in history(tmp_path / "r")] == [4]
+    assert warnings_in(caplog) == []
+
+
+@pytest.mark.slow
+def test_an_address_that_does_not_answer_is_one_warning(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    with caplog.at_level(logging.WARNING), opened(tmp_path / "r", f"sqlite:///{tmp_path}/file/no.db") as run:
+        run.log_metrics(0, {"view/loss": 1.0})
+    (line,) = warnings_in(caplog)
+    assert "no tracking at" in line
+    assert run.run_id == ""
+    assert history(tmp_path / "r")[0]["view/loss"] == 1.0
+
+
+@pytest.mark.slow
+def test_mlflow_lost_on_the_way_is_one_warning_and_stops_nothing(tmp_path, database, caplog):
+    with caplog.at_level(logging.WARNING), opened(tmp_path / "r", database) as run:
+        run.run_id = "0" * 32  # a run that the database does not know
+        for step in range(3):
+            run.log_metrics(step, {"view/loss": 1.0})
+        run.log_best("view/loss")
+    (line,) = warnings_in(caplog)
+    assert "the work goes on" in line
+    assert len(history(tmp_path / "r")) == 3
