@@ -15,7 +15,7 @@ from ..platform.training.cluster import WorkerContext
 from .batches.batch import CropBatch
 from .batches.device_crops import PlannedBatch, crops_on_device, cuts_on_device
 from .batches.loader import CropDataset, crop_loader, remade_batch
-from .batches.order import StudyOrder
+from .batches.order import StepSampler, StudyOrder
 from .checkpoints import POSITION
 from .config import PretrainConfig
 from .distillation.distiller import Distiller
@@ -38,17 +38,10 @@ class Trainer:
 
     def batches(self, first: int) -> Iterator[CropBatch | PlannedBatch]:
         """This worker's batches from a step to the last."""
+        worker, steps = self.worker, self.config.steps
+        sampler = StepSampler(self.order, first=first, steps=steps, rank=worker.rank, world=worker.world_size)
         return iter(
-            crop_loader(
-                self.dataset,
-                self.order,
-                first=first,
-                steps=self.config.steps,
-                rank=self.worker.rank,
-                world=self.worker.world_size,
-                processes=self.config.loaders,
-                pinned=self.worker.device.type == "cuda",
-            )
+            crop_loader(self.dataset, sampler, self.config.loaders, pinned=worker.device.type == "cuda")
         )
 
     def remade_micro_batches(self, step: int) -> list[CropBatch]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 
 import torch
 
 from ..platform.core.errors import TrainingError
+from ..platform.core.files import atomic_write
 from ..platform.core.runs import Run
 from ..platform.data.manifest import load_manifest
 from ..platform.training import checkpoint
@@ -21,7 +23,7 @@ from .build import Trainer, build_trainer
 from .checkpoints import Checkpoints, LoopState, checkpoints_folder, newest_checkpoint_at
 from .config import PretrainConfig
 from .export import export_backbone, log_models, open_pretrain_run
-from .records import RecordWindow, window_metrics, write_status
+from .records import STATUS, RecordWindow
 from .watch.alarms import Alarms, Decision, alarm_metrics, decide
 
 OnRecord = Callable[[int, Mapping[str, float]], None]
@@ -64,7 +66,7 @@ class TrainingLoop:
         self.config, self.worker, self.trainer = config, worker, trainer
         self.distiller, self.engine, self.probe = trainer.distiller, trainer.engine, trainer.probe
         self.mlflow_run, self.on_record = run, on_record
-        self.window = RecordWindow(config.log_every, worker.device, worker.world_size)
+        self.window = RecordWindow(config, worker.device, worker.world_size)
         alarms = Alarms(
             config.alarms,
             prototypes=config.distill.head.prototypes,
@@ -140,21 +142,17 @@ class TrainingLoop:
     def _record(self, done: int) -> dict[str, float]:
         """The metrics since the last record, over all workers; here the host waits for the device."""
         bad_steps, first = self.state.bad_steps, self.window.first
-        window = self.window.means()
-        bad = bad_steps.count(first, window.flags)
+        flags, metrics = self.window.close()
+        bad = bad_steps.count(first, flags)
         for step in bad:
             self.warnings.append(f"step {step}: the loss or a gradient was not finite; the step was skipped")
             if self.worker.rank == 0:
                 save_bad_batch(self.config, step, self.trainer.remade_micro_batches(step))
         if bad_steps.too_many or (bad_steps.in_a_row and done == self.config.steps):
             raise too_many_bad_steps(self.config, bad[-1], bad_steps.longest)
-        counts = {
-            "health/bad_steps": float(bad_steps.total),
-            "data/studies": float(done * self.config.batch),
-        }
-        metrics = counts | window_metrics(self.config, window, self.window.settings)
         self.window.begin(done)
-        return metrics
+        studies = float(done * self.config.batch)
+        return {"health/bad_steps": float(bad_steps.total), "data/studies": studies} | metrics
 
     def _run_probe(self) -> dict[str, float]:
         began = time.monotonic()
@@ -167,7 +165,8 @@ class TrainingLoop:
         self.mlflow_run.log_metrics(done, values)
         self.on_record(done, values)
         if self.worker.rank == 0:
-            write_status(self.config, done, self.warnings, values)
+            status = {"step": done, "steps": self.config.steps, "warnings": self.warnings, **values}
+            atomic_write(self.config.out / STATUS, json.dumps(status))
 
     def _rewind(self, decision: Decision) -> int:
         """Load the newest checkpoint before the trouble and halve the learning rate; returns its step."""

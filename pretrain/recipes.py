@@ -192,20 +192,19 @@ def slices_s14() -> PretrainConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], PretrainConfig]] = {
-    recipe.__name__: recipe
-    for recipe in (
-        demo,
-        small,
-        small_single,
-        multi_view_s14,
-        single_view_s14,
-        multi_view_b14,
-        multi_view_l14,
-        dino_v1_s8,
-        slices_s14,
-    )
-}
+_ALL = (
+    demo,
+    small,
+    small_single,
+    multi_view_s14,
+    single_view_s14,
+    multi_view_b14,
+    multi_view_l14,
+    dino_v1_s8,
+)
+
+RECIPES: dict[str, Callable[[], PretrainConfig]] = {make.__name__: make for make in (*_ALL, slices_s14)}
+"""Name -> function that returns the settings."""
 
 
 def recipe(name: str) -> PretrainConfig:

@@ -54,25 +54,18 @@ class CropDataset(Dataset):
 
 
 def crop_loader(
-    dataset: CropDataset,
-    order: StudyOrder,
-    *,
-    first: int,
-    steps: int,
-    rank: int,
-    world: int,
-    processes: int,
-    pinned: bool = False,
+    dataset: CropDataset, sampler: StepSampler, processes: int, *, pinned: bool = False
 ) -> DataLoader[CropBatch | PlannedBatch]:
-    """Batches of one worker, in order. Raises ConfigError where there are fewer studies than a batch.
+    """Batches of one worker, in order. Raises ConfigError if there are fewer studies than a batch.
 
     pinned: in page-locked memory, which a GPU reads by itself.
     """
+    order = sampler.order
     if order.per_epoch < 1:
         raise ConfigError(f"batch {order.batch} is more than the {order.studies} training studies; lower it")
     return DataLoader(
         dataset,
-        batch_sampler=StepSampler(order, first=first, steps=steps, rank=rank, world=world),
+        batch_sampler=sampler,
         num_workers=processes,
         collate_fn=_collate,
         prefetch_factor=4 if processes else None,

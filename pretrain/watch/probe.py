@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -89,8 +88,6 @@ class Probe:
         self.splits = StudyIndex(shards, "train"), StudyIndex(shards, "val")
         self.studies: tuple[ProbeStudies, ...] = ()
         """Bank and queries, once they are read."""
-        self.seconds = 0.0
-        """Duration of the newest evaluation; the first one decodes the images as well."""
 
     @property
     def has_studies(self) -> bool:
@@ -103,7 +100,6 @@ class Probe:
         Macro AP and AUROC if there are findings, cross-view recall if studies have two views; nothing if vectors are
         not finite.
         """
-        began = time.monotonic()
         bank, queries = self.studies = self.studies or self._read_studies(backbone.side)
         with autocast:
             views = bank.view_vectors(backbone), queries.view_vectors(backbone)
@@ -122,7 +118,6 @@ class Probe:
         first_PD, second_PD = queries.view_pairs(views[1])
         if len(first_PD):
             metrics["probe/cross_view_recall"] = cross_view_recall(first_PD, second_PD)
-        self.seconds = time.monotonic() - began
         return metrics
 
     def _read_studies(self, side: int) -> tuple[ProbeStudies, ProbeStudies]:

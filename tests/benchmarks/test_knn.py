@@ -1,4 +1,4 @@
-"""The neighbours that are timed are the same neighbours; nothing here is timed."""
+"""The neighbors that are timed are the same neighbors; nothing here is timed."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import pytest
 from benchmarks.knn.__main__ import compare, contestants, disagreements, table, vectors
 
 
-def test_all_contestants_find_the_same_neighbours():
-    asked = argparse.Namespace(train=900, test=40, dimensions=24, k=20, rounds=1)
-    found = compare(asked)
-    assert set(found) == {"vetdino", "sklearn cosine", "sklearn euclidean"}
-    assert {told["queries_answered_differently"] for told in found.values()} == {0}
-    assert table(found).count("\n") == 3
+def test_all_contestants_find_the_same_neighbors():
+    args = argparse.Namespace(train=900, test=40, dimensions=24, k=20, rounds=1)
+    results = compare(args)
+    assert set(results) == {"vetdino", "sklearn cosine", "sklearn euclidean"}
+    assert {each["queries_answered_differently"] for each in results.values()} == {0}
+    assert table(results).count("\n") == 3
 
 
-@pytest.mark.parametrize("change", ["cosine", "neighbour"])
-def test_a_wrong_neighbour_is_counted(change):
+@pytest.mark.parametrize("change", ["cosine", "neighbor"])
+def test_a_wrong_neighbor_is_counted(change):
     runners = contestants(vectors(300, 16, seed=1), vectors(10, 16, seed=2), k=5)
     right = runners["vetdino"]()
     cosine_MK, row_MK = (part.copy() for part in right)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.step.contestants import Lightly, Ours, distiller_of
+from benchmarks.step.contestants import LightlyStep, VetdinoStep, random_distiller
 from benchmarks.step.measure import in_turns, time_by_part
-from benchmarks.step.settings import SETTINGS, batch_of, flops_of
+from benchmarks.step.settings import SETTINGS, random_batch, step_flops
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,8 +24,8 @@ import os
 import sys
 import torch
 import torch.distributed as dist
-from benchmarks.step.contestants import distiller_of
-from benchmarks.step.settings import DECAY, MOMENTUM, RATE, SETTINGS, TEMPERATURE, batch_of
+from benchmarks.step.contestants import random_distiller
+from benchmarks.step.settings import DECAY, MOMENTUM, RATE, SETTINGS, TEMPERATURE, random_batch
 from vetdino.platform.training.schedules import Cosine
 from vetdino.pretrain.distillation.config import OptimConfig
 from vetdino.pretrain.distillation.engine import Engine
@@ -34,7 +34,7 @@ os.environ["LOCAL_RANK"] = "0"
 torch.set_num_threads(1)
 dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
 setting = SETTINGS["tiny"]
-batch, distiller = batch_of(setting, 4), distiller_of(setting)
+batch, distiller = random_batch(setting, 4), random_distiller(setting)
 rate = RATE * (1024 / 4) ** 0.5  # the engine scales it with the batch
 config = OptimConfig(
     lr=Cosine(start=rate, end=rate),
@@ -75,11 +75,12 @@ def run(program: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_step_that_is_measured_is_the_step_that_trains(tmp_path):
-    ours = Ours(TINY, batch_of(TINY, 4), CPU)
+    ours = VetdinoStep(TINY, random_batch(TINY, 4), CPU)
     measured = [ours("float32").item() for _ in range(3)]
-    told = [line.split() for line in run(ENGINE, str(tmp_path / "meet")).splitlines()]
-    trained = [float(words[1]) for words in told if words[:1] == ["loss"]]
+    lines = [line.split() for line in run(ENGINE, str(tmp_path / "meet")).splitlines()]
+    trained = [float(words[1]) for words in lines if words[:1] == ["loss"]]
     assert measured == pytest.approx(trained, rel=1e-6)
     assert len(set(measured)) == 3
 
@@ -87,21 +88,22 @@ def test_the_step_that_is_measured_is_the_step_that_trains(tmp_path):
 @pytest.mark.filterwarnings("ignore")  # lightly uses what torch deprecates
 def test_lightly_is_given_the_same_step():
     pytest.importorskip("lightly", reason="an optional dependency: benchmarks/requirements.txt")
-    batch = batch_of(TINY, 4)
-    ours, theirs = Ours(TINY, batch, CPU), Lightly(TINY, batch, CPU)
+    batch = random_batch(TINY, 4)
+    ours, theirs = VetdinoStep(TINY, batch, CPU), LightlyStep(TINY, batch, CPU)
     assert theirs("float32").item() == pytest.approx(ours("float32").item(), rel=1e-6)
     assert sum(p.numel() for p in theirs.parameters) == sum(p.numel() for p in ours.parameters)
 
 
+@pytest.mark.slow
 def test_what_training_needs_without_ray_and_deepspeed_imports_without_them():
     assert run(BARE) == "deepspeed is shut out\n"
 
 
 @pytest.mark.parametrize("name", ["tiny", "dino_s16"])
-def test_the_work_of_a_step_is_what_a_count_of_its_products_finds(name):
+def test_the_operations_of_a_step_are_those_that_pytorch_counts(name):
     setting = SETTINGS[name]
     setting = replace(setting, prototypes=64, hidden=32, bottleneck=16, depth=setting.depth or 1)
-    batch, student = batch_of(setting, 2), distiller_of(setting).student
+    batch, student = random_batch(setting, 2), random_distiller(setting).student
     backbone, vit = student.backbone, student.backbone.vit
     for block in vit.blocks:
         block.attn.fused_attn = False  # the counter knows no fused kernel of the CPU
@@ -117,7 +119,7 @@ def test_the_work_of_a_step_is_what_a_count_of_its_products_finds(name):
         with torch.no_grad():
             backbone(globals_[: setting.teachers * 2])
             student.head(torch.zeros(setting.teachers * 2 + hidden, backbone.width))
-    found = flops_of(setting, batch, vit.embed_dim, len(vit.blocks))
+    found = step_flops(setting, batch, vit.embed_dim, len(vit.blocks))
     assert found == pytest.approx(counter.get_total_flops(), rel=1e-6)
 
 
@@ -129,8 +131,8 @@ def test_contestants_take_turns_and_the_first_round_does_not_count():
 
 
 def test_the_profile_finds_all_parts_forward_and_backward():
-    ours = Ours(TINY, batch_of(TINY, 4), CPU)
+    ours = VetdinoStep(TINY, random_batch(TINY, 4), CPU)
     parts = time_by_part(lambda: ours("float32"), ours.learners, CPU)
-    assert {"attention", "mlp", "head", "loss", "optimiser", "teacher follows"} <= set(parts)
+    assert {"attention", "mlp", "head", "loss", "optimizer", "teacher update"} <= set(parts)
     assert parts.get("other", 0.0) < 0.2 * sum(parts.values())
     assert parts == dict(sorted(parts.items(), key=lambda part: -part[1]))

@@ -24,7 +24,7 @@ from vetdino.platform.training.schedules import Cosine
 from vetdino.pretrain.batches.batch import CropBatch
 from vetdino.pretrain.batches.config import CropConfig
 from vetdino.pretrain.batches.loader import CropDataset, crop_loader
-from vetdino.pretrain.batches.order import StudyOrder
+from vetdino.pretrain.batches.order import StepSampler, StudyOrder
 from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.distillation.config import DistillConfig, HeadConfig, OptimConfig
 from vetdino.pretrain.watch.config import ProbeConfig
@@ -118,10 +118,8 @@ def micro_batches(shards: Path, tiny: Callable[..., PretrainConfig]) -> list[Cro
     config = tiny(Path("nowhere"))
     dataset = CropDataset(str(shards), config.crops, config.distill.masks, 4, config.seed)
     order = StudyOrder(len(dataset), config.batch, config.seed)
-    loaders = [
-        crop_loader(dataset, order, first=3, steps=4, rank=rank, world=2, processes=0) for rank in (0, 1)
-    ]
-    return [next(iter(loader)) for loader in loaders]
+    samplers = [StepSampler(order, first=3, steps=4, rank=rank, world=2) for rank in (0, 1)]
+    return [next(iter(crop_loader(dataset, sampler, processes=0))) for sampler in samplers]
 
 
 def changed(config: Any, path: str, value: Any) -> Any:

@@ -45,8 +45,8 @@ def work(config: PretrainConfig, stop: int | None, poison: list[int], worker: Wo
     seen: list[tuple[str, ...]] = []
     crop_loader = build.crop_loader
 
-    def noted(dataset, order, **how):
-        for batch in crop_loader(dataset, order, **how):
+    def noted(dataset, sampler, *arguments, **settings):
+        for batch in crop_loader(dataset, sampler, *arguments, **settings):
             seen.append(batch.keys)
             yield batch
 

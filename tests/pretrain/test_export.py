@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from vetdino.platform.data.manifest import load_manifest
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.loading import load
+from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.export import export_backbone
-from vetdino.pretrain.records import write_status
+from vetdino.pretrain.records import STATUS
+
+
+def write_status(config: PretrainConfig, values: dict[str, float]) -> None:
+    config.out.mkdir()
+    (config.out / STATUS).write_text(json.dumps({"step": config.steps, "warnings": [], **values}))
 
 
 def test_a_backbone_is_exported_at_its_own_side_with_the_probes_finite_metrics(run_config):
     config = replace(run_config, embed_side=48, seed=3)
     manifest = load_manifest(config.shards)
     values = {"probe/auroc_macro": 0.7, "probe/ap_macro": float("nan"), "loss/total": 1.0}
-    write_status(config, config.steps, [], values)
+    write_status(config, values)
     backbone = random_backbone(config.backbone, 0)
     card = export_backbone(config, backbone, manifest)
     exported = load(config.out / "backbone")
@@ -30,7 +37,7 @@ def test_a_backbone_is_exported_at_its_own_side_with_the_probes_finite_metrics(r
 
 def test_an_older_export_is_replaced(run_config):
     manifest = load_manifest(run_config.shards)
-    write_status(run_config, 4, [], {})
+    write_status(run_config, {})
     cards = [export_backbone(run_config, random_backbone(run_config.backbone, n), manifest) for n in (0, 1)]
     assert cards[0].digest != cards[1].digest
     assert load(run_config.out / "backbone").card.digest == cards[1].digest

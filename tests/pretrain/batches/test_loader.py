@@ -13,7 +13,7 @@ from vetdino.pretrain.batches.config import CropConfig, MaskConfig
 from vetdino.pretrain.batches.crops import study_crops
 from vetdino.pretrain.batches.device_crops import PlannedBatch, crops_on_device
 from vetdino.pretrain.batches.loader import CropDataset, crop_loader
-from vetdino.pretrain.batches.order import StudyOrder
+from vetdino.pretrain.batches.order import StepSampler, StudyOrder
 
 CROPS = CropConfig(global_side=32, local_side=16, locals_per_view=2)
 
@@ -27,9 +27,8 @@ def batches(
     dataset: CropDataset, *, first: int = 0, rank: int = 0, world: int = 1, processes: int = 0
 ) -> list[CropBatch]:
     order = StudyOrder(len(dataset), 8, 7)
-    return list(
-        crop_loader(dataset, order, first=first, steps=5, rank=rank, world=world, processes=processes)
-    )
+    sampler = StepSampler(order, first=first, steps=5, rank=rank, world=world)
+    return list(crop_loader(dataset, sampler, processes))
 
 
 def equal(one: CropBatch, two: CropBatch) -> bool:
@@ -82,4 +81,4 @@ def test_studies_of_one_view_are_no_pairs(dataset):
 
 def test_fewer_studies_than_a_batch_are_refused(dataset):
     with pytest.raises(ConfigError, match="batch 17 is more than the 16 training studies; lower it"):
-        crop_loader(dataset, StudyOrder(16, 17, 0), first=0, steps=1, rank=0, world=1, processes=0)
+        crop_loader(dataset, StepSampler(StudyOrder(16, 17, 0), first=0, steps=1, rank=0, world=1), 0)

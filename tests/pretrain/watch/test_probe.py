@@ -101,7 +101,6 @@ def test_no_patient_is_both_looked_among_and_asked_for(backbone, shards):
 def test_images_are_decoded_once_and_a_second_trial_says_the_same(backbone, shards):
     probe = Probe(str(shards), ProbeConfig(), ("bright",))
     first = probe.evaluate(backbone, PLAIN)
-    assert probe.seconds > 0
     probe.splits = ()  # nothing is left to read from
     assert probe.evaluate(backbone, PLAIN) == first
 
