@@ -19,6 +19,9 @@ from .metrics import Metric, macro
 BLOCK = 4_000_000
 """Most weights (resamples x items) in memory at a time; 32 MB in float64."""
 
+LEVEL = 0.95
+"""Share of the resamples inside an interval."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Estimate:
@@ -42,9 +45,9 @@ class Estimate:
         mean_R = np.divide(total_R, count_R, out=np.full(len(count_R), np.nan), where=count_R > 0)
         return Estimate(np.array([macro(self.values)]), mean_R[:, None])
 
-    def interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-        """Percentile interval (low_F, high_F); NaN where under half of the resamples kept both classes."""
-        return _percentiles(np.where(np.isnan(self.values), np.nan, self.samples), level)
+    def interval(self) -> tuple[np.ndarray, np.ndarray]:
+        """The 95 % percentile interval (low_F, high_F); NaN where under half of the resamples kept both classes."""
+        return _percentiles(np.where(np.isnan(self.values), np.nan, self.samples))
 
     def __repr__(self) -> str:
         return f"Estimate({len(self.values)} findings, {len(self.samples)} resamples)"
@@ -70,14 +73,13 @@ def bootstrap_interval(
     patients: Sequence[str],
     n: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Percentile interval of any metric over resampled patients.
+    """The 95 % percentile interval of any metric over resampled patients.
 
     metric: weights (R, N), how often each item was drawn -> values (R,) or (R, ...), NaN where undefined.
     """
     samples = [metric(weight_RN) for weight_RN in _resamples(patients, n, seed)]
-    return _percentiles(np.concatenate(samples), level)
+    return _percentiles(np.concatenate(samples))
 
 
 def _resamples(patients: Sequence[str], n: int, seed: int) -> Iterator[np.ndarray]:
@@ -93,13 +95,13 @@ def _resamples(patients: Sequence[str], n: int, seed: int) -> Iterator[np.ndarra
         yield drawn_RP[:, patient_N].astype(np.float64)
 
 
-def _percentiles(sample_R: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+def _percentiles(sample_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Percentiles along the first axis over what is known; NaN where less than half is."""
     sample_RX = sample_R.reshape(len(sample_R), -1)
     bounds_2X = np.full((2, sample_RX.shape[1]), np.nan)
     for x, column_R in enumerate(sample_RX.T):
         known = column_R[~np.isnan(column_R)]
         if len(known) * 2 >= len(column_R):
-            bounds_2X[:, x] = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+            bounds_2X[:, x] = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     low, high = bounds_2X.reshape(2, *sample_R.shape[1:])
     return low, high

@@ -17,18 +17,17 @@ if TYPE_CHECKING:
     from .backbone import Backbone
 
 
-def save_backbone(folder: Path, backbone: Backbone, *, half: bool = False) -> Card:
-    """Write weights (safetensors, float32 or float16) and card; returns the card with the weights' sha256.
+def save_backbone(folder: Path, backbone: Backbone) -> Card:
+    """Write weights (safetensors, float32) and card; returns the card with the weights' sha256.
 
     Each file is written to a temporary name first; the card, written last, makes the folder a backbone.
     """
     from safetensors.torch import save
 
-    dtype = torch.float16 if half else torch.float32
-    state = {
-        name: value.detach().to("cpu", dtype).contiguous() for name, value in backbone.state_dict().items()
-    }
-    weights = save(state)
+    state = backbone.state_dict()
+    weights = save(
+        {name: value.detach().to("cpu", torch.float32).contiguous() for name, value in state.items()}
+    )
     card = replace(backbone.card, weights_sha256=hashlib.sha256(weights).hexdigest())
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / WEIGHTS, weights)

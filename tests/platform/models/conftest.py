@@ -6,10 +6,7 @@ import pytest
 import torch
 
 from tests.platform.models.examples import DINO, DINOV2, REGISTERED
-from vetdino.platform.models.backbone import (
-    Backbone,
-    random_backbone,
-)
+from vetdino.platform.models.backbone import Backbone, random_backbone
 
 
 @pytest.fixture(params=[DINO, DINOV2, REGISTERED], ids=["dino", "dinov2", "registered"])

@@ -88,10 +88,10 @@ def chunked(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def in_colour(
+def in_color(
     name: str, channels: ColorNormalization, shown_HW: np.ndarray, state: dict | None = None, **settings
 ):
-    """A timm model of colour pictures, and its tokens (1, L, D) of a grey one shown as three channels."""
+    """A timm model of color pictures, and its tokens (1, L, D) of a grey one shown as three channels."""
     vit = timm.create_model(name, num_classes=0, **settings).eval()
     if state is not None:
         vit.load_state_dict({key: state[key] for key in vit.state_dict()})

@@ -8,9 +8,7 @@ import pytest
 
 from tests.platform.models.examples import DINO, DINOV2, REGISTERED, images_of
 from vetdino.platform.core.errors import ConfigError
-from vetdino.platform.models.backbone import (
-    random_backbone,
-)
+from vetdino.platform.models.backbone import random_backbone
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,7 @@ import pytest
 import torch
 
 from tests.platform.models.examples import DINO, images_of
-from vetdino.platform.models.backbone import (
-    Backbone,
-    random_backbone,
-    random_like,
-    resized,
-)
+from vetdino.platform.models.backbone import Backbone, random_backbone, random_like, resized
 from vetdino.platform.models.config import BackboneConfig
 from vetdino.platform.models.letterbox import letterbox_region
 from vetdino.platform.models.transfer import copy_weights, timm_state

@@ -8,10 +8,7 @@ from dataclasses import replace
 import torch
 
 from tests.platform.models.examples import DINO, images_of
-from vetdino.platform.models.backbone import (
-    Backbone,
-    random_backbone,
-)
+from vetdino.platform.models.backbone import Backbone, random_backbone
 
 DROPPING = replace(DINO, drop_path=0.5)
 

@@ -7,9 +7,7 @@ from dataclasses import replace
 
 from tests.platform.models.examples import DINO
 from vetdino.platform.core.config import from_json, to_json
-from vetdino.platform.models.backbone import (
-    random_backbone,
-)
+from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.card import Card
 from vetdino.platform.models.saving import save_backbone
 

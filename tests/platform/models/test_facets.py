@@ -85,7 +85,7 @@ def first_tokens(backbone: Backbone, image_HW: Tensor, stride: int, rule: str) -
     return vit.norm_pre(torch.cat([prefix_PD, patches_ND + positions_LD[own:]])), *grid
 
 
-def slowly(backbone: Backbone, x_LD: Tensor, asked: int, kind: str) -> Tensor:
+def slowly(backbone: Backbone, x_LD: Tensor, wanted: int, kind: str) -> Tensor:
     """One facet of one block, or its attention row: the network is run for it alone, attention is a full map."""
     for number, block in enumerate(backbone.vit.blocks):
         attention = block.attn
@@ -99,12 +99,12 @@ def slowly(backbone: Backbone, x_LD: Tensor, asked: int, kind: str) -> Tensor:
         look_HLL = (query @ key.transpose(1, 2) / math.sqrt(query.shape[-1])).softmax(-1)
         x_LD = x_LD + block.ls1(attention.proj((look_HLL @ value).transpose(0, 1).flatten(1)))
         x_LD = x_LD + block.ls2(block.mlp(block.norm2(x_LD)))
-        if number == asked:
+        if number == wanted:
             if kind == "attention":
                 return look_HLL[:, 0, backbone.prefix :]
             heads = {"query": query, "key": key, "value": value}
             return (x_LD if kind == "token" else heads[kind].transpose(0, 1).flatten(1))[backbone.prefix :]
-    raise AssertionError(asked)
+    raise AssertionError(wanted)
 
 
 @pytest.mark.parametrize("name", VITS)
@@ -168,7 +168,7 @@ def test_the_rule_is_the_checkpoints_own_and_the_backbone_itself_obeys_it(rule):
     torch.testing.assert_close(own.cls_attention[2], backbone.attention(images), atol=1e-5, rtol=1e-5)
 
 
-def test_each_block_runs_once_for_an_image_and_none_after_the_last_that_is_asked():
+def test_each_block_runs_once_for_an_image_and_none_after_the_last_requested_one():
     backbone = backbone_of("dinov2")
     runs = [0, 0, 0]
 
@@ -184,11 +184,11 @@ def test_each_block_runs_once_for_an_image_and_none_after_the_last_that_is_asked
     extract_facets(backbone, images, blocks=[0, 1, 2], kinds=KINDS, attention=[0, 1, 2])
     assert runs == [2, 2, 2]
     extract_facets(backbone, images, blocks=[0], kinds=KINDS, attention=[1])
-    assert runs == [4, 2, 2]  # of the second block only the look is asked, not the answer
+    assert runs == [4, 2, 2]  # of the second block only the attention is requested
     assert not any(block.attn.qkv._forward_hooks for block in backbone.vit.blocks)
 
 
-def test_what_is_asked_for_is_what_is_given_and_blocks_may_count_from_the_end():
+def test_only_requested_facets_are_returned_and_blocks_may_count_from_the_end():
     backbone = backbone_of("dino")
     images = images_of(3, 32, 40)
     whole = extract_facets(backbone, images, blocks=range(3), kinds=KINDS, attention=range(3))
@@ -227,7 +227,7 @@ def test_what_the_patches_do_not_cover_is_not_seen():
 
 
 @pytest.mark.parametrize(
-    ("asked", "error", "said"),
+    ("arguments", "error", "said"),
     [
         ({"stride": 3}, ConfigError, "stride 3 does not divide the patch, 8; choose one of 1, 2, 4, 8"),
         ({"stride": 0}, ConfigError, "stride 0 does not divide"),
@@ -244,9 +244,9 @@ def test_what_the_patches_do_not_cover_is_not_seen():
         ({"images_B1HW": torch.zeros(0, 1, 8, 8)}, DataError, "no images"),
     ],
 )
-def test_what_there_is_not_is_refused(asked, error, said):
+def test_requests_that_cannot_be_met_are_refused(arguments, error, said):
     with pytest.raises(error, match=said):
-        extract_facets(backbone_of("dino"), **{"images_B1HW": images_of(1, 32, 32)} | asked)
+        extract_facets(backbone_of("dino"), **{"images_B1HW": images_of(1, 32, 32)} | arguments)
 
 
 def test_blocks_without_plain_attention_give_tokens_and_refuse_the_rest():

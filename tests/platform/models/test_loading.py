@@ -12,13 +12,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from tests.platform.models.examples import DINO, DINOV2, images_of, in_colour, published
+from tests.platform.models.examples import DINO, DINOV2, images_of, in_color, published
 from vetdino.platform.core.errors import CheckpointError, ConfigError
 from vetdino.platform.models import loading
-from vetdino.platform.models.backbone import (
-    random_backbone,
-    resized,
-)
+from vetdino.platform.models.backbone import random_backbone, resized
 from vetdino.platform.models.card import CARD, WEIGHTS
 from vetdino.platform.models.config import BackboneConfig
 from vetdino.platform.models.loading import BackboneSource, load, parse_source
@@ -59,7 +56,7 @@ def test_a_damaged_backbone_folder_is_refused(harm, error, said, tmp_path):
         ({"dinov2": True, "patch": 14, "gated": True, "width": 192}, "vit_giant_patch14_dinov2", "dino"),
     ],
 )
-def test_a_weights_file_answers_to_grey_as_its_model_to_three_normalised_channels(
+def test_a_weights_file_gives_the_tokens_of_its_model_for_three_normalized_channels(
     made, name, rule, file, tmp_path
 ):
     state = published(**made)
@@ -77,7 +74,7 @@ def test_a_weights_file_answers_to_grey_as_its_model_to_three_normalised_channel
     if made.get("registers"):  # position embeddings of CLS and patches: the CLS's becomes part of it
         own["cls_token"] = own["cls_token"] + own["pos_embed"][:, :1]
         own["pos_embed"] = own["pos_embed"][:, 1:]
-    vit, expected = in_colour(name, IMAGENET, shown, own, **shape)
+    vit, expected = in_color(name, IMAGENET, shown, own, **shape)
     tokens = backbone.tokens(backbone.prepare_many([shown]))
     torch.testing.assert_close(tokens.cls, expected[:, 0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(tokens.patches, expected[:, vit.num_prefix_tokens :], atol=1e-5, rtol=1e-5)
@@ -104,7 +101,7 @@ def test_files_of_the_published_sizes_are_read(made, digits, tmp_path):
     )  # fmt: skip
 
 
-def test_weights_are_held_against_the_sha256_that_is_asked_for(tmp_path):
+def test_weights_with_another_sha256_than_the_given_one_are_refused(tmp_path):
     file = tmp_path / "dino.pth"
     torch.save(published(), file)
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -116,9 +113,9 @@ def test_weights_are_held_against_the_sha256_that_is_asked_for(tmp_path):
     assert load(f"{tmp_path / 'b'}#sha256={card.weights_sha256}").card == card
     with pytest.raises(CheckpointError, match=r"its sha256 is .*, not 000000000000…"):
         load(f"{tmp_path / 'b'}#sha256={'0' * 64}")
-    for asked in ("", "12345678", "g" * 64, f"{sha256}0"):
+    for name in ("", "12345678", "g" * 64, f"{sha256}0"):
         with pytest.raises(ConfigError, match="a sha256 has 64 hexadecimal digits"):
-            load(f"{file}#sha256={asked}")
+            load(f"{file}#sha256={name}")
     with pytest.raises(ConfigError, match="a timm name has no file"):
         load(f"timm:vit_tiny_patch16_224#sha256={sha256}")
     with pytest.raises(CheckpointError, match="no backbone here"):
@@ -140,17 +137,15 @@ def test_weights_are_held_against_the_sha256_that_is_asked_for(tmp_path):
         ),
     ],
 )
-def test_the_published_weights_of_a_timm_name_answer_to_grey_as_they_did_to_colour(
-    name, channels, rule, monkeypatch
-):
+def test_published_weights_give_for_gray_the_tokens_they_gave_for_color(name, channels, rule, monkeypatch):
     make = timm.create_model
     small = {"img_size": 56, "patch_size": 14, "embed_dim": 64, "depth": 2, "num_heads": 2}
     shown = np.random.default_rng(0).integers(0, 256, (56, 56), dtype=np.uint8)
     torch.manual_seed(0)
-    colour, expected = in_colour(name, channels, shown, **small)
+    color, expected = in_color(name, channels, shown, **small)
 
-    def fetched(asked, pretrained=False, **settings):
-        return colour if pretrained else make(asked, **settings | small)
+    def fetched(name, pretrained=False, **settings):
+        return color if pretrained else make(name, **settings | small)
 
     monkeypatch.setattr("timm.create_model", fetched)
     monkeypatch.setattr(loading, "native_config", lambda name: BackboneConfig(name=name, side=56))
@@ -158,7 +153,7 @@ def test_the_published_weights_of_a_timm_name_answer_to_grey_as_they_did_to_colo
     assert (backbone.card.positions, backbone.card.label) == (rule, f"timm:{name}")
     found = backbone.tokens(backbone.prepare_many([shown]))
     torch.testing.assert_close(found.cls, expected[:, 0], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found.patches, expected[:, colour.num_prefix_tokens :], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.patches, expected[:, color.num_prefix_tokens :], atol=1e-5, rtol=1e-5)
 
 
 def test_random_weights_of_a_timm_name_with_its_tag():

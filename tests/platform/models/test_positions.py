@@ -7,9 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.platform.models.examples import dino_by_loops
-from vetdino.platform.models.backbone import (
-    resized,
-)
+from vetdino.platform.models.backbone import resized
 from vetdino.platform.models.positions import resample_positions
 
 

@@ -8,9 +8,7 @@ import pytest
 import torch
 
 from tests.platform.models.examples import DINO, DINOV2, REGISTERED, images_of
-from vetdino.platform.models.backbone import (
-    random_backbone,
-)
+from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.card import WEIGHTS
 from vetdino.platform.models.saving import save_backbone
 from vetdino.platform.models.transfer import copy_weights, timm_state

@@ -93,7 +93,7 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_weights_of_a_timm_name_that_cannot_be_fetched_are_told_in_one_line(monkeypatch):
+def test_a_failed_download_names_the_file_to_give_instead(monkeypatch):
     def offline(*_, **__):
         raise OSError("no route to host\nand a long story")
 

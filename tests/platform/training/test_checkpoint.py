@@ -155,7 +155,7 @@ def test_a_second_start_waits_for_the_first_and_uses_its_memory_again(tmp_path):
     assert [load_file(path)["w"][0].item() for path in sorted(tmp_path.rglob("*.safetensors"))] == [1, 2]
 
 
-def test_a_disk_without_room_is_told_at_the_wait_once_and_leaves_no_file(tmp_path):
+def test_a_full_disk_is_reported_once_by_wait_and_leaves_no_file(tmp_path):
     writer, path = AsyncWriter(), tmp_path / "weights.safetensors"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
@@ -170,7 +170,7 @@ def test_a_disk_without_room_is_told_at_the_wait_once_and_leaves_no_file(tmp_pat
 
 
 @pytest.mark.parametrize("ask", [AsyncWriter.wait, lambda writer: writer.start({})])
-def test_a_failure_is_told_by_whatever_is_asked_next(ask, tmp_path):
+def test_a_failure_is_raised_by_the_next_call(ask, tmp_path):
     (tmp_path / "file").write_text("")
     writer = AsyncWriter()
     writer.start({tmp_path / "file" / "weights.safetensors": {"w": torch.zeros(1)}})
