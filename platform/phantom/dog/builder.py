@@ -19,7 +19,6 @@ from .solids import Ellipsoid, Primitive, Rod, Solid
 AIR, LUNG, FAT, SOFT = 0.0, 0.075, 0.228, 0.282
 MARROW, CARTILAGE, SPONGE, CORTEX, STONE, STEEL = 0.31, 0.34, 0.58, 1.20, 1.05, 9.0
 
-
 Point = Sequence[float] | np.ndarray
 
 
@@ -92,16 +91,3 @@ class BodyBuilder:
         """Add a `Solid` of these fields; nothing where it has no parts."""
         if parts:
             self.solids.append(Solid(organ, mu, replaces, tuple(parts), displaced_by, name))
-
-
-def thicker_ellipsoid(part: Ellipsoid, more: float) -> Ellipsoid:
-    """The ellipsoid with `more` cm added to each half-axis."""
-    x, y, z = part.axes
-    return Ellipsoid(part.center, (x + more, y + more, z + more), part.rotation)
-
-
-def thicker(part: Ellipsoid | Rod, more: float) -> Ellipsoid | Rod:
-    """The part with `more` cm added to its radius or half-axes."""
-    if isinstance(part, Rod):
-        return Rod(part.start, part.end, part.radius + more, part.flat)
-    return thicker_ellipsoid(part, more)

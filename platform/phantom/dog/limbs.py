@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from ..rotations import rotation_to
-from .builder import AIR, CORTEX, FAT, MARROW, SOFT, SPONGE, STEEL, BodyBuilder, thicker
+from .builder import AIR, CORTEX, FAT, MARROW, SOFT, SPONGE, STEEL, BodyBuilder
 from .solids import Ellipsoid, Rod
 
 BREAKABLE = ("humerus_left", "humerus_right", "femur_left", "femur_right")
@@ -94,7 +94,7 @@ def _add_flesh(builder: BodyBuilder, start: np.ndarray, end: np.ndarray, thick: 
     name = f"limb {len(builder.solids)}"
     earlier = tuple(solid.name for solid in builder.solids if solid.name.startswith("limb"))
     builder.add("muscle", SOFT, FAT, muscle, ("muscle", "chest", "cavity", *earlier), name)
-    skin = tuple(thicker(part, 0.1 + 0.35 * builder.animal.fat) for part in muscle)
+    skin = tuple(part.thicker(0.1 + 0.35 * builder.animal.fat) for part in muscle)
     earlier = tuple(solid.name for solid in builder.solids if solid.name.startswith("skin"))
     builder.add("body", FAT, AIR, skin, ("body", *earlier), f"skin {len(builder.solids)}")
 
@@ -108,7 +108,7 @@ def add_head(builder: BodyBuilder) -> None:
     jaws = [builder.rod((side * 2.2, 2.2, 38), (side * 0.8, 1.2, 47), 0.5) for side in (1, -1)]
     snout = builder.ellipsoid((0, 3.4, 44), (1.7, 1.6, 4.0))
     builder.add("skull", 0.75, SOFT, (*jaws, snout))
-    skin = tuple(thicker(part, 0.8 * builder.animal.size) for part in (shell, snout))
+    skin = tuple(part.thicker(0.8 * builder.animal.size) for part in (shell, snout))
     builder.add("muscle", SOFT, FAT, skin, ("muscle",), "head")
     builder.add("body", FAT, AIR, skin, ("body",), "head skin")
 

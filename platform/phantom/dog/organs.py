@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from ..rotations import rotation, rotation_to
-from .builder import AIR, CORTEX, FAT, LUNG, SOFT, STONE, BodyBuilder, thicker, thicker_ellipsoid
+from .builder import AIR, CORTEX, FAT, LUNG, SOFT, STONE, BodyBuilder
 from .solids import Clipped, Ellipsoid, Intersection, Rod
 
 BELLY_ORGANS = ("liver", "liver tail", "stomach", "spleen", "kidneys", "bladder")
@@ -45,16 +45,9 @@ def add_trunk(builder: BodyBuilder) -> None:
     chest, dome, flank = _chest(builder, wall), _dome(builder, wall), _flank(builder, wall)
     shoulder = builder.ellipsoid((0, -6.5, 14), (5.4, 6.6, 9.5))
     rump = builder.ellipsoid((0, -3.2, -19.5), (5.0, 4.4, 7.5))
-    parts: tuple[Ellipsoid | Rod, ...] = (
-        chest,
-        dome,
-        flank,
-        shoulder,
-        rump,
-        *back,
-        *builder.chain(neck, 3.6),
-    )
-    skin = tuple(thicker(part, fat) for part in parts)
+    parts: list[Ellipsoid | Rod] = [chest, dome, flank, shoulder, rump, *back]
+    parts += builder.chain(neck, 3.6)
+    skin = tuple(part.thicker(fat) for part in parts)
     builder.add("body", FAT, AIR, skin)
     builder.add("muscle", SOFT, FAT, parts, ("chest", "cavity"))
     builder.add("chest", FAT, FAT, (_chest(builder),))
@@ -76,9 +69,8 @@ def add_heart(builder: BodyBuilder) -> Ellipsoid:
     rise = (large - 1) * 3.0
     towards = np.array([0.35, -0.8, -0.55]) + tilt * 0.4
     ventricles = builder.ellipsoid((x, y + 0.4 * rise, z - 0.2 * rise), axes, rotation_to(towards))
-    atria = builder.ellipsoid(
-        (x - 0.3, y + 2.2 + 0.9 * rise, z + 0.6 - 0.4 * rise), np.array([3.0, 2.2, 3.1]) * large
-    )
+    behind = (x - 0.3, y + 2.2 + 0.9 * rise, z + 0.6 - 0.4 * rise)
+    atria = builder.ellipsoid(behind, np.array([3.0, 2.2, 3.1]) * large)
     builder.add("heart", SOFT, FAT, (ventricles, atria))
     arch = [(0.5, y + 2.5, z + 2.0), (0.9, -4.6, 9.8), (0.9, -3.2, 7.5), (0.7, -2.3, 3.0), (0.3, -1.9, -4.0)]
     cava = [(-0.9, y + 1.2, z - 2.0), (-1.0, -8.4, 2.0)]
@@ -112,9 +104,8 @@ def add_lungs(builder: BodyBuilder, heart: Ellipsoid) -> None:
         if amount:
             shrunk = np.asarray(whole.axes) * (1 - (0.10 + 0.22 * amount) * np.array([1, 1, 0.6]))
             free = (np.asarray(whole.axes) - shrunk) * np.array([0.5, 1, 0.6])
-            lung = Ellipsoid(
-                whole.center - builder.down * free * 0.85, tuple(shrunk.tolist()), whole.rotation
-            )
+            center = whole.center - builder.down * free * 0.85
+            lung = Ellipsoid(center, tuple(shrunk.tolist()), whole.rotation)
             fluid = (Clipped(whole, half),)
             builder.add("effusion", SOFT, FAT, fluid, ("air", "heart", "great", "mass", "cavity"))
         displaced_by = ("heart", "great", "mediastinum", "mass", "cavity")
@@ -163,7 +154,7 @@ def _add_masses(builder: BodyBuilder, heart: Ellipsoid) -> None:
     for number in range(2 + int(random.integers(0, 2 + round(3 * severity)))):
         share = 1 if number == 0 else random.uniform(0.5, 0.8)
         radius = (1.3 + 1.5 * severity) * builder.animal.size * share
-        clear = [thicker_ellipsoid(heart, 0.7 * radius), thicker_ellipsoid(dome, 0.5 * radius)]
+        clear = [heart.thicker(0.7 * radius), dome.thicker(0.5 * radius)]
         for _ in range(60):
             across = random.uniform(-1, 1, 3) * (0.72, 0.70, 0.75)
             spot = chest.center + chest.rotation @ (np.asarray(chest.axes) * across)
@@ -182,8 +173,8 @@ def add_liver(builder: BodyBuilder) -> None:
     swollen = builder.disease.get("hepatomegaly")
     large = 1.2 * bool(swollen) + 2.8 * swollen
     lobe = builder.ellipsoid((-0.5, -9.8, -0.2 - 0.85 * large), (6.6, 6.4 + 0.3 * large, 4.3 + 0.9 * large))
-    body = Intersection(thicker_ellipsoid(_dome(builder), -0.15), lobe)
-    tail = Intersection(thicker_ellipsoid(_flank(builder), -0.3), lobe)
+    body = Intersection(_dome(builder).thicker(-0.15), lobe)
+    tail = Intersection(_flank(builder).thicker(-0.3), lobe)
     builder.add("liver", SOFT, FAT, (body,))
     builder.add("liver", SOFT, FAT, (tail,), ("liver",), "liver tail")
 
@@ -208,7 +199,7 @@ def add_stomach(builder: BodyBuilder) -> None:
     reach = np.array([np.linalg.norm(builder.down * part.axes) for part in parts])
     top, bottom = float((heights - reach).min()), float((heights + reach).max())
     level = top + (bottom - top) * share
-    inner = [thicker_ellipsoid(part, -0.25 * builder.animal.size) for part in parts]
+    inner = [part.thicker(-0.25 * builder.animal.size) for part in parts]
     gas = [Clipped(part, ((builder.down, level),)) for part in inner]
     builder.add("gas", AIR, SOFT, gas, ("liver", "liver tail"), "stomach gas")
 

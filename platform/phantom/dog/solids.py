@@ -19,6 +19,9 @@ import numpy as np
 MISS = 1e4
 """Half-length, cm, that marks a missed ray: near exceeds far by so much that no overlap can result."""
 
+PATCH_SIDES = np.array([4, 6, 8, 12, 16, 24, 32, 48, 64, 96])
+"""Small boxes are computed in patches of these sides, so that many share one array operation."""
+
 
 @dataclass(frozen=True, slots=True)
 class PixelBox:
@@ -130,6 +133,11 @@ class Ellipsoid:
         """Where the rays are inside, None if all miss."""
         return _ellipsoid_chords([self], rays)[0]
 
+    def thicker(self, more: float) -> Ellipsoid:
+        """With `more` cm added to each half-axis."""
+        x, y, z = self.axes
+        return Ellipsoid(self.center, (x + more, y + more, z + more), self.rotation)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rod:
@@ -143,6 +151,10 @@ class Rod:
     def chord(self, rays: Rays) -> Chord | None:
         """Where the rays are inside, None if all miss."""
         return _rod_chords([self], rays)[0]
+
+    def thicker(self, more: float) -> Rod:
+        """With `more` cm added to the radius."""
+        return Rod(self.start, self.end, self.radius + more, self.flat)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -207,15 +219,12 @@ class Solid:
 
 def part_chords(parts: Sequence[Primitive], rays: Rays) -> list[Chord | None]:
     """The chord of every part, None where no ray meets it; ten times faster than one by one."""
-    balls = iter(_ellipsoid_chords([part for part in parts if isinstance(part, Ellipsoid)], rays))
-    rods = iter(_rod_chords([part for part in parts if isinstance(part, Rod)], rays))
+    batched: dict[type, Iterator[Chord | None]] = {
+        Ellipsoid: iter(_ellipsoid_chords([part for part in parts if isinstance(part, Ellipsoid)], rays)),
+        Rod: iter(_rod_chords([part for part in parts if isinstance(part, Rod)], rays)),
+    }
     return [
-        next(balls)
-        if isinstance(part, Ellipsoid)
-        else next(rods)
-        if isinstance(part, Rod)
-        else part.chord(rays)
-        for part in parts
+        next(batched[type(part)]) if isinstance(part, Ellipsoid | Rod) else part.chord(rays) for part in parts
     ]
 
 
@@ -296,10 +305,6 @@ def _add_round_ends(
         half = np.where(ball > 0, np.sqrt(np.maximum(ball, 0)), np.float32(-2 * MISS))
         np.minimum(near, t - half, out=near)
         np.maximum(far, t + half, out=far)
-
-
-PATCH_SIDES = np.array([4, 6, 8, 12, 16, 24, 32, 48, 64, 96])
-"""Small boxes are computed in patches of these sides, so that many share one array operation."""
 
 
 def _patches(boxes: np.ndarray, rays: Rays) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

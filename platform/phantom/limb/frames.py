@@ -11,7 +11,6 @@ import numpy as np
 
 from ..config import SonogramConfig
 from .bmode import echo_envelope, log_compressed
-from .limb import BODY_PARTS
 from .probe import UltrasoundProbe, limb_coordinates
 from .section import bone_head_mask
 from .sweeps import SonogramDomain, domain_limb, nth_probe, probe_pose
@@ -44,8 +43,7 @@ def generate_frame(config: SonogramConfig, domain: SonogramDomain, number: int) 
     """
     probe, limb = nth_probe(config, domain.device), domain_limb(config, domain)
     pose = probe_pose(config, domain, number)
-    key = (5, domain.subject, domain.device, BODY_PARTS.index(domain.part), number)
-    random = np.random.default_rng((config.seed, *key))
+    random = np.random.default_rng((config.seed, 5, *domain.key, number))
     beams = log_compressed(echo_envelope(probe, limb, pose, random), probe)
     x, y, pixel = pixel_positions(probe, config.side)
     pixels, field = scan_converted(beams, probe, x, y, pixel)

@@ -31,6 +31,11 @@ class SonogramDomain:
     part: BodyPart
 
     @property
+    def key(self) -> tuple[int, int, int]:
+        """Numbers of subject, device and part, for the random numbers of the domain."""
+        return self.subject, self.device, BODY_PARTS.index(self.part)
+
+    @property
     def name(self) -> str:
         """Name of the domain and of its folder."""
         return f"s{self.subject}-d{self.device}-{self.part}"
@@ -67,16 +72,14 @@ def nth_probe(config: SonogramConfig, number: int) -> UltrasoundProbe:
 
 def domain_limb(config: SonogramConfig, domain: SonogramDomain) -> Limb:
     """The limb of a domain, the same under every device."""
-    subject, part = domain.subject, BODY_PARTS.index(domain.part)
-    shared, limb = (np.random.default_rng((config.seed, *key)) for key in ((1, subject), (2, subject, part)))
-    return draw_limb(domain.part, shared, limb)
+    subject, _, part = domain.key
+    shared = np.random.default_rng((config.seed, 1, subject))
+    return draw_limb(domain.part, shared, np.random.default_rng((config.seed, 2, subject, part)))
 
 
 def probe_pose(config: SonogramConfig, domain: SonogramDomain, number: int) -> ProbePose:
     """How the probe is held for frame `number` of a sweep; it moves in slow sines, so a sweep has no end."""
-    random = np.random.default_rng(
-        (config.seed, 3, domain.subject, domain.device, BODY_PARTS.index(domain.part))
-    )
+    random = np.random.default_rng((config.seed, 3, *domain.key))
     size = np.array([3.5, 9.0, 0.08, 0.05, 0.6, 0.5, 0.6]) * random.uniform(0.7, 1.2, 7)
     period, phase = random.uniform(35, 70, (2, 7)), random.uniform(0, 2 * np.pi, (2, 7))
     waves = np.sin(2 * np.pi * number / (period * [[1], [0.37]]) + phase)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.platform.phantom.dog.dogs import DOG
 from vetdino.platform.phantom.dog.animal import Disease, DogPose
-from vetdino.platform.phantom.dog.builder import BodyBuilder, thicker
+from vetdino.platform.phantom.dog.builder import BodyBuilder
 from vetdino.platform.phantom.rotations import rotation
 
 
@@ -60,9 +60,3 @@ def test_random_numbers_depend_on_animal_and_disease_and_not_on_the_pose():
     one, two = builder(DogPose("VD")), builder(DogPose("RLAT", breath=1.0))
     assert one.random(3).uniform() == two.random(3).uniform() != one.random(4).uniform()
     assert one.disease_random(3).uniform() == two.disease_random(3).uniform() != one.random(3).uniform()
-
-
-def test_thicker_adds_to_radius_or_half_axes():
-    made = builder(DogPose("VD"))
-    assert thicker(made.rod((0, 0, 0), (0, 0, 1), 0.5), 0.2).radius == pytest.approx(0.7)
-    assert thicker(made.ellipsoid((0, 0, 0), (1, 2, 3)), 0.2).axes == pytest.approx((1.2, 2.2, 3.2))

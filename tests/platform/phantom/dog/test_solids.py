@@ -44,3 +44,9 @@ def test_many_chords_at_once_are_those_of_one_at_a_time():
     parts = [make(random) for make in PARTS.values() for _ in range(8)]
     for part, chord in zip(parts, part_chords(parts, beam), strict=True):
         np.testing.assert_allclose(spread(chord, beam), spread(part.chord(beam), beam), atol=1e-4)
+
+
+def test_thicker_adds_to_radius_or_half_axes():
+    assert Rod(np.zeros(3), np.ones(3), 0.5, flat=True).thicker(0.2).radius == pytest.approx(0.7)
+    thick = Ellipsoid(np.zeros(3), (1, 2, 3), np.eye(3)).thicker(-0.2)
+    assert thick.axes == pytest.approx((0.8, 1.8, 2.8))
