@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import shlex
 import sys
 import textwrap
 import types
@@ -103,10 +104,11 @@ def values_of(hint: Any) -> str:
 def typed(value: Any) -> str:
     """A value as it is typed on a command line.
 
-    >>> typed((0.1, 1.0)), typed(None), typed(())
-    ('0.1 1.0', 'None', '')
+    >>> typed((0.1, 1.0)), typed(None), typed(()), typed("|")
+    ('0.1 1.0', 'None', '', "'|'")
     """
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    values = value if isinstance(value, tuple) else (value,)
+    return " ".join(shlex.quote(str(item)) for item in values if item != "")
 
 
 def description(default: Any) -> str:
@@ -198,7 +200,7 @@ def table(rows: Iterable[Setting], width: int, left: int = 30) -> list[str]:
     for setting in rows:
         default = "required" if setting.default is None else f"default: {setting.default or 'none'}"
         meaning = f"{setting.meaning} ({default})" if not setting.positional else setting.meaning
-        wrapped = textwrap.wrap(meaning, max(width - left, 30)) or [""]
+        wrapped = textwrap.wrap(meaning, max(width - left, 30), break_on_hyphens=False) or [""]
         usage = f"  {setting.usage}"
         if len(usage) > left - 2:
             lines.append(usage)

@@ -1,12 +1,16 @@
-"""Documents that the code can prove: every example in a docstring."""
+"""Documents that the code can prove: every example in a docstring, every flag in the pages."""
 
 from __future__ import annotations
 
 import doctest
+import re
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+from vetdino.infra.reference import variants
+from vetdino.infra.settings import settings
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("platform", "pretrain", "downstream", "serving", "infra")
@@ -30,3 +34,33 @@ def test_the_examples_in_docstrings_come_out_as_printed(name):
     failed, tried = doctest.testmod(import_module(name))
     assert tried
     assert not failed
+
+
+FLAGS_OF_OTHERS = {
+    "--working-dir",
+    "--backend-store-uri",
+    "--extra",
+    "--generate-hashes",
+    "--no-annotate",
+    "--no-header",
+}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *sorted(
+            set((ROOT / "docs").rglob("*.md")) - {ROOT / "docs/commands.md", ROOT / "docs/experiments.md"}
+        ),
+    ],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_every_flag_in_the_documents_exists(page):
+    known = {
+        word.strip(",") for _, command in variants() for s in settings(command) for word in s.flag.split()
+    }
+    known |= {"--help", "--help-all", "--version"} | FLAGS_OF_OTHERS
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]", page.read_text(encoding="utf-8")))
+    assert named - known == set()

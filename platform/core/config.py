@@ -122,6 +122,11 @@ def with_settings(default: T | type[T], settings: Mapping[str, Any]) -> T:
     >>> with_settings(Training, {"steps": 3, "lr": 0.5})
     Training(steps=3, lr=0.5)
     """
+    return _with_settings(default, settings, "")
+
+
+def _with_settings(default: T | type[T], settings: Mapping[str, Any], group: str) -> T:
+    """`with_settings` of a nested config; `group`: its dotted path with a dot at the end, for messages."""
     from pydantic import TypeAdapter, ValidationError
 
     cls = default if isinstance(default, type) else type(default)
@@ -130,22 +135,23 @@ def with_settings(default: T | type[T], settings: Mapping[str, Any]) -> T:
     for path, value in sorted(settings.items()):
         name, _, rest = path.partition(".")
         if name not in known or (rest and not _parts(hints[name])):
-            raise ConfigError(f"unknown setting '{path}'; {nearest(path, list(_keys(cls)))}")
+            close = nearest(f"{group}{path}", [f"{group}{key}" for key in _keys(cls)])
+            raise ConfigError(f"unknown setting '{group}{path}'; {close}")
         if rest:
             inner = values[name] if name in values else default_value(known[name], default)
-            values[name] = with_settings(inner, {rest: value})
+            values[name] = _with_settings(inner, {rest: value}, f"{group}{name}.")
             continue
         try:
-            values[name] = TypeAdapter(hints[name]).validate_python(
-                str(value) if isinstance(value, Path) else value
-            )
+            plain = str(value) if isinstance(value, Path) else value
+            values[name] = TypeAdapter(hints[name]).validate_python(plain)
         except ValidationError as error:
-            raise ConfigError(f"setting '{path}' is {value!r}: {error.errors()[0]['msg']}") from None
+            message = error.errors()[0]["msg"]
+            raise ConfigError(f"setting '{group}{name}' is {value!r}: {message}") from None
     if not isinstance(default, type):
         return dataclasses.replace(default, **values)
     for name, field in known.items():
         if name not in values and default_value(field, cls) is dataclasses.MISSING:
-            raise ConfigError(f"setting '{name}' is missing")
+            raise ConfigError(f"setting '{group}{name}' is missing")
     return cls(**values)
 
 

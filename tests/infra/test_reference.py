@@ -42,4 +42,5 @@ def rows_of(title: str) -> list[list[str]]:
     section = PAGE.read_text(encoding="utf-8").split(f"\n## vetdino {title}\n", 1)[1].split("\n## ", 1)[0]
     lines = [line for line in section.splitlines() if line.startswith("| `")]
     cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines]
-    return [[cell.strip().strip("`").replace("\\|", "|") for cell in line] for line in cells]
+    plain = [[cell.strip().replace("\\|", "|") for cell in line] for line in cells]
+    return [[*(cell.strip("`") for cell in line[:3]), line[3]] for line in plain]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vetdino.downstream.fewshot.audits.config import TttConfig
-from vetdino.downstream.fewshot.audits.slices import questions
+from vetdino.downstream.fewshot.audits.targets import audit_targets
 from vetdino.downstream.fewshot.learn.adaptation import adapt_and_segment, reset_after
 from vetdino.downstream.fewshot.learn.trained import load_trained_encoders
 from vetdino.downstream.volumes.volume import load_volumes
@@ -128,18 +128,18 @@ def test_trained_encoders_are_audited_each_in_its_own_fold(here, capsys):
         for one in costs
         if one["row"] == "2 steps"
     }
-    asked = [one for scan in questions(volumes, config, {}) for one in scan]
+    asked = [one for scan in audit_targets(volumes, config, {}) for one in scan]
     assert {one.fold.number for one in asked} == {0, 1}
     assert len(told) == sum(len(one.parts) for one in asked)
-    for question in asked:
+    for target in asked:
         first = {}
         for fold in (0, 1):
-            encoder = own[fold, question.lesson.organ]
-            [(z, part)] = question.parts.items()
+            encoder = own[fold, target.support.organ]
+            [(z, part)] = target.parts.items()
             with reset_after(encoder):
-                ways = (question.lesson, part, question.query, z, config.adapt, config.prototypes)
+                ways = (target.support, part, target.query, z, config.adapt, config.prototypes)
                 first[fold] = adapt_and_segment(encoder, *ways, marks=(2,)).losses[0]
-        assert told[question.query.name, question.lesson.name, z] == first[question.fold.number]
+        assert told[target.query.name, target.support.name, z] == first[target.fold.number]
         assert first[0] != first[1]
 
 
