@@ -48,7 +48,8 @@ def encoder_predictor(encoder_for: EncoderChoice, config: PrototypeConfig) -> Pr
         pairs = zip(support.volumes, support.slices, strict=True)
         supports_NChw = torch.cat([features(volume, [slices[part]]) for volume, slices in pairs])
         masks_NHW = torch.from_numpy(support.part_masks(part))
-        grid_Nhw = grid_mask(masks_NHW, *supports_NChw.shape[2:], compat=config.compat)
+        h, w = supports_NChw.shape[2:]
+        grid_Nhw = grid_mask(masks_NHW, h, w, config.compat)
         return prototype_sets(supports_NChw, grid_Nhw, config)
 
     def predictor(support: SupportSet, part: int, query: Volume, slices: Sequence[int]) -> Tensor:

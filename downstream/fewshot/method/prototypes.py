@@ -52,7 +52,8 @@ def predict(
         raise DataError(
             f"the mask is empty in all {len(masks_NHW)} support slices; choose support slices that show the organ"
         )
-    grid_Nhw = grid_mask(binary_NHW, *query_CHW.shape[-2:], compat=config.compat)
+    h, w = query_CHW.shape[-2:]
+    grid_Nhw = grid_mask(binary_NHW, h, w, config.compat)
     sets = prototype_sets(supports_NCHW, grid_Nhw, config, training=training)
     return prototype_scores(query_CHW[None], sets)[:, 0]
 
