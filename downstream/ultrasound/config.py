@@ -111,7 +111,7 @@ class NoiseConfig(ZeroshotConfig):
     levels: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
     """Standard deviations of the noise."""
     space: Literal["normalised", "unit", "8bit"] = "normalised"
-    """Unit of a level: of the normalised input, of pixels from 0 to 1, or one of 255 grey levels."""
+    """Unit of a level: of the normalized input, of pixels from 0 to 1, or one of 255 gray levels."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -172,8 +172,8 @@ def _read_domain(name: str, folder: Path, setup: Mapping[str, str]) -> Domain:
     for stem in masks.keys() - images.keys():
         left_out[f"masks/{masks[stem][0].name}"] = "no image of that name in images/"
     if not frames:
-        reason = next((f"{file}: {why}" for file, why in left_out.items()), "images/ is empty")
-        raise DataError(f"{folder}: no usable frame; {reason}")
+        first = next((f"{file}: {why}" for file, why in left_out.items()), "images/ is empty")
+        raise DataError(f"{folder}: no usable frame; {first}")
     if labelled and not any(frame.truth.any() for frame in frames):
         raise DataError(f"{folder}: every mask is empty; expected 0 and 255, or 0 and 1")
     return Domain(name, tuple(frames), left_out=dict(sorted(left_out.items())), doubts=doubts, **setup)

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from ...platform.core.errors import DataError
+from ..common.shapes import shape_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,7 +70,7 @@ class Frame:
 
     def __repr__(self) -> str:
         mask = "no mask" if self.mask is None else f"mask {100 * self.mask.mean():.0f} %"
-        return f"Frame({self.key}, {'x'.join(map(str, self.pixels.shape))}, {mask})"
+        return f"Frame({self.key}, {shape_text(self.pixels.shape)}, {mask})"
 
 
 class FrameError(Exception):
@@ -116,8 +117,8 @@ def read_frames(sources: Sequence[Path | str]) -> tuple[tuple[Frame, ...], dict[
         except FrameError as reason:
             left_out[str(path)] = str(reason)
     if not frames:
-        file, reason = next(iter(left_out.items()))
-        raise DataError(f"{len(paths)} files, none of them a usable frame; {file}: {reason}")
+        file, why = next(iter(left_out.items()))
+        raise DataError(f"{len(paths)} files, none of them a usable frame; {file}: {why}")
     return tuple(frames), left_out
 
 
@@ -132,11 +133,12 @@ def read_frame(domain: str, stem: str, images: list[Path], masks: list[Path] | N
         raise FrameError(f"{len(masks)} masks of that name in masks/" if masks else "no mask in masks/")
     mask = _read_mask(masks[0])
     if mask.shape != pixels.shape[:2]:
-        raise FrameError(f"the image is {_size(pixels)}, its mask {_size(mask)} (height x width)")
+        sizes = f"the image is {shape_text(pixels.shape[:2])}, its mask {shape_text(mask.shape)}"
+        raise FrameError(f"{sizes} (height x width)")
     share = _painted_share(pixels, mask)
     if share:
         raise FrameError(
-            f"{100 * share:.0f} % of what the mask covers is coloured: a label seems painted into the image"
+            f"{100 * share:.0f} % of what the mask covers is colored: a label seems painted into the image"
         )
     return Frame(stem, domain, _to_gray(pixels), mask)
 
@@ -170,7 +172,7 @@ def _read_picture(path: Path) -> np.ndarray:
         raise FrameError(f"not a readable picture ({type(error).__name__})") from None
     height, width = pixels.shape[:2]
     if max(height, width) > MAX_ASPECT * min(height, width):
-        raise FrameError(f"{_size(pixels)} pixels is a strip, no frame")
+        raise FrameError(f"{shape_text(pixels.shape[:2])} pixels is a strip, no frame")
     return pixels
 
 
@@ -217,7 +219,3 @@ def _unique_names(paths: Sequence[Path]) -> Iterator[str]:
             name, number = f"{plain}-{number}", number + 1
         taken.add(name)
         yield name
-
-
-def _size(pixels: np.ndarray) -> str:
-    return f"{pixels.shape[0]}x{pixels.shape[1]}"

@@ -1,1 +1,1 @@
-"""CT and MRI scans, and stacks of pictures, in files of many kinds become oriented, normalised slices."""
+"""CT and MRI scans, and stacks of pictures, read from files of many kinds and prepared as normalized slices."""

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from ...platform.core.errors import DataError
+from ..common.shapes import shape_text
 from .grid import Spacing, Triple, Voxels, axes_of, canonical_affine, to_canonical, voxel_sizes
-from .names import shape_text
 
 # Z, H, W slices, rows and columns in canonical orientation: to the head, to the back, to the patient's left.
 

@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ...platform.core.errors import ConfigError, DataError
 from .files import file_kind, organ_files
@@ -24,6 +25,7 @@ def class_names(text: str, source: Path) -> dict[int, str]:
         if not usual:
             return {}
         text = str(usual[0])
+    pairs: list[tuple[Any, ...]]
     try:
         if text.lower().endswith(".json"):
             content = json.loads(Path(text).read_text())

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...platform.core.errors import DataError, DicomError
+from ..common.shapes import shape_text
 from .grid import Voxels
-from .names import first_few, natural_key, shape_text, stem
+from .names import first_few, natural_key, stem
 
 if TYPE_CHECKING:
     from pydicom import Dataset

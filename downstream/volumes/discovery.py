@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,19 +40,11 @@ class ScanFiles:
         return f"ScanFiles({self.name}, {'labelled' if self.label else 'no label'})"
 
 
-@dataclass(frozen=True, slots=True)
-class FoundScans:
-    """Scans by name, and file -> why it is left out."""
-
-    scans: tuple[ScanFiles, ...]
-    left_out: Mapping[str, str]
-
-
 ScanList = tuple[list[ScanFiles], dict[str, str]]
 """Scans, and file -> why it is left out."""
 
 
-def find_scans(source: Path) -> FoundScans:
+def find_scans(source: Path) -> ScanList:
     """The scans of a folder or table, sorted by name (2 before 10). Raises DataError where there is none."""
     if source.is_file() and source.suffix.lower() == ".csv":
         scans, left_out = _from_table(source)
@@ -72,8 +64,7 @@ def find_scans(source: Path) -> FoundScans:
         raise DataError(
             f"{source}: several scans are called '{repeated[0]}'; name them in a table of image,label,name"
         )
-    scans = sorted(scans, key=lambda scan: natural_key(scan.name))
-    return FoundScans(tuple(scans), dict(sorted(left_out.items())))
+    return sorted(scans, key=lambda scan: natural_key(scan.name)), dict(sorted(left_out.items()))
 
 
 def _from_folder(source: Path) -> ScanList:
@@ -89,7 +80,8 @@ def _from_folder(source: Path) -> ScanList:
     files = [file for file in _scan_parts(source) if file_kind(file) == "nifti"]
     if files:
         return _join_by_words(source, files)
-    scans, left_out = [], {}
+    scans: list[ScanFiles] = []
+    left_out: dict[str, str] = {}
     ordered = sorted(folders.values(), key=lambda part: natural_key(part.name))
     for number, folder in enumerate(ordered, start=1):
         more, less = _from_scan_folder(source, folder, number)
@@ -122,7 +114,8 @@ def _join_by_key(source: Path, images: Sequence[Path], labels: Sequence[Path], n
     for place, files in enumerate((images, labels)):
         for file in files:
             by_key[keys[file]][place].append(file)
-    scans, left_out = [], {}
+    scans: list[ScanFiles] = []
+    left_out: dict[str, str] = {}
     for key, (image, label) in by_key.items():
         if not image:
             left_out |= {_shown_as(source, file): "a label without an image of its name" for file in label}
@@ -141,7 +134,8 @@ def _join_by_key(source: Path, images: Sequence[Path], labels: Sequence[Path], n
 
 def _from_scan_folder(source: Path, folder: Path, number: int = 1) -> ScanList:
     """A folder of one scan (or of several without labels), at any depth. number: its place among its siblings."""
-    images, labels = [], []
+    images: list[Path] = []
+    labels: list[Path] = []
     for part in _parts_below(folder):
         words = part.relative_to(folder).parts
         (labels if any(is_label(word) for word in words) else images).append(part)
@@ -186,7 +180,8 @@ def _nested_name(folder: Path, part: Path) -> str:
 def _from_table(table: Path) -> ScanList:
     """Rows of image, label, name, modality; files relative to the table. Raises DataError."""
     rows = read_csv_rows(table, "scan", ("image",), ("label", "name", "modality"))
-    scans, left_out = [], {}
+    scans: list[ScanFiles] = []
+    left_out: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
         image, label, name = row["image"], row.get("label", ""), row.get("name", "")
         modality = row.get("modality", "").casefold()

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 
 from ...platform.core.errors import DataError
+from ..common.shapes import shape_text
 from .dicom import is_slice, read_series
 from .grid import Spacing, Voxels, affine_of
-from .names import NIFTI, PICTURES, first_few, natural_key, shape_text, stem
+from .names import NIFTI, PICTURES, first_few, natural_key, stem
 
 LOSSY = (".jpg", ".jpeg")
 """Endings of pictures that do not keep their values exactly: not for labels."""
@@ -145,7 +146,7 @@ def _read_nifti(path: Path) -> Voxels:
     import nibabel
 
     try:
-        image = nibabel.load(path)
+        image: Any = nibabel.load(path)
         with np.errstate(all="ignore"):  # an overflow becomes infinite, and is refused as that
             values, affine, header = image.get_fdata(dtype=np.float32), image.affine, image.header
     except (
@@ -255,7 +256,7 @@ def _read_picture(file: Path, labels: bool) -> np.ndarray:
                 if picture.mode in ("L", "I", "F") or picture.mode.startswith("I;"):
                     return np.array(picture)
                 if labels and picture.mode != "P":
-                    raise DataError(f"labels in colour ({picture.mode}); give one number a pixel")
+                    raise DataError(f"labels in color ({picture.mode}); give one number a pixel")
                 return np.array(picture if labels else picture.convert("L"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"a picture that cannot be read ({type(error).__name__})") from None

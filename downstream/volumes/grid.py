@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ...platform.core.errors import DataError
+from ..common.shapes import shape_text
 from .config import world_axes
-from .names import shape_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -163,7 +163,7 @@ def voxel_sizes(affine: np.ndarray) -> Spacing:
 def to_canonical(array_IJK: np.ndarray, axes: str) -> np.ndarray:
     """An array with the given axes, turned to CANONICAL: a view, (Z, H, W)."""
     order, flips = _turn(axes)
-    return np.flip(array_IJK.transpose(order), [axis for axis, flip in enumerate(flips) if flip])
+    return np.flip(array_IJK.transpose(order), tuple(axis for axis, flip in enumerate(flips) if flip))
 
 
 def canonical_affine(affine: np.ndarray, shape: Triple) -> np.ndarray:
@@ -239,7 +239,7 @@ def restore_from_grid(mask_ZHW: np.ndarray, grid: Grid) -> np.ndarray:
         kept, (slices, height - 2 * rows, width - 2 * columns)
     )
     order, flips = _turn(grid.axes)
-    turned = np.flip(whole, [axis for axis, flip in enumerate(flips) if flip])
+    turned = np.flip(whole, tuple(axis for axis, flip in enumerate(flips) if flip))
     return np.ascontiguousarray(turned.transpose(np.argsort(order)))
 
 

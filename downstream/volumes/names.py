@@ -91,12 +91,3 @@ def first_few(values: Sequence[object] | np.ndarray, count: int = 4) -> str:
         f"{value:g}" if isinstance(value, (float, np.floating)) else str(value) for value in values[:count]
     ]
     return ", ".join(texts) + (", …" if len(values) > count else "")
-
-
-def shape_text(shape: Sequence[int]) -> str:
-    """A shape as text.
-
-    >>> shape_text((36, 256, 256))
-    '36x256x256'
-    """
-    return "x".join(map(str, shape))

@@ -51,13 +51,12 @@ def prepare(source: Path | str, out: Path | str, config: PrepareConfig | None = 
     Raises DataError where no scan can be prepared, ConfigError for names of classes that cannot be read.
     """
     source, out, config = Path(source), Path(out), config or PrepareConfig()
-    found = find_scans(source)
+    scans, left_out = find_scans(source)
     names = class_names(config.classes, source)
-    organs = organ_classes([scan.label for scan in found.scans], names)
+    organs = organ_classes([scan.label for scan in scans], names)
     names = names or {number: name for name, number in organs.items()}
     cards: dict[str, dict[str, Any]] = {}
-    left_out = dict(found.left_out)
-    for scan in track(found.scans, label="prepare", unit="scans"):
+    for scan in track(scans, label="prepare", unit="scans"):
         try:
             cards[scan.name] = _prepare_one(scan, out, config, names, organs)
         except DataError as reason:
@@ -70,8 +69,8 @@ def prepare(source: Path | str, out: Path | str, config: PrepareConfig | None = 
     for card in cards.values():
         present = card["counts"].keys() if card["labelled"] else {str(number) for number in classes}
         card["absent"] = [number for number in classes if str(number) not in present]
-    _write_report(out / REPORT, found.scans, cards, classes, left_out)
-    _write_sources(out / SOURCES, found.scans)
+    _write_report(out / REPORT, scans, cards, classes, left_out)
+    _write_sources(out / SOURCES, scans)
     manifest = {
         "version": VERSION,
         "config": json.loads(to_json(config)),
@@ -95,7 +94,9 @@ def _prepare_one(
         image_ZHW, labels_ZHW, card = prepare_scan(scan, config, organs)
         card["inputs"] = inputs
         atomic_write(overlay, overlay_sheet(image_ZHW, labels_ZHW, names, title=_title(scan.name, card)))
-        arrays = {"image": image_ZHW} if labels_ZHW is None else {"image": image_ZHW, "labels": labels_ZHW}
+        arrays: dict[str, Any] = (
+            {"image": image_ZHW} if labels_ZHW is None else {"image": image_ZHW, "labels": labels_ZHW}
+        )
         with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez_compressed(file, card=json.dumps(card), **arrays)
     card["file"] = path.relative_to(out).as_posix()

@@ -17,9 +17,10 @@ import numpy as np
 
 from ...platform.core.errors import DataError
 from ...platform.core.files import atomic_write
+from ..common.shapes import shape_text
 from .config import Modality
 from .grid import Grid, Spacing, grid_from_card, restore_from_grid
-from .names import natural_key, shape_text
+from .names import natural_key
 
 VERSION = 1
 """Version of the prepared folder's format."""

@@ -85,7 +85,8 @@ def assess(domains: Sequence[Domain], backbone: Backbone, config: AssessConfig) 
         "images": [frame.key for frame in frames],
         "auc": "pixels of the frame by mean attention over heads",
     }
-    tables = {"images": auc or [{"domain": f.domain, "image": f.name} for f in frames], "variance": variance}
+    images = auc or [{"domain": f.domain, "image": f.name} for f in frames]
+    tables: dict[str, Sequence[Mapping[str, Any]]] = {"images": images, "variance": variance}
     if config.buddies:
         buddies = find_buddies(domains, networks, config)
         metrics |= buddies.metrics
@@ -214,8 +215,5 @@ def _block_curves(
     for one in rows:
         panels[one["row"]].setdefault(one[name], []).append((one["block"], one[value]))
     return curves(
-        title,
-        {f"backbone: {label}": panels["backbone"], "random weights": panels["random"]},
-        "block",
-        ylabel,
+        title, {f"backbone: {label}": panels["backbone"], "random weights": panels["random"]}, "block", ylabel
     )

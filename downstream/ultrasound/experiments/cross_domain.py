@@ -18,7 +18,7 @@ from ..config import CrossDomainConfig
 from ..domains import Domain, setup_difference, shuffled_frames, usable_domains
 from ..figures import Bar, bars
 from ..frames import Frame
-from ..method.comparison import ROWS, SetMasks, compare_set
+from ..method.comparison import ROWS, SetMasks, compare_rows
 from ..method.encoding import EncoderPair
 from ..method.scores import SetSummary
 from ..record import ZeroshotResult
@@ -38,12 +38,12 @@ def cross_domain(domains: Sequence[Domain], backbone: Backbone, config: CrossDom
     encoders.encode_all([frame for frames in by_domain.values() for frame in frames])
     results = SetResults(config)
     for name, frames in track(by_domain.items(), label="alone", unit="domains"):
-        results.add(name, "alone", frames, compare_set(frames, encoders, config))
+        results.add(name, "alone", frames, compare_rows(frames, *encoders.encode(frames), config))
     examples: dict[str, tuple[Sequence[Frame], SetMasks]] = {}
     shown = (0, 1, config.images, config.images + 1)
     for a, b in track(list(combinations(domains, 2)), label="cross-domain", unit="pairs"):
         frames = (*by_domain[a.name], *by_domain[b.name])
-        set_masks = compare_set(frames, encoders, config)
+        set_masks = compare_rows(frames, *encoders.encode(frames), config)
         name = f"{a.name} + {b.name}"
         results.add(name, "", frames, set_masks, {a.name: f"with {b.name}", b.name: f"with {a.name}"})
         examples[name] = ([frames[place] for place in shown], set_masks.part(shown))

@@ -14,7 +14,7 @@ from ....platform.models.backbone import Backbone
 from ..config import SameDomainConfig
 from ..domains import Domain, shuffled_frames, usable_domains
 from ..figures import bars
-from ..method.comparison import compare_set
+from ..method.comparison import compare_rows
 from ..method.encoding import EncoderPair
 from ..record import ZeroshotResult
 from .sets import MEASURES, SetResults, by_place, examples_figure, summary_bar
@@ -43,7 +43,7 @@ def same_domain(domains: Sequence[Domain], backbone: Backbone, config: SameDomai
     masks = {}
     for name, size in track(sets, label="same-domain", unit="sets"):
         frames = by_domain[name][:size]
-        masks[name, size] = compare_set(frames, encoders, config)
+        masks[name, size] = compare_rows(frames, *encoders.encode(frames), config)
         results.add(name, f"n{size}", frames, masks[name, size])
     shown = {name: max(size for other, size in sets if other == name and size <= 5) for name in by_domain}
     examples = {name: (by_domain[name][:size], masks[name, size]) for name, size in shown.items()}

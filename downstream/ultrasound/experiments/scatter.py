@@ -39,9 +39,9 @@ def scatter(domains: Sequence[Domain], backbone: Backbone, config: ScatterConfig
     encoders = EncoderPair(backbone, config)
     frames = [frame for domain in domains for frame in shuffled_frames(domain, config.seed)[: config.images]]
     encoders.encode_all(frames)
-    encoded = [encoders.backbone.encode(frame) for frame in frames]
+    encoded, random = encoders.encode(frames)
     pca, components = fit_components([one.descriptors for one in encoded])
-    random_pca, _ = fit_components([encoders.random.encode(frame).descriptors for frame in frames])
+    random_pca, _ = fit_components([one.descriptors for one in random])
     shares = [one.patch_shares(frame.truth) for frame, one in zip(frames, encoded, strict=True)]
     rows = _patch_rows(frames, shares, components)
     points_P3 = np.concatenate([one.reshape(-1, 3) for one in components])

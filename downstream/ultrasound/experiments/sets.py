@@ -1,4 +1,4 @@
-"""What the three co-segmentation experiments share: scores of sets collected into tables, metrics and figures."""
+"""Shared by the three co-segmentation experiments: scores of sets collected into tables, metrics and figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every table of Dice needs for comparison: an oracle that knows the truth, and masks that ignore the image.
+"""Baselines and bounds of every table of Dice: an oracle that knows the truth, and masks that ignore the image.
 
 I images, R x C the patch grid of one, K clusters, M x W the pixels of an image; S or X sets of clusters.
 """
@@ -6,72 +6,44 @@ I images, R x C the patch grid of one, K clusters, M x W the pixels of an image;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ....platform.core.errors import DataError
 from .cosegmentation import Cosegmentation
-from .masks import enlarge, size_text
+from .masks import enlarge
 
 EXACT = 16
 """Most clusters of which the oracle tries every subset: 65,536 of them."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Oracle:
-    """The clusters that somebody who knows the truth would call foreground: an upper bound, not a prediction.
-
-    masks: per image (R, C) bool, on the patch grid. dice: mean over the images at their own size, before any
-    refinement. exact: every subset of the clusters was tried.
-    """
-
-    foreground: tuple[int, ...]
-    masks: tuple[np.ndarray, ...]
-    dice: float
-    exact: bool
-
-    def __repr__(self) -> str:
-        return f"Oracle({len(self.masks)} images, {len(self.foreground)} clusters, Dice {self.dice:.3f})"
-
-
 def oracle_clusters(
     cosegmentation: Cosegmentation,
     truths: Sequence[np.ndarray],
-    covered: Sequence[tuple[float, float]] | None = None,
-) -> Oracle:
-    """The set of clusters with the largest mean Dice over the images.
+    covered: Sequence[tuple[float, float] | None],
+) -> tuple[list[int], float]:
+    """(the set of clusters with the largest mean Dice over the images, that Dice before any refinement).
 
-    truths: per image (M, W) bool, with covered as in `enlarge`: Dice counts pixels; or (R, C) float, the share of
-    each patch that the truth lies on: Dice counts patches. Of up to EXACT clusters every subset is tried; of more,
-    one cluster at a time is taken in or out, the best first, as long as that helps. The empty set is chosen only
-    where it is best. Raises DataError where a truth is missing.
+    truths: per image (M, W) bool. covered: per image, as in `enlarge`. Of up to EXACT clusters every subset is tried;
+    of more, one cluster at a time is taken in or out, the best first, as long as that helps. The empty set is chosen
+    only where it is best. It is an upper bound, not a prediction. Raises DataError where a truth is missing.
     """
     k, count = len(cosegmentation.votes), len(cosegmentation.clusters)
-    sizes = covered or [None] * count
-    if not len(truths) == len(sizes) == count:
-        raise DataError(f"{len(truths)} truths and {len(sizes)} sizes for {count} images; give one of each")
-    counts = [_areas(*each, k) for each in zip(cosegmentation.clusters, truths, sizes, strict=True)]
-    area_KI, both_KI, truth_I = (np.stack(column, axis=-1) for column in zip(*counts, strict=True))
-    chosen, dice = (_best_subset if k <= EXACT else _grown_subset)(area_KI, both_KI, truth_I)
-    masks = tuple(np.isin(cluster_RC, chosen) for cluster_RC in cosegmentation.clusters)
-    return Oracle(tuple(chosen), masks, dice, exact=k <= EXACT)
+    if not len(truths) == len(covered) == count:
+        raise DataError(f"{len(truths)} truths and {len(covered)} sizes for {count} images; give one of each")
+    areas = [_areas(*each, k) for each in zip(cosegmentation.clusters, truths, covered, strict=True)]
+    area_KI, both_KI, truth_I = (np.stack(column, axis=-1) for column in zip(*areas, strict=True))
+    return (_best_subset if k <= EXACT else _grown_subset)(area_KI, both_KI, truth_I)
 
 
 def _areas(
-    cluster_RC: np.ndarray, truth: np.ndarray, covered: tuple[float, float] | None, k: int
+    cluster_RC: np.ndarray, truth_MW: np.ndarray, covered: tuple[float, float] | None, k: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """(area of each cluster (K,), its area inside the truth (K,), area of the truth) in one image."""
-    labels, inside = cluster_RC, np.asarray(truth, np.float64)
-    if np.asarray(truth).dtype == bool:
-        height, width = inside.shape
-        labels = enlarge(cluster_RC, height, width, covered, outside=k)
-    if labels.shape != inside.shape:
-        raise DataError(
-            f"shares of {size_text(inside)} patches for a grid of {size_text(labels)}; give one for each patch"
-        )
-    area_K, both_K = (np.bincount(labels.ravel(), part, k + 1)[:k] for part in (None, inside.ravel()))
-    return area_K, both_K, inside.sum()
+    """(area of each cluster (K,), its area inside the truth (K,), area of the truth) in pixels of one image."""
+    height, width = truth_MW.shape
+    label = enlarge(cluster_RC, height, width, covered, outside=k).ravel()
+    truth = truth_MW.ravel().astype(np.float64)
+    return np.bincount(label, minlength=k + 1)[:k], np.bincount(label, truth, k + 1)[:k], truth.sum()
 
 
 def _mean_dice(area_XI: np.ndarray, both_XI: np.ndarray, truth_I: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from ..config import CosegmentConfig, ZeroshotConfig
 from ..frames import Frame
 from .baselines import mean_of_other_masks, oracle_clusters
 from .cosegmentation import Cosegmentation, cosegment
-from .encoding import MAX_CUT_PATCHES, EncodedFrame, EncoderPair
+from .encoding import MAX_CUT_PATCHES, EncodedFrame
 from .masks import refine
 
 ROWS = ("cosegment", "tokencut", "oracle", "random", "random_oracle", "mean_mask", "everything")
@@ -47,14 +47,6 @@ class SetMasks:
         return f"SetMasks({rows}; {self.foreground} of {self.clusters} clusters are foreground)"
 
 
-def compare_set(frames: Sequence[Frame], encoders: EncoderPair, config: ZeroshotConfig) -> SetMasks:
-    """Every row's masks of a set of frames with truth."""
-    encoded, random = (
-        [encoder.encode(frame) for frame in frames] for encoder in (encoders.backbone, encoders.random)
-    )
-    return compare_rows(frames, encoded, random, config)
-
-
 def compare_rows(
     frames: Sequence[Frame],
     encoded: Sequence[EncodedFrame],
@@ -62,21 +54,15 @@ def compare_rows(
     config: ZeroshotConfig,
 ) -> SetMasks:
     """Every row's masks of a set of frames with truth. random: the same frames encoded with random weights."""
-    cosegmentation, random_cosegmentation = (
-        cosegment_frames(encoded, config),
-        cosegment_frames(random, config),
-    )
+    cosegmentation = cosegment_frames(encoded, config)
+    random_cosegmentation = cosegment_frames(random, config)
     truths = [frame.truth for frame in frames]
-    oracle, random_oracle = (
-        oracle_clusters(one, truths, [frame.covered for frame in of]).masks
-        for one, of in ((cosegmentation, encoded), (random_cosegmentation, random))
-    )
     masks = {
         "cosegment": _at_frame_size(cosegmentation.masks, encoded, config.cosegment),
         "tokencut": tuple(one.enlarge(one.cut) for one in encoded if one.cut is not None),
-        "oracle": _at_frame_size(oracle, encoded, config.cosegment),
+        "oracle": _oracle_masks(cosegmentation, truths, encoded, config.cosegment),
         "random": _at_frame_size(random_cosegmentation.masks, random, config.cosegment),
-        "random_oracle": _at_frame_size(random_oracle, random, config.cosegment),
+        "random_oracle": _oracle_masks(random_cosegmentation, truths, random, config.cosegment),
         "mean_mask": mean_of_other_masks(truths),
         "everything": tuple(np.ones(truth.shape, bool) for truth in truths),
     }
@@ -112,6 +98,17 @@ def cosegment_frames(encoded: Sequence[EncodedFrame], config: ZeroshotConfig) ->
     """Clusters and voted masks of a set, on the patch grid."""
     descriptors = [one.described(config.log_binning) for one in encoded]
     return cosegment(descriptors, [one.attention for one in encoded], config.cosegment)
+
+
+def _oracle_masks(
+    cosegmentation: Cosegmentation,
+    truths: Sequence[np.ndarray],
+    encoded: Sequence[EncodedFrame],
+    config: CosegmentConfig,
+) -> tuple[np.ndarray, ...]:
+    chosen, _ = oracle_clusters(cosegmentation, truths, [one.covered for one in encoded])
+    masks = [np.isin(cluster_RC, chosen) for cluster_RC in cosegmentation.clusters]
+    return _at_frame_size(masks, encoded, config)
 
 
 def _at_frame_size(

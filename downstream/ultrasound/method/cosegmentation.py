@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....platform.core.errors import DataError
+from ...common.shapes import shape_text
 from ..config import CosegmentConfig
 from .clustering import cluster_patches, elbow_reached
-from .masks import size_text
 from .voting import cluster_saliency, count_votes, saliency_map
 
 
@@ -62,7 +62,7 @@ def cosegment(
     for image, (cluster_RC, attention_HRC) in enumerate(zip(clusters, attention, strict=True)):
         if np.shape(attention_HRC)[1:] != cluster_RC.shape:
             raise DataError(
-                f"image {image + 1} has descriptors on a grid of {size_text(cluster_RC)}, attention of shape "
+                f"image {image + 1} has descriptors on a grid of {shape_text(cluster_RC.shape)}, attention of shape "
                 f"{np.shape(attention_HRC)}; both must come from one pass"
             )
     saliency = [saliency_map(attention_HRC, config) for attention_HRC in attention]

@@ -117,17 +117,22 @@ class EncoderPair:
         self.backbone = FrameEncoder(backbone, config, tokencut=True)
         self.random = FrameEncoder(random_like(backbone, config.seed).eval(), config)
 
+    def encode(self, frames: Sequence[Frame]) -> tuple[list[EncodedFrame], list[EncodedFrame]]:
+        """(frames encoded by the backbone, the same by random weights)."""
+        return [self.backbone.encode(frame) for frame in frames], [
+            self.random.encode(frame) for frame in frames
+        ]
+
     def encode_all(self, frames: Sequence[Frame]) -> None:
         """Encodes frames ahead of the sets that hold them, with a progress bar."""
         for frame in track(frames, label="encode", unit="frames"):
-            self.backbone.encode(frame)
-            self.random.encode(frame)
+            self.encode([frame])
 
 
 def covered_size(
     grid: tuple[int, int],
-    input_size: tuple[int, int],
-    frame_size: tuple[int, int],
+    input_size: tuple[int, ...],
+    frame_size: tuple[int, ...],
     backbone: Backbone,
     stride: int | None,
 ) -> tuple[float, float]:

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from ....platform.core.errors import DataError
+from ...common.shapes import shape_text
 from ..config import CosegmentConfig
 
 
@@ -54,34 +55,30 @@ def patch_shares(mask_MW: np.ndarray, grid: tuple[int, int], covered: tuple[floa
 def refine(mask_MW: np.ndarray, pixels_MW: np.ndarray, config: CosegmentConfig) -> np.ndarray:
     """The mask with its border moved to the image's edges by GrabCut (Rother et al. 2004); unchanged for `none`.
 
-    pixels: (M, W) gray, uint8 or float in 0..1. As in Amir et al. the mask is fixed further than `band` pixels from
-    its border. A mask of nothing or everything has no border and is returned as it is. Raises DataError for another
-    size or values out of range.
+    pixels: (M, W) gray, uint8. As in Amir et al. the mask is fixed further than `band` pixels from its border. A mask
+    of nothing or everything has no border and is returned as it is. Raises DataError for another size.
     """
-    pixels_MW, mask_MW = np.asarray(pixels_MW), np.asarray(mask_MW, bool)
     if pixels_MW.shape != mask_MW.shape:
         raise DataError(
-            f"a mask of {size_text(mask_MW)} for a picture of {size_text(pixels_MW)}; make them one size"
+            f"a mask of {shape_text(mask_MW.shape)} for a picture of {shape_text(pixels_MW.shape)}; make them one size"
         )
     if config.refine == "none" or mask_MW.all() or not mask_MW.any():
         return mask_MW
-    if pixels_MW.dtype != np.uint8:
-        if not (np.isfinite(pixels_MW).all() and pixels_MW.min() >= 0 and pixels_MW.max() <= 1):
-            raise DataError("pixels are not in 0..1; scale the picture, or give it as 8-bit")
-        pixels_MW = np.rint(pixels_MW * 255).astype(np.uint8)
     window = np.ones((2 * config.band + 1,) * 2, np.uint8)
     inside_MW = cv2.erode(mask_MW.astype(np.uint8), window) > 0
     outside_MW = cv2.dilate(mask_MW.astype(np.uint8), window) == 0
     if not outside_MW.any():
         outside_MW = ~mask_MW  # GrabCut must see some background
     label_MW = np.select([inside_MW, outside_MW], [cv2.GC_FGD, cv2.GC_BGD], cv2.GC_PR_FGD).astype(np.uint8)
+    background, foreground = np.zeros((2, 1, 65))  # its two mixtures, five Gaussians each
     # GrabCut draws from OpenCV's generator, which the whole process shares and whose state cannot be read.
     cv2.setRNGSeed(config.seed)
     cv2.grabCut(
         np.repeat(pixels_MW[:, :, None], 3, axis=2),
         label_MW,
-        None,
-        *np.zeros((2, 1, 65)),  # its two mixtures, five Gaussians each
+        (0, 0, 1, 1),  # not used with a mask
+        background,
+        foreground,
         5,
         cv2.GC_INIT_WITH_MASK,
     )
@@ -97,14 +94,10 @@ def dice_and_iou(prediction_MW: np.ndarray, truth_MW: np.ndarray) -> tuple[float
     prediction_MW, truth_MW = np.asarray(prediction_MW, bool), np.asarray(truth_MW, bool)
     if prediction_MW.shape != truth_MW.shape:
         raise DataError(
-            f"a mask of {size_text(prediction_MW)} for a truth of {size_text(truth_MW)}; make them one size"
+            f"a mask of {shape_text(prediction_MW.shape)} for a truth of {shape_text(truth_MW.shape)}; "
+            "make them one size"
         )
     both, total = int((prediction_MW & truth_MW).sum()), int(prediction_MW.sum()) + int(truth_MW.sum())
     dice, iou = (2 * both / total, both / (total - both)) if total else (1.0, 1.0)
     assert math.isclose(iou, dice / (2 - dice))
     return dice, iou
-
-
-def size_text(array: np.ndarray) -> str:
-    """The shape of an array, as `48x64`."""
-    return "x".join(map(str, array.shape))

@@ -8,7 +8,7 @@ import pytest
 from vetdino.downstream.ultrasound.config import ZeroshotConfig
 from vetdino.downstream.ultrasound.domains import shuffled_frames
 from vetdino.downstream.ultrasound.method import encoding
-from vetdino.downstream.ultrasound.method.comparison import ROWS, SetMasks, compare_set, segment_set
+from vetdino.downstream.ultrasound.method.comparison import ROWS, SetMasks, compare_rows, segment_set
 from vetdino.downstream.ultrasound.method.encoding import EncoderPair, FrameEncoder
 from vetdino.downstream.ultrasound.method.scores import score_images
 from vetdino.platform.core.errors import ConfigError
@@ -17,7 +17,7 @@ from vetdino.platform.core.errors import ConfigError
 def test_every_row_answers_every_frame_at_its_own_size(domains, tiny, quick):
     frames = shuffled_frames(domains[0], 0)[:3]
     config = ZeroshotConfig(**quick)
-    set_masks = compare_set(frames, EncoderPair(tiny, config), config)
+    set_masks = compare_rows(frames, *EncoderPair(tiny, config).encode(frames), config)
     assert tuple(set_masks.masks) == ROWS
     for masks in set_masks.masks.values():
         assert [mask.shape for mask in masks] == [frame.mask.shape for frame in frames]
@@ -28,7 +28,9 @@ def test_every_row_answers_every_frame_at_its_own_size(domains, tiny, quick):
 def test_the_oracle_is_never_worse_than_the_votes(domains, tiny, quick):
     frames = shuffled_frames(domains[0], 0)[:3]
     config = ZeroshotConfig(**quick)
-    scores = score_images(frames, "n3", compare_set(frames, EncoderPair(tiny, config), config))
+    scores = score_images(
+        frames, "n3", compare_rows(frames, *EncoderPair(tiny, config).encode(frames), config)
+    )
     dice = {row: np.mean([one.dice for one in scores if one.row == row]) for row in ROWS}
     assert dice["oracle"] >= dice["cosegment"] - 1e-9
     assert dice["random_oracle"] >= dice["random"] - 1e-9
@@ -40,7 +42,7 @@ def test_the_oracle_is_never_worse_than_the_votes(domains, tiny, quick):
 def test_tokencut_is_left_out_where_a_frame_has_too_many_patches(domains, tiny, quick, monkeypatch):
     monkeypatch.setattr(encoding, "MAX_CUT_PATCHES", 10)
     frames, config = domains[0].frames[:2], ZeroshotConfig(**quick)
-    set_masks = compare_set(frames, EncoderPair(tiny, config), config)
+    set_masks = compare_rows(frames, *EncoderPair(tiny, config).encode(frames), config)
     assert "tokencut" not in set_masks.masks
     assert any("TokenCut" in warning for warning in set_masks.warnings)
     with pytest.raises(ConfigError, match="TokenCut"):
@@ -51,7 +53,7 @@ def test_tokencut_is_left_out_where_a_frame_has_too_many_patches(domains, tiny, 
 def test_a_set_without_truth_gets_the_same_masks_as_one_with_truth(domains, tiny, quick, method):
     frames, config = domains[0].frames[:3], ZeroshotConfig(**quick)
     encoders = EncoderPair(tiny, config)
-    compared = compare_set(frames, encoders, config)
+    compared = compare_rows(frames, *encoders.encode(frames), config)
     alone = segment_set([encoders.backbone.encode(frame) for frame in frames], method, config)
     assert list(alone.masks) == [method]
     for one, other in zip(alone.masks[method], compared.masks[method], strict=True):

@@ -68,7 +68,6 @@ def test_grabcut_gives_the_same_mask_whatever_was_drawn_before(picture):
     for seed in (5, 6):
         cv2.setRNGSeed(seed)
         np.testing.assert_array_equal(refine(mask, pixels, GRABCUT), first)
-    np.testing.assert_array_equal(refine(mask, pixels / 255, GRABCUT), first)
 
 
 @pytest.mark.parametrize("fill", [0, 1])
@@ -88,8 +87,6 @@ def test_pictures_that_do_not_fit_the_mask_are_refused(picture):
     pixels, _, coarse = picture
     with pytest.raises(DataError, match="a mask of 64x80 for a picture of 63x80"):
         refine(coarse, pixels[1:], GRABCUT)
-    with pytest.raises(DataError, match=r"0\.\.1"):
-        refine(coarse, pixels.astype(float), GRABCUT)
 
 
 @given(st.integers(0, 999), st.floats(0, 1), st.floats(0, 1))

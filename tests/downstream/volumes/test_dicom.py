@@ -1,0 +1,71 @@
+"""DICOM slices: sorted by position, placed in millimeters, refused where they are not one volume."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vetdino.downstream.volumes.files import (
+    StackGeometry,
+    read_image,
+)
+from vetdino.downstream.volumes.grid import (
+    axes_of,
+    voxel_sizes,
+)
+from vetdino.platform.core.errors import DataError
+
+PLAIN = StackGeometry()
+
+
+def test_dicom_slices_are_sorted_by_position_not_by_name(tmp_path, save_series, hounsfield):
+    hu = hounsfield()
+    result = read_image(save_series(tmp_path, hu), PLAIN)
+    np.testing.assert_array_equal(result.values, hu)
+    assert axes_of(result.affine) == "SPL"
+    assert result.modality == "ct"
+
+
+def test_the_spacing_of_a_series_is_that_of_its_positions(tmp_path, save_series, hounsfield):
+    result = read_image(save_series(tmp_path, hounsfield()), PLAIN)
+    np.testing.assert_allclose(voxel_sizes(result.affine), (4, 0.8, 0.7))
+    # Row 2, column 3 of slice 1, in LPS by PS3.3 C.7.6.2.1.1, turned to RAS.
+    np.testing.assert_allclose(result.affine @ [1, 2, 3, 1], [30 - 3 * 0.7, 40 - 2 * 0.8, 104, 1])
+
+
+def test_a_sagittal_series_knows_how_it_lies(tmp_path, save_series, hounsfield):
+    turned = {
+        "ImageOrientationPatient": [0, 1, 0, 0, 0, -1],
+        "ImagePositionPatient": lambda z: [10 + 4 * z, 0, 0],
+    }
+    assert axes_of(read_image(save_series(tmp_path, hounsfield(), **turned), PLAIN).affine) == "RIP"
+
+
+def test_bits_above_those_stored_are_no_pixels(tmp_path, save_series, hounsfield):
+    hu = hounsfield()
+    folder = save_series(
+        tmp_path / "a", hu, PixelData=lambda z: ((hu[z] + 1024) | 0x8000).astype("<u2").tobytes()
+    )
+    np.testing.assert_array_equal(read_image(folder, PLAIN).values, hu)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"ImagePositionPatient": lambda z: [0, 0, 4 * z + 4 * (z > 2)]}, "a gap of 8 mm .* 4 mm apart"),
+        ({"ImagePositionPatient": lambda z: [0, 0, 4 * (z // 2)]}, "two slices at the same place"),
+        ({"ImageOrientationPatient": lambda z: [1, 0, 0, 0, z > 0, z == 0]}, "different directions"),
+        ({"PixelSpacing": None}, "without a usable PixelSpacing"),
+        ({"Modality": lambda z: "CT" if z else "MR"}, "several kinds"),
+        ({"SeriesInstanceUID": lambda z: f"1.2.{z}"}, "5 series in one folder"),
+        ({"PhotometricInterpretation": "MONOCHROME1"}, "MONOCHROME1"),
+        ({"PixelData": b"\0\0"}, "cannot be decoded"),
+    ],
+)
+def test_a_series_that_is_no_volume_is_refused_without_a_name(
+    tmp_path, changes, said, save_series, hounsfield
+):
+    folder = save_series(tmp_path / "Doe^Jane", hounsfield(), **changes)
+    with pytest.raises(DataError, match=said) as error:
+        read_image(folder, PLAIN)
+    assert "Doe" not in str(error.value)
