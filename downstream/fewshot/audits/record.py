@@ -36,9 +36,9 @@ MEASURES = ("dice", "change", "worse", "better")
 """Columns of summary.csv that have intervals, and are metrics."""
 
 NOTES = (
-    "dice: slices of the published protocol that were asked, pooled, mean over scans. change: paired with the row "
-    "before. worse, better: share of a scan's slices whose own Dice fell or rose against the row before, mean over "
-    "scans. parts: components of a slice's mask, mean over slices; several: share of slices with more than one. "
+    "dice: query slices of the published protocol, pooled, mean over scans. change: paired with the row before. "
+    "worse, better: share of a scan's slices whose Dice fell or rose against the row before, mean over scans. "
+    "parts: components of a slice's mask, mean over slices; several: share of slices with more than one. "
     "Intervals: 95 %, bootstrap over scans, none under 5 scans; scans of one fold share their support, so that the "
     "true ones are wider."
 )
@@ -60,83 +60,82 @@ class AuditRecord:
         return f"AuditRecord({self.experiment}, {len(self.summary)} lines)"
 
 
-def cca_record(found: CcaAuditResult, label: str, config: AuditConfig) -> AuditRecord:
-    """Tables and figures of the audit of components."""
-    summary = audit_summary(found.scores, found.before, found.organs, config)
-    seen = [
+def cca_record(result: CcaAuditResult, label: str, config: AuditConfig) -> AuditRecord:
+    """Tables and figures of the audit of components. label: of the encoder."""
+    summary = audit_summary(result.scores, result.before, result.organs, config)
+    plotted = [
         line | {"floor": line["row"] in (COPY, ORACLE)}
         for line in summary
         if line["row"] not in (TRUTH, f"{COPY}, components 1", f"{COPY}, components n")
     ]
     pictures = {
-        "dice": dice_bars(seen, "dice", f"{label}: Dice with and without components"),
+        "dice": dice_bars(plotted, "dice", f"{label}: Dice with and without components"),
         "harm": harm_bars(
-            [line for line in seen if not line["row"].startswith(COPY)],
+            [line for line in plotted if not line["row"].startswith(COPY)],
             f"{label}: slices that components help and harm",
         ),
         "parts": component_bars(
-            [score for score in found.scores if score.row == TRUTH],
-            found.organs,
+            [score for score in result.scores if score.row == TRUTH],
+            result.organs,
             "Parts of an organ in a slice, by the truth",
         ),
     }
-    note = "The surest component alone is kept. Filled: found. Outlined: truth."
-    shown = example_grid(found.examples, f"{label}: what keeping one component does", note)
-    tables = {"slices": [asdict(score) for score in found.scores], "summary": summary}
+    note = "Only the component with the highest score is kept. Filled: prediction. Outlined: truth."
+    examples = example_grid(result.examples, f"{label}: what keeping one component does", note)
     return AuditRecord(
-        "cca-audit",
-        summary,
-        tables,
-        pictures | ({"examples": shown} if shown else {}),
-        found.left_out,
+        experiment="cca-audit",
+        summary=summary,
+        tables={"slices": [asdict(score) for score in result.scores], "summary": summary},
+        pictures=pictures | ({"examples": examples} if examples else {}),
+        left_out=result.left_out,
         notes="truth: the query's own labels; cut to components, they are the ceiling.",
     )
 
 
-def ttt_record(found: TttAuditResult, label: str, config: AuditConfig) -> AuditRecord:
-    """Tables and figures of the audit of test-time training."""
-    summary = audit_summary(found.scores, found.before, found.organs, config)
-    cost = cost_of(found.trainings)
+def ttt_record(result: TttAuditResult, label: str, config: AuditConfig) -> AuditRecord:
+    """Tables and figures of the audit of test-time training. label: of the encoder."""
+    costs = mean_costs(result.trainings)
     summary = [
-        line | cost.get((line["row"], line["organ"]), NO_COST) | {"floor": line["row"] in BASELINES}
-        for line in summary
+        line | costs.get((line["row"], line["organ"]), NO_COST) | {"floor": line["row"] in BASELINES}
+        for line in audit_summary(result.scores, result.before, result.organs, config)
     ]
+    last_step = list(result.steps)[-1]
+    first_fold = result.trainings[0].fold
     drifts = {
-        row: [one.drift for one in found.trainings if one.row == row and one.fold == found.trainings[0].fold]
-        for row in (list(found.steps)[-1], NO_RESET)
+        row: [one.drift for one in result.trainings if one.row == row and one.fold == first_fold]
+        for row in (last_step, NO_RESET)
     }
     pictures = {
         "dice": dice_bars(
-            summary, "dice", f"{label}: Dice of the slices asked, before and after training on them"
+            summary, "dice", f"{label}: Dice of query slices, before and after training on them"
         ),
         "harm": harm_bars(summary, f"{label}: slices that test-time training helps and harms"),
-        "steps": step_curves(summary, found.steps, f"{label}: training on the slice that is asked"),
+        "steps": step_curves(summary, result.steps, f"{label}: training on the query slice"),
         "drift": drift_curves(drifts, f"{label}: weights over the slices of a fold, with and without reset"),
     }
-    note = f"{list(found.steps)[-1]} on the slice itself. Filled: found. Outlined: truth."
-    shown = example_grid(found.examples, f"{label}: what test-time training does", note)
-    tables = {
-        "slices": [asdict(score) for score in found.scores],
-        "training": [asdict(one) for one in found.trainings],
-        "summary": summary,
-    }
+    note = f"{last_step} on the slice itself. Filled: prediction. Outlined: truth."
+    examples = example_grid(result.examples, f"{label}: what test-time training does", note)
     metrics = {
         f"{name}/{line['row']}": line[name]
         for line in summary
         if line["organ"] == MEAN and not math.isnan(line["seconds"])
         for name in ("drift", "seconds")
     }
-    metrics |= {f"order/{row}": apart for row, apart in found.order.items()}
+    metrics |= {f"order/{row}": difference for row, difference in result.order.items()}
     return AuditRecord(
-        "ttt-audit",
-        summary,
-        tables,
-        pictures | ({"examples": shown} if shown else {}),
-        found.left_out,
-        metrics,
-        "drift: length of the weights' change over their length, from the encoder as given, mean over slices; without "
-        "reset it goes on from slice to slice of a fold. seconds: a slice, all in all. order: largest difference of an "
-        "answer (score of organ less that of background) when slices are asked backwards.",
+        experiment="ttt-audit",
+        summary=summary,
+        tables={
+            "slices": [asdict(score) for score in result.scores],
+            "training": [asdict(one) for one in result.trainings],
+            "summary": summary,
+        },
+        pictures=pictures | ({"examples": examples} if examples else {}),
+        left_out=result.left_out,
+        metrics=metrics,
+        notes="drift: norm of the weights' change over their norm, from the encoder as given, mean over slices; "
+        "without reset it goes on from slice to slice of a fold. seconds: per slice, all in all. order: largest "
+        "difference of a score (organ minus background) when the query slices come in reverse order.",
     )
 
 
@@ -144,7 +143,7 @@ NO_COST = {"drift": math.nan, "seconds": math.nan, "trained": 0}
 """Costs of a row that trains nothing."""
 
 
-def cost_of(costs: Sequence[SliceTraining]) -> dict[tuple[str, str], dict[str, float]]:
+def mean_costs(costs: Sequence[SliceTraining]) -> dict[tuple[str, str], dict[str, float]]:
     """(row, organ or MEAN) -> mean drift and seconds of its slices, and how many of them were trained on."""
     groups: dict[tuple[str, str], list[SliceTraining]] = defaultdict(list)
     for cost in costs:

@@ -14,7 +14,8 @@ from vetdino.platform.data.manifest import VERSION, Manifest, save_manifest
 from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study, View
 from vetdino.platform.measure.descriptors import Descriptor
-from vetdino.platform.measure.features import extract, load_features, pixel_features, save_features
+from vetdino.platform.measure.extraction import extract, pixel_features
+from vetdino.platform.measure.features import load_features, save_features
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.config import BackboneConfig
 from vetdino.platform.models.saving import save_backbone
