@@ -1,1 +1,1 @@
-"""The nearest neighbours by `platform.neighbours` against scikit-learn's brute force; see benchmarks/README.md."""
+"""Nearest neighbors by `platform.measure.neighbors` against scikit-learn's brute force; see benchmarks/README.md."""

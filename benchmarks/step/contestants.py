@@ -1,6 +1,6 @@
-"""The two contestants: our step, and the same step from lightly's own parts.
+"""The two contestants: our training step, and the same step built from lightly's own parts.
 
-Both are given the same weights and the same crops, and their first losses must agree.
+Both get the same weights and the same crops, and their first losses must agree.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from vetdino.pretrain.distillation.engine import student_groups
 from .settings import CLIP, DECAY, MOMENTUM, RATE, TEMPERATURE, Setting
 
 
-class Ours:
+class VetdinoStep:
     """Distiller, AdamW and teacher as `loop.train` drives them on one worker, without Ray and DeepSpeed."""
 
     name = "vetdino"
 
     def __init__(self, setting: Setting, batch: CropBatch, device: torch.device) -> None:
         self.device, self.batch = device, batch.to(device)
-        self.distiller = distiller_of(setting).to(device)
+        self.distiller = random_distiller(setting).to(device)
         config = OptimConfig()
         prepare_blocks(self.distiller.student, config, device)
         groups = [
@@ -48,7 +48,7 @@ class Ours:
 
     @property
     def learners(self) -> list[nn.Module]:
-        """Modules whose parts the profile tells apart."""
+        """Modules whose parts the profile distinguishes."""
         return [self.distiller.student, self.distiller.teacher]
 
     def __call__(self, precision: str) -> Tensor:
@@ -58,22 +58,22 @@ class Ours:
         with record_function("part/backward"):
             self.optimizer.zero_grad()
             losses.total.backward()
-        with record_function("part/optimiser"):
+        with record_function("part/optimizer"):
             nn.utils.clip_grad_norm_(self.parameters, CLIP)
             self.optimizer.step()
-        with record_function("part/teacher follows"):
+        with record_function("part/teacher update"):
             self.distiller.update_teacher(MOMENTUM, self.bad)
         return losses.total.detach()
 
 
-class Lightly:
+class LightlyStep:
     """The step of lightly's DINOv2 example, its modules as published: `MaskedVisionTransformerTIMM` around a timm
     ViT with timm's own choice of attention kernel, `DINOProjectionHead`, `DINOLoss` (and `IBOTPatchLoss`,
     `KoLeoLoss` where the setting asks for them), `update_momentum`, PyTorch's AdamW with its defaults.
 
     Crops of one size go through the backbone together, the teacher's without gradient; autocast is around the
-    losses too, as Lightning's bf16-mixed has it. Crops arrive as normalised float32, as lightly's transforms
-    leave them, but grey, so that the patch embedding does no more work than ours.
+    losses too, as Lightning's bf16-mixed has it. Crops arrive as normalized float32, as lightly's transforms
+    leave them, but gray, so that the patch embedding does no more work than ours.
     """
 
     name = "lightly"
@@ -83,7 +83,7 @@ class Lightly:
         from lightly.loss import DINOLoss, IBOTPatchLoss, KoLeoLoss
         from lightly.models.modules import DINOProjectionHead, MaskedVisionTransformerTIMM
 
-        ours = distiller_of(setting).student
+        ours = random_distiller(setting).student
         self.setting, self.device = setting, device
         shape = ours.backbone.card.config
         vit = timm.create_model(
@@ -117,14 +117,14 @@ class Lightly:
         self.koleo = KoLeoLoss()
         self.parameters = [p for p in self.student.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=RATE)
-        normalised = lambda crop: ours.backbone.normalize(crop).to(device)
-        self.views = [normalised(crop) for crop in [*batch.globals_GB1SS, *batch.locals_LB1SS]]
+        normalize = lambda crop: ours.backbone.normalize(crop).to(device)
+        self.views = [normalize(crop) for crop in [*batch.globals_GB1SS, *batch.locals_LB1SS]]
         side = int(batch.hidden_TBN.shape[-1] ** 0.5)
         self.block_mask = batch.hidden_TBN.flatten(0, 1).unflatten(1, (side, side)).to(device)
 
     @property
     def learners(self) -> list[nn.Module]:
-        """Modules whose parts the profile tells apart."""
+        """Modules whose parts the profile distinguishes."""
         return [self.student, self.teacher]
 
     def __call__(self, precision: str) -> Tensor:
@@ -136,35 +136,39 @@ class Lightly:
         with record_function("part/backward"):
             self.optimizer.zero_grad()
             loss.backward()
-        with record_function("part/optimiser"):
+        with record_function("part/optimizer"):
             nn.utils.clip_grad_norm_(self.parameters, CLIP)
             self.optimizer.step()
-        with record_function("part/teacher follows"):
+        with record_function("part/teacher update"):
             update_momentum(self.student, self.teacher, m=MOMENTUM)
         return loss.detach()
 
     def _loss(self) -> Tensor:
         setting = self.setting
         globals_, locals_ = (torch.cat(views) for views in self._by_size())
-        asked = len(self.block_mask)
+        masked_crops = len(self.block_mask)
         mask = globals_.new_zeros(len(globals_), self.teacher["backbone"].sequence_length, dtype=torch.bool)
-        mask[:asked, 1:] = self.block_mask.flatten(1)
+        mask[:masked_crops, 1:] = self.block_mask.flatten(1)
         with torch.no_grad():
-            tokens = self._tokens(self.teacher, globals_[:asked])
+            tokens = self._tokens(self.teacher, globals_[:masked_crops])
             target = self.teacher["head"](tokens[:, 0])
-            patch_target = self.teacher["patch_head"](tokens[mask[:asked]]) if setting.patch_weight else None
-        told = self._tokens(self.student, globals_, mask if setting.patch_weight else None)
-        told_local = self._tokens(self.student, locals_)
-        scores = torch.cat([self.student["head"](told[:, 0]), self.student["head"](told_local[:, 0])])
+            patch_target = (
+                self.teacher["patch_head"](tokens[mask[:masked_crops]]) if setting.patch_weight else None
+            )
+        global_tokens = self._tokens(self.student, globals_, mask if setting.patch_weight else None)
+        local_tokens = self._tokens(self.student, locals_)
+        scores = torch.cat(
+            [self.student["head"](global_tokens[:, 0]), self.student["head"](local_tokens[:, 0])]
+        )
         loss = self.dino(
             target.chunk(setting.teachers), scores.chunk(len(self.views)), teacher_temp=TEMPERATURE
         )
         if setting.patch_weight:
-            guess = self.student["patch_head"](told[mask])
+            guess = self.student["patch_head"](global_tokens[mask])
             patch = self.ibot(patch_target, guess, self.block_mask, teacher_temp=TEMPERATURE)
             loss = loss + setting.patch_weight * patch
         if setting.spread_weight:
-            spread = sum(self.koleo(crop) for crop in told[:, 0].chunk(setting.globals_))
+            spread = sum(self.koleo(crop) for crop in global_tokens[:, 0].chunk(setting.globals_))
             loss = loss + setting.spread_weight / setting.globals_ * spread
         return loss
 
@@ -177,11 +181,11 @@ class Lightly:
         return self.views[: self.setting.globals_], self.views[self.setting.globals_ :]
 
 
-CONTESTANTS = {contestant.name: contestant for contestant in (Ours, Lightly)}
+CONTESTANTS = {contestant.name: contestant for contestant in (VetdinoStep, LightlyStep)}
 
 
-def distiller_of(setting: Setting) -> Distiller:
-    """Our student and teacher for a setting, always with the same weights."""
+def random_distiller(setting: Setting) -> Distiller:
+    """Student and teacher for a setting, with random weights that are always the same."""
     torch.manual_seed(0)
     shape = BackboneConfig(
         name=setting.backbone,

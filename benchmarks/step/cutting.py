@@ -1,4 +1,4 @@
-"""How long it takes to cut the crops of one study on one processor, decoding left out on both sides."""
+"""Cutting the crops of one study on one processor, without decoding."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ VIEW = (512, 432)
 """Height and width of a radiograph in a shard, in pixels."""
 
 
-def cutters(setting: Setting) -> dict[str, Callable[[], object]]:
-    """Contestant -> cuts the crops of one study: two radiographs, half of the crops from each."""
+def crop_cutters(setting: Setting) -> dict[str, Callable[[], object]]:
+    """Contestant -> function that cuts the crops of one study: two radiographs, half of the crops from each."""
     from lightly.transforms import DINOTransform
     from PIL import Image
 

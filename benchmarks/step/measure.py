@@ -1,4 +1,4 @@
-"""How long, in turns; how much memory; and where the time goes."""
+"""Seconds of contestants in turns, peak memory, and the time of each part of a step."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ PARTS = {
 
 @dataclass(frozen=True, slots=True)
 class Seconds:
-    """What the rounds of one contestant took."""
+    """Seconds of one contestant in each round."""
 
     wall: tuple[float, ...]
     cpu: tuple[float, ...]
-    """Processor time of this process: other processes on the machine disturb it less than they do the clock."""
+    """Processor time of this process; other processes disturb it less than wall time."""
 
     @property
-    def told(self) -> dict[str, float]:
-        """Least and median, as written to the results."""
+    def summary(self) -> dict[str, float]:
+        """Minimum and median, as written to the results."""
         return {
             "wall_min": min(self.wall),
             "wall_median": median(self.wall),
@@ -46,7 +46,7 @@ class Seconds:
 def in_turns(
     contestants: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
 ) -> dict[str, Seconds]:
-    """Time all contestants in turns, ABCABC…, after one round that is not counted."""
+    """Times all contestants in turns, ABCABC…, after one warm-up round."""
     clocks: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         for name, contestant in contestants.items():
@@ -56,11 +56,11 @@ def in_turns(
             _wait(device)
             if number:
                 clocks[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    return {name: Seconds(*zip(*told, strict=True)) for name, told in clocks.items()}
+    return {name: Seconds(*zip(*times, strict=True)) for name, times in clocks.items()}
 
 
 def matmul(precision: str, device: torch.device) -> tuple[Callable[[], object], float]:
-    """A large square product, and its floating-point operations: what the machine can do at most."""
+    """A large square matrix product and its floating-point operations: the speed limit of the machine."""
     side = 8192 if device.type == "cuda" else 2048
     left, right = (torch.randn(side, side, device=device).to(getattr(torch, precision)) for _ in range(2))
     repeats = 10 if device.type == "cuda" else 2
@@ -73,12 +73,12 @@ def matmul(precision: str, device: torch.device) -> tuple[Callable[[], object], 
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that this process ever held resident, or the most ever allocated on the GPU."""
+    """Bytes: peak resident memory of this process, or peak allocation on the GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # Not getrusage: what it tells begins with the memory of the process that started this one.
-    told = Path("/proc/self/status").read_text()
-    return int(told.split("VmHWM:")[1].split()[0]) * 1024
+    # Not getrusage: its peak includes the memory of the parent process.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def time_by_part(
@@ -94,20 +94,20 @@ def time_by_part(
         step()
         _wait(device)
     # A kernel of the GPU is counted with the operation that started it.
-    told = [event for event in profiler.events() if event.device_type == DeviceType.CPU]
-    events = sorted(told, key=lambda event: event.time_range.start)
+    cpu_events = [event for event in profiler.events() if event.device_type == DeviceType.CPU]
+    events = sorted(cpu_events, key=lambda event: event.time_range.start)
     part_of_number: dict[int, str] = {}
     for event in events:
         if event.sequence_nr >= 0 and _backward_number(event) is None and (part := _enclosing(event)):
             # An event carries the number that comes next: of those with one number, the last made the node.
             part_of_number[event.sequence_nr] = part
-    taken: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for event in events:
         spent = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
         number = _backward_number(event)
         part = _enclosing(event) or "other" if number is None else part_of_number.get(number, "backward")
-        taken[part] = taken.get(part, 0.0) + spent / 1e6
-    return dict(sorted(taken.items(), key=lambda item: -item[1]))
+        seconds[part] = seconds.get(part, 0.0) + spent / 1e6
+    return dict(sorted(seconds.items(), key=lambda item: -item[1]))
 
 
 def _enclosing(event: torch.autograd.profiler_util.FunctionEvent) -> str | None:

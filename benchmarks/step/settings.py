@@ -1,4 +1,4 @@
-"""What a step is asked to do: network, crops, losses; the numbers that go in, and the work that it is."""
+"""Settings of a step (network, crops, losses), its random input, and its floating-point operations."""
 
 from __future__ import annotations
 
@@ -72,33 +72,33 @@ SETTINGS = {
 """DINO's crops; VET-DINO's (arXiv 2505.15248); DINO's with DINOv2's losses; a small one for tests."""
 
 
-def patch_of(setting: Setting) -> int:
-    """Side of a patch in pixels, as the name of the network tells it."""
+def patch_side(setting: Setting) -> int:
+    """Side of a patch in pixels, from the name of the network."""
     from vetdino.pretrain.config import native_patch_side
 
     return native_patch_side(setting.backbone)
 
 
-def batch_of(setting: Setting, studies: int, seed: int = 0) -> CropBatch:
-    """Random grey crops of so many studies; where there is a patch loss, 30 % of the teacher's patches hidden."""
+def random_batch(setting: Setting, studies: int, seed: int = 0) -> CropBatch:
+    """Random gray crops of so many studies; with a patch loss, 30 % of the teacher's patches are masked."""
     generator = torch.Generator().manual_seed(seed)
-    grey = lambda count, side: torch.randint(
+    gray = lambda count, side: torch.randint(
         0, 256, (count, studies, 1, side, side), dtype=torch.uint8, generator=generator
     )
-    patches = (setting.global_side // patch_of(setting)) ** 2
+    patches = (setting.global_side // patch_side(setting)) ** 2
     share = 0.3 if setting.patch_weight else 0.0
     hidden_TBN = torch.rand(setting.teachers, studies, patches, generator=generator) < share
     keys = tuple(f"study{number}" for number in range(studies))
     return CropBatch(
-        grey(setting.globals_, setting.global_side),
-        grey(setting.locals_, setting.local_side),
+        gray(setting.globals_, setting.global_side),
+        gray(setting.locals_, setting.local_side),
         hidden_TBN,
         keys,
         (True,) * studies,
     )
 
 
-def flops_of(setting: Setting, batch: CropBatch, width: int, depth: int) -> float:
+def step_flops(setting: Setting, batch: CropBatch, width: int, depth: int) -> float:
     """Floating-point operations of the step's matrix products, two for each multiply-and-add.
 
     The backward pass counts twice the forward one, but for the patch embedding, whose input needs no gradient.
@@ -108,7 +108,7 @@ def flops_of(setting: Setting, batch: CropBatch, width: int, depth: int) -> floa
 
     def forward(side: int) -> tuple[float, float]:
         """Patch embedding, and the rest, of one crop."""
-        patch = patch_of(setting)
+        patch = patch_side(setting)
         patches = (side // patch) ** 2
         tokens = patches + 1
         block = 24 * tokens * width**2 + 4 * tokens**2 * width

@@ -1,4 +1,4 @@
-"""Results as people read them."""
+"""Results as a table."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 COLUMNS = ("min s", "median s", "cpu s", "studies/s", "of peak", "GiB")
 
 
-def table(name: str, told: Mapping[str, Any]) -> str:
-    """One setting at one number of studies, as lines of text."""
-    losses = " and ".join(f"{loss:.5f} ({who})" for who, loss in told["first_loss"].items())
+def table(name: str, result: Mapping[str, Any]) -> str:
+    """Results of one setting and number of studies, as lines of text."""
+    losses = " and ".join(f"{loss:.5f} ({who})" for who, loss in result["first_loss"].items())
     peaks = ", ".join(
-        f"{precision} {peak / 1e9:,.0f}" for precision, peak in told["peak_flops_per_second"].items()
+        f"{precision} {peak / 1e9:,.0f}" for precision, peak in result["peak_flops_per_second"].items()
     )
-    cutting = ", ".join(f"{who} {taken:.4f}" for who, taken in told["cutting_seconds_a_study"].items())
+    cutting = ", ".join(f"{who} {seconds:.4f}" for who, seconds in result["cutting_seconds_a_study"].items())
     return "\n".join(
         [
-            f"{name}, {told['studies']} studies, {told['flops'] / 1e9:,.0f} GFLOP a step; first loss {losses}",
+            f"{name}, {result['studies']} studies, {result['flops'] / 1e9:,.0f} GFLOP a step; first loss {losses}",
             f"matrix products reach {peaks} GFLOP/s",
             " " * 18 + "".join(f"{column:>10}" for column in COLUMNS) + "  longest parts",
-            *(_line(label, step) for label, step in told["steps"].items()),
+            *(_line(label, step) for label, step in result["steps"].items()),
             *(
                 f"{pair}: " + ", ".join(f"{key} x{ratio:.2f}" for key, ratio in ratios.items())
-                for pair, ratios in told["ratios"].items()
+                for pair, ratios in result["ratios"].items()
             ),
             f"cutting crops, seconds a study: {cutting}",
         ]
@@ -32,7 +32,7 @@ def table(name: str, told: Mapping[str, Any]) -> str:
 
 def _line(label: str, step: Mapping[str, Any]) -> str:
     whole = sum(step["parts"].values())
-    parts = ", ".join(f"{part} {taken / whole:.0%}" for part, taken in step["parts"].items())
+    parts = ", ".join(f"{part} {seconds / whole:.0%}" for part, seconds in step["parts"].items())
     numbers = (
         f"{step['wall_min']:.3f}",
         f"{step['wall_median']:.3f}",
