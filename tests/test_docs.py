@@ -64,3 +64,20 @@ def test_every_flag_in_the_documents_exists(page):
     known |= {"--help", "--help-all", "--version"} | FLAGS_OF_OTHERS
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]", page.read_text(encoding="utf-8")))
     assert named - known == set()
+
+
+def test_every_error_in_the_faq_is_one_that_the_code_prints():
+    """A heading quotes a message; what stands between its dots is in the source, apart from filled-in values."""
+    page = (ROOT / "docs" / "faq.md").read_text(encoding="utf-8")
+    source = "\n".join(
+        path.read_text(encoding="utf-8") for room in ROOMS for path in (ROOT / room).rglob("*.py")
+    )
+    constants = {"random:": "{RANDOM}", "timm:": "{TIMM}"}
+    quoted = re.findall(r"^### `(.+)`$", page, re.MULTILINE)
+    assert len(quoted) > 8
+    for message in quoted:
+        for part in re.split(r"…", message):
+            spelled = part
+            for text, name in constants.items():
+                spelled = spelled.replace(text, name)
+            assert part.strip() in source or spelled.strip() in source, (message, part)
