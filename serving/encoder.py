@@ -53,13 +53,15 @@ class ViewEncoder:
             image = self.backbone.prepare(pixels, self.side)[None]
             tokens = self.backbone.tokens(image).patches[0]
             attention = self.backbone.attention(image)[0]
-        grid = PatchGrid(*pixels.shape, side=self.side, patch=self.backbone.patch)
+        height, width = pixels.shape
+        grid = PatchGrid(height=height, width=width, side=self.side, patch=self.backbone.patch)
         return EncodedView(tokens.float().cpu().numpy(), attention.float().cpu().numpy(), grid)
 
     @cached_property
     def description(self) -> dict[str, Any]:
         """What the page shows of this backbone."""
-        backbone, blocks = self.backbone, self.backbone.vit.blocks
+        backbone = self.backbone
+        blocks: Any = backbone.vit.blocks
         return {
             "label": backbone.card.label,
             "digest": backbone.card.digest[:12],

@@ -57,8 +57,8 @@ def read_facts(backbone: Path, config: ReportConfig) -> CardFacts:
     evaluations = [_renamed(read_run(run), card) for run in config.runs or _evaluations_near(folder, card)]
     values: dict[str, Sequence[MetricValue]] = {}
     for run in evaluations:
-        for task, own in run.values.items():
-            values[task if task not in values else f"{task} ({run.name})"] = own
+        for task, table in run.values.items():
+            values[task if task not in values else f"{task} ({run.name})"] = table
     return CardFacts(
         card=card,
         training=training,
@@ -71,29 +71,29 @@ def read_facts(backbone: Path, config: ReportConfig) -> CardFacts:
 
 def _evaluations_near(folder: Path, card: Card) -> list[Path]:
     """Folders beside the backbone, or beside its training, that hold an evaluation of it."""
-    found = []
+    folders = []
     for path in sorted({*folder.glob("*/metrics.json"), *folder.parent.glob("*/metrics.json")}):
         if (path.parent / "params.json").is_file():
             run = read_run(path.parent)
             if card.digest in run.backbones.values():
-                found.append(path.parent)
-    return found
+                folders.append(path.parent)
+    return folders
 
 
 def _renamed(run: RunRecord, card: Card) -> RunRecord:
     """The evaluation with this backbone called THIS_BACKBONE. Raises ConfigError if it is of another one."""
-    own = next((name for name, digest in run.backbones.items() if digest == card.digest), None)
-    if own is None:
+    source = next((name for name, digest in run.backbones.items() if digest == card.digest), None)
+    if source is None:
         digests = ", ".join(digest[:12] for digest in run.backbones.values())
         raise ConfigError(
             f"{run.folder}: evaluated {digests or 'nothing'}, this backbone is {card.digest[:12]}; "
             "evaluate it, or leave this run out"
         )
-    names = {own: THIS_BACKBONE}
-    names |= {f"{own} - {other}": f"{THIS_BACKBONE} - {other}" for other in measured_sources(run)}
+    names = {source: THIS_BACKBONE}
+    names |= {f"{source} - {other}": f"{THIS_BACKBONE} - {other}" for other in measured_sources(run)}
     values = {
-        task: [replace(value, source=names.get(value.source, value.source)) for value in own_values]
-        for task, own_values in run.values.items()
+        task: [replace(value, source=names.get(value.source, value.source)) for value in table]
+        for task, table in run.values.items()
     }
     return replace(run, values=values)
 

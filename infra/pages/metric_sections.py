@@ -34,9 +34,9 @@ def metric_sections(
     for manifest in dict.fromkeys(column.run.manifest for column in columns):
         here = [column for column in columns if column.run.manifest == manifest]
         groups_here = [
-            replace(group, columns=own)
+            replace(group, columns=group_columns)
             for group in groups
-            if (own := [c for c in group.columns if c in here])
+            if (group_columns := [c for c in group.columns if c in here])
         ]
         yield heading(f"Results on the shards {manifest[:12]}")
         yield from _other_shards(columns, here)
@@ -76,7 +76,9 @@ def _task_tables(task: str, columns: Sequence[SourceColumn], groups: Sequence[Ru
         yield table(["finding", "present", *(column.name for column in columns)], rows, summary_rows)
         if any(len(group.columns) > 1 for group in groups):
             yield paragraph("Mean and standard deviation over seeds:", "muted")
-            means = [[finding, *_over_seeds(task, metric, finding, groups)] for finding in findings]
+            means: list[list[str | Cell]] = [
+                [finding, *_over_seeds(task, metric, finding, groups)] for finding in findings
+            ]
             yield table(["finding", *(group.name for group in groups)], means, summary_rows)
     for column in columns:
         for finding, reason in column.run.left_out.get(task, {}).items():

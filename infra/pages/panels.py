@@ -86,7 +86,10 @@ def backbone_panels(
 def study_panel(backbone: Backbone, example: PanelStudy) -> bytes:
     """One study through one backbone as JPEG: the four tiles of `CAPTION`."""
     views = [example.study.view(number).pixels for number in example.views]
-    grids = [PatchGrid(*pixels.shape, side=backbone.side, patch=backbone.patch) for pixels in views]
+    grids = [
+        PatchGrid(height=pixels.shape[0], width=pixels.shape[1], side=backbone.side, patch=backbone.patch)
+        for pixels in views
+    ]
     image = backbone.prepare_many(views)
     tokens = backbone.tokens(image).patches.float().cpu().numpy()
     attention = backbone.attention(image).float().cpu().numpy()

@@ -102,14 +102,14 @@ def _results(facts: CardFacts) -> Iterator[Block]:
     )
     for task, values in facts.values.items():
         for metric in dict.fromkeys(value.metric for value in values):
-            own = [value for value in values if value.metric == metric]
+            of_metric = [value for value in values if value.metric == metric]
             if metric in CHANCE:
                 from ...platform.measure.plots import interval_plot
 
                 name = f"{task}-{metric.lower()}.png".replace(" ", "-").replace("(", "").replace(")", "")
-                alone = [value for value in own if " - " not in value.source]
+                alone = [value for value in of_metric if " - " not in value.source]
                 yield CardPicture(name, interval_plot(alone, CHANCE[metric]), f"{task}: {metric}")
-            yield _values_table(f"{task}: {metric}", own)
+            yield _values_table(f"{task}: {metric}", of_metric)
         for finding, reason in facts.left_out.get(task, {}).items():
             yield f"{task}: {finding} was left out ({reason})."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -52,7 +52,7 @@ class JoinedVolumes:
         return replace(volume, labels_ZHW=labels_ZHW)
 
 
-def join_classes(volumes: Volumes, together: Sequence[str]) -> Volumes | JoinedVolumes:
+def join_classes(volumes: Volumes, together: Sequence[str]) -> Volumes:
     """The folder with the classes of each `A+B` as one organ. Raises ConfigError for fewer than two classes."""
     if not together:
         return volumes
@@ -60,4 +60,4 @@ def join_classes(volumes: Volumes, together: Sequence[str]) -> Volumes | JoinedV
     for words, group in zip(together, groups, strict=True):
         if len(group) < 2:
             raise ConfigError(f"together '{words}' has no two classes; write two or more, such as 2+3")
-    return JoinedVolumes(volumes, tuple(groups))
+    return cast(Volumes, JoinedVolumes(volumes, tuple(groups)))

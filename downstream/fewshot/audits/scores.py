@@ -12,7 +12,6 @@ import numpy as np
 from ....platform.core.errors import DataError
 from ...volumes.volume import Volumes
 from ..method.components import CONNECTIVITY
-from .joined import JoinedVolumes
 from .targets import AuditTarget
 
 
@@ -65,7 +64,7 @@ def component_count(mask_HW: np.ndarray) -> int:
 
 
 def measured_organs(
-    scores: Sequence[SliceScore], volumes: Volumes | JoinedVolumes, left_out: Mapping[str, str]
+    scores: Sequence[SliceScore], volumes: Volumes, left_out: Mapping[str, str]
 ) -> tuple[str, ...]:
     """Organs with scores, in the order of the classes. Raises DataError if there are none."""
     if not scores:

@@ -21,7 +21,6 @@ from ...volumes.volume import Volume, Volumes
 from ..method.protocol import Fold, cross_validation_folds, parts_from_truth
 from ..method.support import SupportSet, build_support_set, organ_truth, selected_classes
 from .config import AuditConfig
-from .joined import JoinedVolumes
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +42,7 @@ class AuditTarget:
 
 
 def audit_targets(
-    volumes: Volumes | JoinedVolumes, config: AuditConfig, left_out: dict[str, str]
+    volumes: Volumes, config: AuditConfig, left_out: dict[str, str]
 ) -> Iterator[list[AuditTarget]]:
     """The organs of every scan of `audited_scans`, as one list per scan, fold by fold.
 
@@ -61,13 +60,13 @@ def audit_targets(
                 yield list(_scan_targets(fold, supports, volumes.load(name), config, left_out))
 
 
-def audited_scans(volumes: Volumes | JoinedVolumes, config: AuditConfig) -> list[str]:
+def audited_scans(volumes: Volumes, config: AuditConfig) -> list[str]:
     """Names of the scans that are measured: `config.scans` of the labeled ones, evenly spaced."""
     names = _labeled(volumes)
     return [names[place] for place in evenly_spaced(len(names), config.scans)]
 
 
-def _labeled(volumes: Volumes | JoinedVolumes) -> list[str]:
+def _labeled(volumes: Volumes) -> list[str]:
     return [name for name in volumes.names if volumes.cards[name]["labelled"]]
 
 

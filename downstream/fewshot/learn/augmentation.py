@@ -59,8 +59,8 @@ def _augmented(
         warped_HW = warp.mask(mask_HW)
         if warped_HW.any():
             return AugmentedSlice(warp.image(image), warped_HW)
-    rows_HW, columns_HW = np.indices(mask_HW.shape, np.float32)
-    return AugmentedSlice(_Warp(columns_HW, rows_HW, warp.gamma).image(image), mask_HW)
+    grid_2HW = np.indices(mask_HW.shape, np.float32)
+    return AugmentedSlice(_Warp(grid_2HW[1], grid_2HW[0], warp.gamma).image(image), mask_HW)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
