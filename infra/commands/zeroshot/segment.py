@@ -29,7 +29,7 @@ class ZeroshotSegment(ZeroshotSegmentConfig, Command):
     def run(self) -> Path:
         if not self.images:
             raise ConfigError("no image given: vetdino zeroshot segment IMAGES… --backbone B --out DIR")
-        from ....downstream.ultrasound.segment import segment
+        from ....downstream.ultrasound.experiments.segment import segment
 
         segment(self.images, self.backbone, self.out, subconfig(ZeroshotSegmentConfig, self))
         return self.out

@@ -10,17 +10,17 @@ from pathlib import Path
 
 import numpy as np
 
-from ...platform.core.config import to_json
-from ...platform.core.files import atomic_write
-from ...platform.core.progress import track
-from ...platform.measure.plots import COLORS
-from ...platform.models.loading import load
-from ..common.figures import overlay
-from ..common.record import METRICS, check_ours, replaced
-from .config import ZeroshotSegmentConfig
-from .frames import read_frames
-from .method.comparison import segment_set
-from .method.encoding import FrameEncoder
+from ....platform.core.config import to_json
+from ....platform.core.files import atomic_write
+from ....platform.core.progress import track
+from ....platform.measure.plots import COLORS
+from ....platform.models.loading import load
+from ...common.figures import overlay
+from ...common.record import METRICS, check_ours, replaced
+from ..config import ZeroshotSegmentConfig
+from ..frames import read_frames
+from ..method.comparison import segment_set
+from ..method.encoding import FrameEncoder
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from vetdino.downstream.ultrasound.config import ZeroshotSegmentConfig
-from vetdino.downstream.ultrasound.segment import segment
+from vetdino.downstream.ultrasound.experiments.segment import segment
 from vetdino.platform.models.saving import save_backbone
 
 
