@@ -117,7 +117,7 @@ def segment(
 
     if (support is None) != (mask is None):
         raise ConfigError("segment: give both support and mask (few-shot), or neither (zero-shot)")
-    paths = {"backbone": str(backbone), "out": out}
+    paths: dict[str, Any] = {"backbone": str(backbone), "out": out}
     if support is None:
         from .commands.zeroshot.segment import ZeroshotSegment
 

@@ -205,8 +205,7 @@ def command_help(name: str, arguments: Sequence[str], width: int) -> str:
         return recipes()
     start, _, more = command.parse_start(words)
     prog = f"vetdino {name} {more}".strip()
-    chosen = start if isinstance(start, type) else type(start)
-    return help_text(prog, start, chosen.basic, "--help-all" in arguments, min(width, 110))
+    return help_text(prog, start, start.basic, "--help-all" in arguments, min(width, 110))
 
 
 def _fail(message: str, code: int) -> int:

@@ -23,7 +23,7 @@ from tyro.conf import Positional
 from ..platform.core.config import default_value, flag_of
 
 TERMS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH", type(None): "None"}
-POSITIONAL = Positional[int].__metadata__[0]  # the marker that tyro puts into the annotation
+POSITIONAL = typing.get_args(Positional[int])[1]  # the marker that tyro puts into the annotation
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ class Demo(Command):
         from ...serving.config import AppConfig
 
         features = tuple(out / f"evaluate-{name}" / "features" / "backbone.parquet" for name in backbones)
-        shown = (*backbones.values(), "random")
+        shown: tuple[str | Path, ...] = (*backbones.values(), "random")
         serve(AppConfig(shards=shards, backbones=shown, features=features, port=self.port, side=self.side))
 
 

@@ -28,7 +28,8 @@ class Embed(Command):
     """Views in one pass through the backbone."""
 
     def run(self) -> Path:
-        from ...platform.measure.features import extract, save_features
+        from ...platform.measure.extraction import extract
+        from ...platform.measure.features import save_features
         from ...platform.models.loading import load
 
         backbone = load(self.backbone)

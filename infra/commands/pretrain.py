@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 
 from ...platform.core.config import subconfig, to_json
 from ...platform.core.errors import ConfigError
-from ...pretrain.recipes import RECIPES, PretrainConfig, recipe
+from ...pretrain.config import PretrainConfig
+from ...pretrain.recipes import RECIPES, recipe
 from .arguments import Command
 
 

@@ -24,11 +24,11 @@ class CcaAudit(CcaConfig, Command):
 
     def run(self) -> Path:
         from ....downstream.fewshot.audits.components import cca_audit
-        from ....downstream.fewshot.audits.record import cca_left, label_of, record
+        from ....downstream.fewshot.audits.record import backbone_label, cca_record, record
         from ....downstream.fewshot.sources import load_source
 
         config = subconfig(CcaConfig, self)
         volumes, backbone = volumes_for(self.out, self.volumes), load_source(self.backbone)
         audit = cca_audit(volumes, backbone, config)
-        record(cca_left(audit, label_of(backbone), config), volumes, backbone, config, self.out)
+        record(cca_record(audit, backbone_label(backbone), config), volumes, backbone, config, self.out)
         return self.out

@@ -28,7 +28,7 @@ class TttAudit(TttConfig, Command):
 
     def run(self) -> Path:
         from ....downstream.fewshot.audits.adaptation import ttt_audit
-        from ....downstream.fewshot.audits.record import label_of, record, ttt_left
+        from ....downstream.fewshot.audits.record import backbone_label, record, ttt_record
         from ....downstream.fewshot.learn.encoder import TrainableEncoder
         from ....downstream.fewshot.learn.trained import load_trained_encoders
         from ....platform.core.device import resolve_device
@@ -44,5 +44,5 @@ class TttAudit(TttConfig, Command):
                 self.trained, backbone, config.slices, volumes=volumes, folds=config.folds, device=device
             )
             audit = ttt_audit(volumes, lambda lesson: encoders[lesson.fold, lesson.organ], config)
-        record(ttt_left(audit, label_of(backbone), config), volumes, backbone, config, self.out)
+        record(ttt_record(audit, backbone_label(backbone), config), volumes, backbone, config, self.out)
         return self.out

@@ -46,7 +46,7 @@ class Experiment(Command):
 
         check_ours(self.out)
         domains, backbone = read_domains(self.domains), load(self.backbone)
-        config = subconfig(self.config_class, self)
+        config: Any = subconfig(self.config_class, self)
         result = self.experiment()(domains, backbone, config)
         record(self.name, result, domains, backbone, config, self.out)
         return self.out
