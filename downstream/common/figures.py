@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ...platform.measure.figures import COLOURS, canvas_of, png_of
+from ...platform.measure.plots import COLORS, empty_figure, png_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def colors_by_name(names: Iterable[str]) -> dict[str, str]:
     >>> colors_by_name(["leg", "arm"]) == colors_by_name(["arm", "leg"])
     True
     """
-    return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(sorted(set(names)))}
+    return {name: COLORS[number % len(COLORS)] for number, name in enumerate(sorted(set(names)))}
 
 
 def overlay(
@@ -93,7 +93,9 @@ def grid(
     every_tile = [tile for _, _, tiles in rows for tile in tiles]
     ratio = float(np.median([tile.pixels.shape[0] / tile.pixels.shape[1] for tile in every_tile]))
     text_inches = 0.17 * (any(tile.above for tile in every_tile) + any(tile.below for tile in every_tile))
-    canvas = canvas_of(max(5.0, columns * side + 0.4), len(rows) * (side * ratio + text_inches + 0.08) + 0.75)
+    canvas = empty_figure(
+        max(5.0, columns * side + 0.4), len(rows) * (side * ratio + text_inches + 0.08) + 0.75
+    )
     axes_grid = canvas.subplots(len(rows), columns, squeeze=False)
     for (name, color, tiles), axes_row in zip(rows, axes_grid, strict=True):
         for axes in axes_row:
@@ -115,14 +117,14 @@ def grid(
             color=color,
             fontweight="bold",
         )
-    return png_of(canvas, title, note)
+    return png_bytes(canvas, title, note)
 
 
 def joined_frames(title: str, pairs: Sequence[JoinedFrames], note: str = "") -> bytes:
     """A row per pair: both frames at one height, numbered dots at the points, a line from point to point."""
     gap = 0.12
     widest = max(sum(side.shape[1] / side.shape[0] for side in (one.left, one.right)) + gap for one in pairs)
-    canvas = canvas_of(9.0, 0.9 + len(pairs) * (8.6 / widest + 0.5))
+    canvas = empty_figure(9.0, 0.9 + len(pairs) * (8.6 / widest + 0.5))
     for axes, pair in zip(canvas.subplots(len(pairs), squeeze=False)[:, 0], pairs, strict=True):
         axes.axis("off")
         start, ends = 0.0, []
@@ -138,7 +140,7 @@ def joined_frames(title: str, pairs: Sequence[JoinedFrames], note: str = "") -> 
         axes.text(0, 1.03, pair.below, fontsize=7, va="top")
         axes.set_xlim(0, widest)
         axes.set_ylim(1.1, -0.1)
-    return png_of(canvas, title, note)
+    return png_bytes(canvas, title, note)
 
 
 def fold_name(name: str, width: int = 18) -> str:
@@ -162,7 +164,7 @@ def _draw_numbered_lines(
     for number, ((x, y), (to_x, to_y)) in enumerate(
         zip(np.column_stack(left), np.column_stack(right), strict=True)
     ):
-        color, above = COLOURS[number % len(COLOURS)], 3 - number / 1000
+        color, above = COLORS[number % len(COLORS)], 3 - number / 1000
         axes.plot([x, to_x], [y, to_y], color=color, lw=1.0, alpha=0.75, zorder=2)
         axes.plot(
             [x, to_x], [y, to_y], "o", color=color, markersize=9, mec="white", mew=0.6, ls="", zorder=above
