@@ -56,9 +56,9 @@ def test_an_organ_seen_in_one_view_is_found_in_the_other_by_its_points():
         u, v, _ = second.to_detector(points.astype(float)).T
         columns = np.rint(u / second.pixel + (second.shape[1] - 1) / 2).astype(int)
         rows = np.rint(v / second.pixel + (second.shape[0] - 1) / 2).astype(int)
-        found = two.masks[organ][rows, columns]
+        hits = two.masks[organ][rows, columns]
         # Where another organ is the densest of the ray, the point is that organ's.
-        assert found.mean() > (0.8 if organ == "stones" else 0.5)
+        assert hits.mean() > (0.8 if organ == "stones" else 0.5)
 
 
 def test_points_lie_in_the_animal_and_nan_is_outside_it():

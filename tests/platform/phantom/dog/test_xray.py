@@ -25,9 +25,9 @@ def test_what_displaces_is_taken_away_once_however_it_overlaps(seed, count):
         return
     points = samples(beam)
     slow = holds(part, points) & ~np.any([holds(other, points) for other in others] or [False], axis=0)
-    found = np.zeros(beam.shape)
-    found[chord.box.slices] = visible_length(chord, [c for other in others if (c := other.chord(beam))])
-    np.testing.assert_allclose(found, slow.sum(-1) * STEP, atol=8 * STEP)
+    visible = np.zeros(beam.shape)
+    visible[chord.box.slices] = visible_length(chord, [c for other in others if (c := other.chord(beam))])
+    np.testing.assert_allclose(visible, slow.sum(-1) * STEP, atol=8 * STEP)
 
 
 def test_the_path_is_beer_lamberts_sum_over_a_sampled_ray():
