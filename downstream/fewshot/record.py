@@ -122,11 +122,7 @@ def record_summary(
                 "asked": dict(experiment.tags),
             },
             metrics={name: value for values in metrics.values() for name, value in values.items()},
-            details={
-                "organs": dict(results.organs),
-                "notes": NOTES,
-                "left_out": dict(results.left_out),
-            },
+            details={"organs": dict(results.organs), "notes": NOTES, "left_out": dict(results.left_out)},
             series=[
                 MetricSeries(values, pretraining_step(cards.get(source, first)), cards.get(source))
                 for source, values in metrics.items()
@@ -135,11 +131,7 @@ def record_summary(
                 DatasetUse(volumes.folder.name, volumes.digest, {"scans": len(volumes)})
                 for volumes in experiment.volumes
             ],
-            tables={
-                "scans": [asdict(score) for score in results.scores],
-                "summary": summary,
-                **(tables or {}),
-            },
+            tables={"scans": list(map(asdict, results.scores)), "summary": summary, **(tables or {})},
             figures=figures,
             terminal=[_summary_table(summary, title)],
             warnings=list(_warnings(summary, results.left_out)),

@@ -60,7 +60,8 @@ def task_splits(features: Features, fraction: float = 1.0, seed: int = 0) -> Tas
     train = train.rows([row for row, patient in enumerate(train.patients) if patient in subset])
     left_out = single_class_findings(features.findings, {"train": train.labels, "test": test.labels})
     kept = [name for name in features.findings if name not in left_out]
-    return TaskSplits(*(_with_findings(part, kept) for part in (train, val, test)), left_out)
+    train, val, test = (_with_findings(part, kept) for part in (train, val, test))
+    return TaskSplits(train, val, test, left_out)
 
 
 def patient_subset(patients: Iterable[str], fraction: float, seed: int = 0) -> frozenset[str]:

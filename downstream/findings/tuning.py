@@ -252,7 +252,8 @@ class FinetuneTrainer:
 
     def _set_mode(self, *, training: bool) -> None:
         self.network.train(training)
-        for block in self.network.backbone.vit.blocks:
+        blocks: Any = self.network.backbone.vit.blocks  # timm's, whose attributes are not typed
+        for block in blocks:
             # With gradients, plain products are faster than the fused kernel on a CPU.
             block.attn.fused_attn = self.place.device.type == "cuda" or not training
 

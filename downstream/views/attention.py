@@ -86,7 +86,7 @@ def attention_figures(overlaps: Sequence[OrganOverlap], bootstrap: PatientBootst
         shown = [patient for patient, value in zip(patients, column_V, strict=True) if not np.isnan(value)]
         if shown:
             no_bounds, counts = (np.nan, np.nan), (len(set(shown)), len(shown))
-            figures.append(bootstrap.figure("attention_best_head", organ, head, no_bounds, *counts))
+            figures.append(bootstrap.value("attention_best_head", organ, head, no_bounds, *counts))
     missing = set(organs) - {figure.finding for figure in figures if figure.metric == "attention_auc"}
     left_out = {
         f"attention {organ}": "shown to one half of the patients or to none" for organ in sorted(missing)

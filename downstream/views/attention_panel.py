@@ -69,7 +69,9 @@ def relative_attention(view: TokenizedView, head: int) -> np.ndarray:
 
 def _show_view(axis: Axes, view: TokenizedView) -> None:
     rows, columns = view.view.pixels.shape
-    tall, wide = rows * view.view.spacing[0] / 20, columns * view.view.spacing[1] / 20
+    assert view.view.spacing is not None  # it has a map
+    down, across = view.view.spacing
+    tall, wide = rows * down / 20, columns * across / 20
     axis.imshow(view.view.pixels, cmap="gray", vmin=0, vmax=255, extent=(-wide, wide, tall, -tall))
     axis.set(xticks=[], yticks=[], xlim=(-wide, wide), ylim=(tall, -tall))
 

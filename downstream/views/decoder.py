@@ -34,6 +34,10 @@ PERFECT = 100.0
 class Decoder(nn.Module):
     """tokens (B, N, D) and two projections (B,) int64 -> pictures (B, S, S) float32, 0 black to 1 white."""
 
+    token_mean_D: Tensor
+    token_std_D: Tensor
+    base_JSS: Tensor
+
     def __init__(
         self,
         tokens_VND: Tensor,
@@ -69,6 +73,7 @@ class Decoder(nn.Module):
         # them: without the scale the first steps would overshoot.
         self.output_scale = width**-0.5
         nn.init.zeros_(self.to_pixels.weight)
+        assert self.to_pixels.bias is not None
         nn.init.zeros_(self.to_pixels.bias)
 
     def forward(self, tokens_BND: Tensor, source_B: Tensor, target_B: Tensor) -> Tensor:
@@ -156,7 +161,8 @@ def fit_decoder(
                 value = loss.item()
                 if not math.isfinite(value):
                     raise TrainingError("non-finite loss of the synthesis decoder; lower synthesis.lr")
-                progress.advance(loss=value, **({"val": best.loss} if best.epochs else {}))
+                notes = {"val": best.loss} if best.epochs else {}
+                progress.advance(1, loss=value, **notes)
             if not len(val_pairs_P2):
                 continue
             val_loss = _mean_loss(decoder, val, val_pairs_P2, batch, ssim_weight)

@@ -1,4 +1,4 @@
-"""Figures with 95 % intervals: means, ratios and medians of items, bootstrapped over their patients.
+"""Metric values with 95 % intervals: means, ratios and medians of items, bootstrapped over their patients.
 
 N items, P patients, R resamples, X columns.
 """
@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat, TypeAlias
 
 import numpy as np
 
 from ...platform.measure.bootstrap import bootstrap_interval
 from ...platform.measure.results import Measurements, MetricValue
 
+Bounds: TypeAlias = tuple[SupportsFloat, SupportsFloat]
+"""Low and high end of an interval."""
+
 
 @dataclass(frozen=True, slots=True)
 class PatientBootstrap:
-    """Makes the figures of one source. Of every figure `present` counts patients and `known` items."""
+    """Makes the values of one source. Of every value `present` counts patients and `known` items."""
 
     source: str
     resamples: int
@@ -33,19 +37,20 @@ class PatientBootstrap:
     def ratios(
         self, row: str, columns: Mapping[str, tuple[np.ndarray, np.ndarray]], patients: Sequence[str]
     ) -> Iterator[MetricValue]:
-        """The sum of the first array (N,) over the sum of the second; no figure where the second is all 0."""
+        """The sum of the first array (N,) over the sum of the second; no value where the second is all 0."""
         names, patient_N = np.unique(np.asarray(patients), return_inverse=True)
-        parts_2PX = np.zeros((2, len(names), len(columns)))
+        people = names.tolist()
+        parts_2PX = np.zeros((2, len(people), len(columns)))
         for x, pair in enumerate(columns.values()):
             for part, column_N in enumerate(pair):
                 np.add.at(parts_2PX[part, :, x], patient_N, column_N)
         over_PX, under_PX = parts_2PX
-        low, high = self.interval(lambda weight_RP: ratio(weight_RP @ over_PX, weight_RP @ under_PX), names)
+        low, high = self.interval(lambda weight_RP: ratio(weight_RP @ over_PX, weight_RP @ under_PX), people)
         values = ratio(over_PX.sum(axis=0), under_PX.sum(axis=0))
         for x, name in enumerate(columns):
             if under_PX[:, x].any():
                 count = int((under_PX[:, x] > 0).sum()), int(under_PX[:, x].sum())
-                yield self.figure(name, row, values[x], (low[x], high[x]), *count)
+                yield self.value(name, row, values[x], (low[x], high[x]), *count)
 
     def medians(
         self, row: str, columns: Mapping[str, np.ndarray], patients: Sequence[str]
@@ -59,8 +64,8 @@ class PatientBootstrap:
                 return sorted_N[(2 * below_RN >= below_RN[:, -1:]).argmax(axis=1)]
 
             (value,) = median(np.ones((1, len(column_N))))
-            bounds = self.interval(median, patients)
-            yield self.figure(name, row, value, bounds, len(set(patients)), len(column_N))
+            low, high = self.interval(median, patients)
+            yield self.value(name, row, value, (low, high), len(set(patients)), len(column_N))
 
     def interval(
         self, fn: Callable[[np.ndarray], np.ndarray], patients: Sequence[str]
@@ -71,11 +76,12 @@ class PatientBootstrap:
             return low, high
         return np.full_like(low, np.nan), np.full_like(high, np.nan)
 
-    def figure(
-        self, metric: str, row: str, value: float, bounds: Sequence[float], *counts: int
+    def value(
+        self, metric: str, row: str, value: SupportsFloat, bounds: Bounds, patients: int, items: int
     ) -> MetricValue:
-        """One figure of this source; counts: patients, and items."""
-        return MetricValue(metric, row, self.source, float(value), *map(float, bounds), *counts)
+        """One value of this source with the bounds of its interval."""
+        low, high = map(float, bounds)
+        return MetricValue(metric, row, self.source, float(value), low, high, patients, items)
 
 
 def ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:

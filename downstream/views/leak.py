@@ -106,14 +106,15 @@ def _classified(views: Mapping[str, ViewVectors], name: str, classes: list[str])
 
 def _concatenated(tables: Sequence[Features]) -> Features:
     """The rows of several tables of one source as one table."""
-    columns = {
-        name: tuple(value for table in tables for value in getattr(table, name))
-        for name in ("keys", "patients", "splits", "views")
-    }
-    arrays = {
-        name: np.concatenate([getattr(table, name) for table in tables]) for name in ("vectors", "labels")
-    }
-    return replace(tables[0], **columns, **arrays)
+    return replace(
+        tables[0],
+        keys=tuple(key for table in tables for key in table.keys),
+        patients=tuple(patient for table in tables for patient in table.patients),
+        splits=tuple(split for table in tables for split in table.splits),
+        views=tuple(view for table in tables for view in table.views),
+        vectors=np.concatenate([table.vectors for table in tables]),
+        labels=np.concatenate([table.labels for table in tables]),
+    )
 
 
 def _balanced_accuracy(name: str, answers: Predictions, bootstrap: PatientBootstrap) -> Iterator[MetricValue]:
@@ -130,9 +131,9 @@ def _balanced_accuracy(name: str, answers: Predictions, bootstrap: PatientBootst
 
     (value,) = accuracy(np.ones((1, len(patients))))
     chance, counts = 1 / len(answers.findings), (len(patients), len(correct_V))
-    bounds = bootstrap.interval(accuracy, patients)
-    yield bootstrap.figure("leak_balanced_accuracy", name, value, bounds, *counts)
-    yield bootstrap.figure("leak_balanced_accuracy_chance", name, chance, (chance, chance), *counts)
+    bounds = bootstrap.interval(accuracy, patients.tolist())
+    yield bootstrap.value("leak_balanced_accuracy", name, value, bounds, *counts)
+    yield bootstrap.value("leak_balanced_accuracy_chance", name, chance, (chance, chance), *counts)
 
 
 def _macro_auroc(answers: Predictions, bootstrap: PatientBootstrap) -> Iterator[MetricValue]:
@@ -140,5 +141,6 @@ def _macro_auroc(answers: Predictions, bootstrap: PatientBootstrap) -> Iterator[
         auroc, answers.truth, answers.scores, answers.patients, bootstrap.resamples, bootstrap.seed
     ).macro()
     counts = len(set(answers.patients)), len(answers.patients)
-    yield bootstrap.figure("leak_auroc", "findings", macro.values[0], np.ravel(macro.interval()), *counts)
-    yield bootstrap.figure("leak_auroc_chance", "findings", 0.5, (0.5, 0.5), *counts)
+    (low,), (high,) = macro.interval()
+    yield bootstrap.value("leak_auroc", "findings", macro.values[0], (low, high), *counts)
+    yield bootstrap.value("leak_auroc_chance", "findings", 0.5, (0.5, 0.5), *counts)

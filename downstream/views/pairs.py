@@ -135,13 +135,13 @@ def _decoded(study: Study, number: int) -> View:
 
 
 def _has_content(view: View, side: int) -> bool:
-    *_, rows, columns = letterbox_region(*view.pixels.shape, side)
+    *_, rows, columns = letterbox_region(view.pixels.shape[0], view.pixels.shape[1], side)
     return min(rows, columns) >= SMALLEST and bool(view.pixels.min() < view.pixels.max())
 
 
 def _inside(pixels: np.ndarray, side: int) -> np.ndarray:
     """(S, S) bool, true where the letterboxed view has pixels of its own."""
-    top, left, rows, columns = letterbox_region(*pixels.shape, side)
+    top, left, rows, columns = letterbox_region(pixels.shape[0], pixels.shape[1], side)
     inside_SS = np.zeros((side, side), bool)
     inside_SS[top : top + rows, left : left + columns] = True
     return inside_SS

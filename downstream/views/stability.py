@@ -6,6 +6,8 @@ V views, S studies with both kinds of view, K organs, H heads, R resamples.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from operator import itemgetter
+from typing import TypeAlias
 
 import numpy as np
 
@@ -14,6 +16,9 @@ from .intervals import PatientBootstrap, mean_known, ratio
 
 UPRIGHT = ("VD", "DV")
 """Projections from above or below; the other generated ones are from the side."""
+
+Pick: TypeAlias = Callable[[np.ndarray], np.ndarray]
+"""(…, K) -> (…): the column of one organ, or the mean over organs."""
 
 
 def head_stability(
@@ -56,11 +61,11 @@ def head_stability(
     return Measurements(tuple(figures), left_out)
 
 
-def organ_rows(organs: Sequence[str]) -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
+def organ_rows(organs: Sequence[str]) -> Iterator[tuple[str, Pick]]:
     """Name of a row -> how to pick its column out of (…, K): the mean over organs first, then each organ."""
     yield "all", lambda values: mean_known(values, axis=-1)
     for k, organ in enumerate(organs):
-        yield organ, lambda values, k=k: values[..., k]
+        yield organ, itemgetter((..., k))
 
 
 def _best_head(auc_SKH: np.ndarray) -> np.ndarray:
@@ -81,12 +86,15 @@ def _correlations(
         means = [ratio(np.einsum("rs,skh->rkh", weight_RS, auc_SKH), count_RK1) for auc_SKH in auc_2SKH]
         return rank_correlation(*means)
 
+    def picked(pick: Pick) -> Pick:
+        return lambda weight_RS: pick(correlation(weight_RS))
+
     value_K = correlation(np.ones((1, len(patients))))[0]
     for row, pick in organ_rows(organs):
         if not np.isnan(pick(value_K)):
-            bounds = bootstrap.interval(lambda weight_RS, pick=pick: pick(correlation(weight_RS)), patients)
+            bounds = bootstrap.interval(picked(pick), patients)
             counts = len(set(patients)), len(patients)
-            yield bootstrap.figure("attention_head_correlation", row, pick(value_K), bounds, *counts)
+            yield bootstrap.value("attention_head_correlation", row, pick(value_K), bounds, *counts)
 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations, permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -190,11 +191,15 @@ def _figures(
         if not len(value_PC):
             continue
         low_C, high_C = bootstrap_interval(
-            lambda weight_RP, value_PC=value_PC: weight_RP @ value_PC / weight_RP.sum(1, keepdims=True),
-            patients[group_P],
+            partial(_weighted_means, value_PC),
+            patients[group_P].tolist(),
             resamples,
             seed,
         )
         count = len(value_PC)
         for metric, value, low, high in zip(COLUMNS, value_PC.mean(0), low_C, high_C, strict=True):
             yield MetricValue(metric, row, source, float(value), float(low), float(high), count, count)
+
+
+def _weighted_means(value_PC: np.ndarray, weight_RP: np.ndarray) -> np.ndarray:
+    return weight_RP @ value_PC / weight_RP.sum(1, keepdims=True)

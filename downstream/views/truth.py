@@ -55,7 +55,7 @@ class ViewTruth:
 
     def exposed_size(self, view: View) -> tuple[float, float]:
         """Rows and columns of the picture as it was exposed, from the view's size and spacing."""
-        down, across = view.spacing
+        down, across = _spacing(view)
         rows, columns = view.pixels.shape
         return rows * down / (10 * self.pixel), columns * across / (10 * self.pixel)
 
@@ -224,8 +224,9 @@ def patch_truth(view: View, truth: ViewTruth, side: int, patch: int) -> PatchTru
     rows, columns = view.pixels.shape
     top, left, tall, wide = letterbox_region(rows, columns, side)
     edges = np.arange(side // patch + 1) * patch
-    down = ((edges - top) / tall - 0.5) * rows * view.spacing[0] / 10
-    across = ((edges - left) / wide - 0.5) * columns * view.spacing[1] / 10
+    row_spacing, column_spacing = _spacing(view)
+    down = ((edges - top) / tall - 0.5) * rows * row_spacing / 10
+    across = ((edges - left) / wide - 0.5) * columns * column_spacing / 10
     map_down, map_across = truth.map_edges(view)
     animal_hw = np.isfinite(truth.points[..., 0])
     over_v, over_u = _overlap(down, map_down), _overlap(across, map_across)
@@ -244,6 +245,11 @@ def patch_truth(view: View, truth: ViewTruth, side: int, patch: int) -> PatchTru
         box=np.array([low, high]),
         tree=cKDTree(truth.points[animal_hw]),
     )
+
+
+def _spacing(view: View) -> tuple[float, float]:
+    assert view.spacing is not None  # a view without spacing fits no map
+    return view.spacing
 
 
 def _middles(edges: np.ndarray) -> np.ndarray:
