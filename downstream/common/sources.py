@@ -116,7 +116,7 @@ class SourceFactory:
     planned: tuple[Descriptor, ...] = ()
 
     def backbone(self, name: str, origin: str | Path) -> Source:
-        """A backbone folder, a weights file or a timm name, as `platform.models.loading.load` takes it."""
+        """A backbone folder, a weights file, timm:NAME or random:NAME, as `platform.models.loading.load` takes it."""
         from ...platform.models.loading import load
 
         return self._backbone_source(name, load(origin))

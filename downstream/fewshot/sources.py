@@ -29,7 +29,7 @@ PIXELS = "pixels"
 
 
 def load_source(source: str | Path) -> Backbone | None:
-    """The backbone of a folder, weights file or timm name; None for `pixels`. Raises as `load` does."""
+    """The backbone of a folder, weights file, timm:NAME or random:NAME; None for `pixels`. Raises as `load` does."""
     return None if str(source) == PIXELS else load(source)
 
 
