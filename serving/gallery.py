@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..platform.core.errors import GalleryError
 from ..platform.measure.features import Features
 from ..platform.measure.neighbors import nearest
@@ -50,29 +48,25 @@ class Gallery:
     def __repr__(self) -> str:
         return f"Gallery({len(self)} studies, backbone {self.features.backbone[:12]})"
 
-    def search(self, vector_D: np.ndarray, patient: str, k: int) -> list[Match]:
-        """The k studies with the largest cosine, best first, none of them of `patient`.
-
-        Raises FeaturesError for a vector of another dimension or of length 0.
-        """
-        scores_1K, rows_1K = nearest(self.features.vectors, vector_D[None], k + self.most_per_patient)
-        matches = [
-            Match(self.places[row], float(score), self._findings(row))
-            for score, row in zip(scores_1K[0], rows_1K[0].tolist(), strict=True)
-            if self.features.patients[row] != patient
-        ]
-        return matches[:k]
-
     def similar_studies(self, place: Place, k: int) -> list[Match]:
-        """The k studies most similar to one of the gallery, without its patient. Raises GalleryError if it is not in
-        the gallery."""
+        """The k studies of other patients with the largest cosine to a study of the gallery, best first.
+
+        Raises GalleryError if the study is not in the gallery.
+        """
         row = self.row_of_place.get(place)
         if row is None:
             raise GalleryError(
                 f"study {place[1]} of split {place[0]} has no features here; "
                 "run `vetdino embed` on the shards that the app shows"
             )
-        return self.search(self.features.vectors[row], self.features.patients[row], k)
+        vectors, patients = self.features.vectors, self.features.patients
+        scores_1K, rows_1K = nearest(vectors, vectors[row][None], k + self.most_per_patient)
+        matches = [
+            Match(self.places[other], float(score), self._findings(other))
+            for score, other in zip(scores_1K[0], rows_1K[0].tolist(), strict=True)
+            if patients[other] != patients[row]
+        ]
+        return matches[:k]
 
     def _findings(self, row: int) -> dict[str, float]:
         return dict(zip(self.features.findings, self.features.labels[row].tolist(), strict=True))

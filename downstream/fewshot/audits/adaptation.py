@@ -8,7 +8,6 @@ slice, as in the released code of arXiv 2403.03273; both start anew with each fo
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
@@ -248,21 +247,8 @@ class _TttAuditor:
         self, current: TttPass, target: AuditTarget, z: int, place: int, trace: AdaptationTrace
     ) -> None:
         """Lines of training.csv, one per mark of the trace."""
+        where = (target.fold.number, target.query.name, target.support.name, z, place)
         for steps in trace.margins:
             if steps:
-                losses = trace.losses[:steps] or (math.nan,)
-                self.trainings.append(
-                    SliceTraining(
-                        row=current.row_after(steps),
-                        fold=target.fold.number,
-                        scan=target.query.name,
-                        organ=target.support.name,
-                        slice=z,
-                        place=place,
-                        steps=min(steps, len(trace.losses)),
-                        first_loss=losses[0],
-                        last_loss=losses[-1],
-                        drift=trace.drift[steps],
-                        seconds=trace.seconds[steps],
-                    )
-                )
+                row = current.row_after(steps)
+                self.trainings.append(SliceTraining(row, *where, **trace.numbers(steps)))

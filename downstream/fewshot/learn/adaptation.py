@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,6 +68,17 @@ class AdaptationTrace:
     seconds: Mapping[int, float]
     losses: tuple[float, ...]
 
+    def numbers(self, steps: int) -> dict[str, Any]:
+        """Steps done (0 with an empty label), first and last loss, drift and seconds after so many steps."""
+        losses = self.losses[:steps] or (math.nan,)
+        return {
+            "steps": min(steps, len(self.losses)),
+            "first_loss": losses[0],
+            "last_loss": losses[-1],
+            "drift": self.drift[steps],
+            "seconds": self.seconds[steps],
+        }
+
     def __repr__(self) -> str:
         return f"AdaptationTrace({len(self.losses)} steps)"
 
@@ -98,19 +110,7 @@ class AdaptivePredictor:
             trace = adapt_and_segment(
                 encoder, support, part, query, z, self.config, self.prototypes, marks=(steps,)
             )
-        self.reports.append(
-            AdaptationReport(
-                scan=query.name,
-                organ=support.name,
-                slice=z,
-                part=part,
-                steps=len(trace.losses),
-                first_loss=trace.losses[0] if trace.losses else math.nan,
-                last_loss=trace.losses[-1] if trace.losses else math.nan,
-                drift=trace.drift[steps],
-                seconds=trace.seconds[steps],
-            )
-        )
+        self.reports.append(AdaptationReport(query.name, support.name, z, part, **trace.numbers(steps)))
         return trace.margins[steps]
 
     def __repr__(self) -> str:
