@@ -205,7 +205,7 @@ def load_encoder(
 def _matching_slices(trained: SliceConfig, wanted: SliceConfig | None, folder: Path) -> SliceConfig:
     """The wanted slice settings (default: those of the training). Raises ConfigError if they change the features."""
     wanted = wanted or trained
-    for name in ("grid", "side", "stride", "enlarged", "layers", "debias"):
+    for name in ("grid", "side", "stride", "enlarged", "layers", "scales", "debias"):
         if getattr(wanted, name) != getattr(trained, name):
             raise ConfigError(
                 f"slices.{name} is {getattr(wanted, name)}, {folder} was trained with {getattr(trained, name)}; "

@@ -182,6 +182,8 @@ def test_coordinates_may_be_added_later_but_other_features_are_refused(tiny, tmp
     assert placed(scan(), [0]).shape[1] == tiny.width + 4
     with pytest.raises(ConfigError, match=r"slices\.grid is 5.*trained with 4"):
         load_encoder(tiny, tmp_path, SliceConfig(grid=5))
+    with pytest.raises(ConfigError, match=r"slices\.scales"):
+        load_encoder(tiny, tmp_path, SliceConfig(grid=4, scales=(1.0, 2.0)))
 
 
 def test_a_backbone_of_another_digest_is_refused(tiny, tmp_path):

@@ -155,7 +155,7 @@ def test_a_gpu_that_there_is_not_is_refused_before_the_work(here, capsys):
 
 def test_pixels_have_nothing_to_train(here, capsys):
     assert cli.main(["fewshot", "ttt-audit", str(here / "volumes"), "--backbone", "pixels"]) == 1
-    assert "pixels have none" in capsys.readouterr().err.splitlines()[-1]
+    assert "`pixels` have none" in capsys.readouterr().err.splitlines()[-1]
 
 
 def segmented(here: Path, out: Path, *more: str) -> int:
