@@ -84,7 +84,7 @@ class Comparison:
             pairs_B2, neighbor_B = self.pairs[places_B], self.neighbors[places_B]
             source_B, target_B = pairs_B2.T
             projection_B = self.test.projection[target_B]
-            # Where the neighbor's letterbox has bars, the mean stands in: it is not at fault there.
+            # Where the neighbor's letterbox has bars, the mean stands in: it has no pixels to compare there.
             neighbor_BSS = torch.where(
                 self.train.inside[neighbor_B], self.train.gray(neighbor_B), means_JSS[projection_B]
             )

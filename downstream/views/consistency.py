@@ -94,8 +94,9 @@ def against_truth(
         patch_sizes += [float(np.diff(view.patches.across).mean()) for view in views]
         random = np.random.default_rng(key_hash(study.key, bootstrap.seed))
         for one, other in permutations(views, 2):
-            found = patch_matches(one, other, radius=config.radius_cm, most=config.patches, random=random)
-            matches[pair_name(one.projection, other.projection)].append((study.patient, found))
+            pair = pair_name(one.projection, other.projection)
+            matched = patch_matches(one, other, radius=config.radius_cm, most=config.patches, random=random)
+            matches[pair].append((study.patient, matched))
         if source.backbone is not None:
             overlaps += [organ_overlap(study.key, study.patient, view) for view in views]
             panel_views += _one_of_each_kind(views) if len(panel_views) < PANEL_VIEWS else []

@@ -1,6 +1,6 @@
 """Leak: how well a linear decoder tells the projection of a view, and how its file was made, from its vector.
 
-The same decoder on findings stands beside it: is the embedding about the projection or about the patient?
+It is compared with the same decoder on findings: is the embedding about the projection or about the patient?
 
 V views, P patients, C classes, R resamples.
 """
