@@ -1,7 +1,7 @@
 """The workflows as Python functions: the names and defaults of the commands, for notebooks and scripts.
 
 Further keyword arguments are the command's settings by their dotted names, as in `config.json` and `--help-all`:
-`ingest(source, out, val=0.2)`, or `ingest(source, out, **{"table.labels": ("mass",)})`. All raise ConfigError for an
+`ingest(source, out, val=0.2)`, or `ingest(source, out, **{"table.labels": "*"})`. All raise ConfigError for an
 unknown setting or a value of the wrong type, before the work begins.
 """
 

@@ -118,14 +118,14 @@ def description(default: Any) -> str:
 
 
 def group_docs(default: Any, path: str = "") -> dict[str, str]:
-    """Dotted path of each nested config -> the first paragraph of its class's docstring, as one line."""
+    """Dotted path of each nested config -> the docstring under its field, else its class's first paragraph, in one line."""
     docs = {}
     cls = default if isinstance(default, type) else type(default)
     for field in dataclasses.fields(cls):
         value = default_value(field, default)
         if dataclasses.is_dataclass(value):
             name = f"{path}{field.name}"
-            docs[name] = description(value)
+            docs[name] = field_docs(cls).get(field.name) or description(value)
             docs |= group_docs(value, f"{name}.")
     return docs
 

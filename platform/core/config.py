@@ -85,28 +85,25 @@ def cli_config(default: T | type[T], args: Sequence[str], prog: str) -> T:
 
     cls = default if isinstance(default, type) else type(default)
     start: dict[str, Any] = {} if isinstance(default, type) else {"default": default}
+    known = [word for key in _keys(cls) for word in flag_of(key, switch=True).split(", ")]
+    flags = [word.partition("=")[0].replace("_", "-") for word in args if word.startswith("--")]
+    for flag in flags:  # before tyro, which would first complain of what is missing
+        if flag not in known:
+            print(
+                f"{prog}: unknown argument {flag}; {nearest(flag, known)} (see {prog} --help)",
+                file=sys.stderr,
+            )
+            raise SystemExit(2)
     complaint = StringIO()
     try:
         with redirect_stderr(complaint):
-            config, unknown = tyro.cli(
-                cls,
-                args=list(args),
-                prog=prog,
-                return_unknown_args=True,
-                add_help=False,
-                config=(tyro.conf.AvoidSubcommands,),
-                **start,
+            return tyro.cli(
+                cls, args=list(args), prog=prog, add_help=False, config=(tyro.conf.AvoidSubcommands,), **start
             )
     except SystemExit as stop:
         if stop.code:
             print(f"{prog}: {_one_line(complaint.getvalue())} (see {prog} --help)", file=sys.stderr)
         raise
-    if unknown:
-        word = unknown[0].partition("=")[0]
-        known = [flag_of(key) for key in _keys(cls)]
-        print(f"{prog}: unknown argument {word}; {nearest(word, known)}", file=sys.stderr)
-        raise SystemExit(2)
-    return config
 
 
 def with_settings(default: T | type[T], settings: Mapping[str, Any]) -> T:

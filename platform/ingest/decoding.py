@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from ..core.errors import DicomError
+from ..core.processes import without_main_script
 from ..data.samples import stored_view
 from ..data.study import StoredView
 from .config import IngestConfig
@@ -138,7 +139,8 @@ class DecodeWorker:
         context.set_forkserver_preload(PRELOAD)
         self.pipe, far_end = context.Pipe()
         self._process = context.Process(target=_serve, args=(far_end, *self._arguments), daemon=True)
-        self._process.start()
+        with without_main_script():
+            self._process.start()
         far_end.close()
 
     def wait_until_ready(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Generic, TypeVar
 from ..core.config import from_json, to_json
 from ..core.errors import ConfigError, DataError
 from ..core.files import atomic_write
+from ..core.processes import without_main_script
 from ..core.progress import Progress
 
 Item = TypeVar("Item")
@@ -118,7 +119,8 @@ def run_all(work: Callable[[Item], object], items: Sequence[Item], workers: int)
             yield
         return
     with ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, (os.getpid(),)) as pool:
-        jobs = [pool.submit(work, item) for item in items]
+        with without_main_script():
+            jobs = [pool.submit(work, item) for item in items]
         try:
             for job in as_completed(jobs):
                 job.result()
