@@ -1,7 +1,7 @@
-"""What must not change by accident: bytes of shards made from a generated archive, and features of the shipped backbone.
+"""What must not change by accident: bytes of generated shards, and features of the shipped backbone.
 
-A change that is meant to alter them writes the new values here and says so in the changelog. The bytes also depend on the
-versions in `requirements.lock` (JPEG encoder).
+A change that is meant to alter them writes the new values here and says so in the changelog. The bytes also depend
+on the versions in `requirements.lock` (JPEG encoder).
 """
 
 from __future__ import annotations
