@@ -29,7 +29,7 @@ test: setup browser
 
 # What is fast: no training, no Ray, no browser.
 quick: setup
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu" $(ARGS)
 
 check: setup types docs
 	$(BIN)/ruff check .

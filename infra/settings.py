@@ -118,7 +118,7 @@ def description(default: Any) -> str:
 
 
 def group_docs(default: Any, path: str = "") -> dict[str, str]:
-    """Dotted path of each nested config -> the docstring under its field, else its class's first paragraph, in one line."""
+    """Dotted path of each nested config -> the docstring under its field, or of its class, in one line."""
     docs = {}
     cls = default if isinstance(default, type) else type(default)
     for field in dataclasses.fields(cls):

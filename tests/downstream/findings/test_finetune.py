@@ -21,6 +21,8 @@ from vetdino.platform.measure.results import metric_values
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.config import BackboneConfig
 
+pytestmark = pytest.mark.xdist_group("ray")
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
