@@ -67,5 +67,5 @@ def test_embedding_writes_what_the_shards_hold(tmp_path):
         command = Embed(backbone=str(SHIPPED), shards=shards, out=tmp_path / level, level=level)
         assert command.run() == tmp_path / level
     manifest = load_manifest(Path(shards))
-    assert len(load_features(tmp_path / "study").keys) == manifest.studies("train", "val", "test") == 4
+    assert len(load_features(tmp_path / "study").keys) == manifest.counts["studies"] == 4
     assert len(load_features(tmp_path / "view").keys) > 4
