@@ -36,6 +36,7 @@ def test_the_same_settings_build_the_same_student_on_every_worker(made, run_conf
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_whitened_heads_differ_from_untrained_ones_in_the_last_layer_alone(made, run_config):
     whitened = replace(run_config, distill=replace(run_config.distill, spread_head=True))
     plain, other = (made(config).distiller.student.state_dict() for config in (run_config, whitened))

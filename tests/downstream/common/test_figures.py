@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from vetdino.downstream.common.figures import (
     JoinedFrames,
@@ -53,6 +54,7 @@ def test_heat_rises_from_dark_to_light_and_is_even_where_there_is_nothing_to_tel
     assert len(np.unique(heat_map(np.ones((2, 2))).reshape(-1, 3), axis=0)) == 1
 
 
+@pytest.mark.slow
 def test_a_grid_holds_rows_of_unequal_length_and_stays_readable(png_pixels, shows_color):
     tile = Tile(np.full((48, 64), 90, np.uint8), "block 12", "Dice 0.00")
     color = colors_by_name(["leg", "arm"])

@@ -40,6 +40,7 @@ def summary_in(out: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((out / "summary.csv").read_text().splitlines()))
 
 
+@pytest.mark.slow
 def test_an_evaluation_writes_the_summary_that_it_returns(volumes, tmp_path):
     config = FewshotEvaluateConfig(**QUICK, floors=("copy", "oracle"))
     lines = evaluate(volumes, {"pixels": None}, config, tmp_path / "out")

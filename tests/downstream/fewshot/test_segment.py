@@ -50,6 +50,7 @@ def test_labels_of_a_new_scan_are_those_of_its_organs(organ_scan):
         assert dice(labels == organ, query.labels_ZHW == organ) > 0.6
 
 
+@pytest.mark.slow
 def test_masks_overlays_and_milliliters_are_written_for_every_scan(files):
     milliliters = run(files, [files / "image_1.nii.gz", files / "image_2.nii.gz"])
     assert list(milliliters) == ["image_1", "image_2"]

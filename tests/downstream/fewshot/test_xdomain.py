@@ -26,6 +26,7 @@ def folders(organ_scan, organ_volumes):
     )
 
 
+@pytest.mark.slow
 def test_every_pair_is_measured_on_the_classes_that_all_folders_have(folders):
     crossed, cells = measure_pairs(folders, PIXELS, CONFIG)
     assert list(cells) == ["ct -> ct", "ct -> mri", "mri -> ct", "mri -> mri"]

@@ -84,6 +84,7 @@ def chosen_by_hand(table, ks):
     return max(ks, key=lambda k: auroc(bank.labels, scores[k]).mean())
 
 
+@pytest.mark.slow
 def test_k_is_chosen_on_train_by_patients_left_out_where_val_is_smaller():
     table = features(COUNTS)
     chosen = knn(table).facts

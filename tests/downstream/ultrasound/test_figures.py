@@ -19,6 +19,7 @@ def test_bars_have_their_domains_colours_and_a_zero_is_written(png_pixels, shows
     assert not np.array_equal(png_pixels(zero), png_pixels(unknown))
 
 
+@pytest.mark.slow
 def test_many_groups_of_bars_take_more_lines_and_no_more_width(png_pixels):
     seven, many = (
         bars("Title", "Dice", [Bar(f"group {n}", "arm", 0.5, 0.1, {}) for n in range(count)])

@@ -23,6 +23,7 @@ def overlap(view):
     return found.auc, found.lift
 
 
+@pytest.mark.slow
 def test_even_attention_prefers_no_organ(laid):
     _, truth, _ = laid[0]
     auc, lift = overlap(look(laid[0], attention=np.full((2, 64), 1 / 70, np.float32)))

@@ -78,6 +78,7 @@ def test_batches_do_not_change_the_values(comparison):
     np.testing.assert_allclose(np.concatenate(parts), whole.values(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_panel_has_a_line_for_each_row_at_most(comparison):
     heights = []
     for most in (1, 2):

@@ -48,6 +48,7 @@ def test_pairs_join_two_projections_of_one_study(tmp_path, bars):
     assert all(views.keys[i] == views.keys[j] for i, j in study_pairs(views).tolist())
 
 
+@pytest.mark.slow
 def test_the_pairs_of_an_epoch_follow_from_seed_epoch_and_key_wherever_the_studies_lie(tmp_path, bars):
     studies = [bars.study(number, projections=SYNTHESIZED) for number in range(12)]
     model = random_backbone(bars.TINY, 0)

@@ -71,6 +71,7 @@ def test_a_mask_on_a_finer_grid_comes_back_voxel_by_voxel(axes, shape, seed, sto
     np.testing.assert_array_equal(restore_from_grid(prepared, grid), array)
 
 
+@pytest.mark.slow
 @nice
 @given(
     axes=st.sampled_from(AXES),

@@ -46,6 +46,7 @@ def test_an_empty_folder_is_refused(tmp_path, config):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_archive_becomes_studies_and_every_file_is_accounted_for(archive, tmp_path, config):
     out = tmp_path / "out"
     manifest = ingest(archive, out, config)

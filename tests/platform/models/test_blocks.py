@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
+import pytest
 import torch
 
 from tests.platform.models.examples import DINO, images_of
@@ -38,6 +39,7 @@ def test_a_block_in_training_adds_each_branch_to_half_of_the_pictures_at_twice_i
     assert not torch.equal(block(x) - x, added)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_mean_over_many_draws_is_the_whole_blocks_answer():
     backbone = random_backbone(replace(DROPPING, drop_path=0.3), 0).train()

@@ -91,6 +91,7 @@ def test_the_device_cuts_what_the_loaders_cut(seed):
     assert alike(cut_batch(planned(STUDIES, CONFIG, seed), CONFIG), by_loaders(STUDIES, CONFIG, seed))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(20, 300), st.integers(20, 300)), min_size=2, max_size=2),

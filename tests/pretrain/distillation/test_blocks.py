@@ -22,6 +22,7 @@ HEAD = HeadConfig(prototypes=12, hidden=16, bottleneck=8)
 CONFIG = OptimConfig(layer_decay=0.5, patch_embed=0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_blocks_computed_again_have_the_same_gradient_and_names(precision):
     crops = torch.randint(0, 256, (2, 3, 1, 32, 32), dtype=torch.uint8)

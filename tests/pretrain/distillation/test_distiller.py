@@ -75,6 +75,7 @@ def cross_entropy(student_K: Tensor, target_K: Tensor) -> Tensor:
     return -(target_K * F.log_softmax(student_K / 0.1, -1)).sum()
 
 
+@pytest.mark.slow
 def test_the_losses_are_those_of_the_slow_way():
     distiller, batch = distiller_of(), batch_of()
     found = distiller(distiller.student, batch, TEMPERATURE)

@@ -62,6 +62,7 @@ def test_view_loss_equals_the_plain_loops_for_any_number_of_crops(crops, teacher
     assert view_loss(student.float(), target.float(), 0.1).item() == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("crops", "teachers"), CROPS)
 def test_the_gradient_of_the_view_loss_is_that_of_finite_differences(crops, teachers):
     target = targets(teachers, 2, 5)

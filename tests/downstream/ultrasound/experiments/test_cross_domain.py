@@ -32,6 +32,7 @@ def test_a_pair_tells_each_domain_beside_itself_alone_and_what_differs(domains, 
     )
 
 
+@pytest.mark.slow
 def test_a_domain_alone_scores_as_in_same_domain(domains, tiny, quick):
     alone = cross_domain(domains, tiny, CrossDomainConfig(images=3, **quick)).metrics
     same = same_domain(domains, tiny, SameDomainConfig(sizes=(3,), **quick)).metrics

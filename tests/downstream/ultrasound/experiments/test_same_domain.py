@@ -36,6 +36,7 @@ def test_sets_of_one_domain_grow_and_what_does_not_fit_is_told(domains, tiny, qu
     assert all(png.startswith(b"\x89PNG") for png in result.pictures.values())
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_figures_whatever_the_order_of_frames(domains, tiny, quick):
     config = SameDomainConfig(sizes=(3,), **quick)
     turned = [replace(domain, frames=domain.frames[::-1]) for domain in domains]

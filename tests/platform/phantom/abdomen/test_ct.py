@@ -12,6 +12,7 @@ from vetdino.platform.phantom.abdomen.patient import LAYERS, ScanGrid
 from vetdino.platform.phantom.abdomen.tissues import Tissue, TissueVolume
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(1, 5))
 def test_a_ct_scan_is_in_hounsfield_units(number):
     made = scan("ct", number)

@@ -12,6 +12,7 @@ from vetdino.platform.phantom.abdomen.patient import LAYERS, ScanGrid
 from vetdino.platform.phantom.abdomen.tissues import Tissue, TissueVolume
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(1, 5))
 def test_an_mri_scan_has_the_contrast_of_t2_without_fat(number):
     made = scan("mri", number)
@@ -35,6 +36,7 @@ def test_slices_of_an_mri_scan_differ_in_gain():
     assert 0.02 < np.median(wobble) < 0.4
 
 
+@pytest.mark.slow
 def test_vessels_stand_out_in_the_liver():
     made = scan("mri", 2, 128)
     liver = ndimage.binary_erosion(made.labels_ZHW == NUMBER["liver"], np.ones((1, 5, 5)))

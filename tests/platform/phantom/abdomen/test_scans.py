@@ -22,6 +22,7 @@ def test_two_patients_differ_in_form_place_and_grid():
     assert all(24 <= one.grid.slices <= 40 and 5.5 <= one.grid.thickness <= 8 for one in ones)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_scan_and_another_seed_another_anatomy():
     one, two, other = (generate_scan(replace(SMALL, seed=seed), "ct", 1) for seed in (2, 2, 3))
     assert one.image_ZHW.tobytes() == two.image_ZHW.tobytes()
@@ -39,6 +40,7 @@ def test_the_affine_places_voxels_in_ras():
     assert top[2] == pytest.approx(made.grid.top, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_field_of_view_holds_the_patient():
     for which in EIGHT:
         made = scan(*which)

@@ -45,6 +45,7 @@ def test_findings_are_as_frequent_as_configured():
         assert share == pytest.approx(getattr(config, finding), abs=0.05), finding
 
 
+@pytest.mark.slow
 def test_the_folder_holds_dicom_labels_truth_and_the_config(written):
     files = contents(written)
     card = json.loads(files["phantom.json"])
@@ -62,6 +63,7 @@ def test_the_folder_holds_dicom_labels_truth_and_the_config(written):
     assert len(images) == len([name for name in files if name.startswith("truth/")])
 
 
+@pytest.mark.slow
 def test_every_file_reads_back_to_the_pixels_that_were_made(written):
     syntaxes, photometric = set(), set()
     for index in range(SMALL.studies):
@@ -80,6 +82,7 @@ def test_every_file_reads_back_to_the_pixels_that_were_made(written):
     assert photometric == {"MONOCHROME1", "MONOCHROME2"}
 
 
+@pytest.mark.slow
 def test_ingest_reads_the_projection_and_an_image_of_the_right_polarity(written):
     for index in range(SMALL.studies):
         study = generate_study(SMALL, index, truth=False)

@@ -22,6 +22,7 @@ def test_every_breakable_bone_breaks_for_some_disease():
     assert broken == set(BREAKABLE)
 
 
+@pytest.mark.slow
 def test_two_in_three_broken_long_bones_carry_a_steel_plate_and_no_other_study_does():
     ill = [build_body(DOG, Disease({"long_bone_fracture": 0.5}, seed), DogPose("VD")) for seed in range(60)]
     plated = sum(bool(body.organ("implant")) for body in ill)

@@ -39,6 +39,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_the_folder_holds_images_masks_of_the_same_names_and_the_tables(written):
     table = rows(written / "domains.csv")
     assert list(table[0]) == ["domain", "folder", "subject", "device", "body_part"]

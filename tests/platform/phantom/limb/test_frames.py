@@ -27,6 +27,7 @@ def eight() -> dict[str, GeneratedFrame]:
     return {nth_domain(n).name: generate_frame(replace(SMALL, side=256), nth_domain(n), 0) for n in range(8)}
 
 
+@pytest.mark.slow
 def test_below_bone_lies_a_shadow_and_at_its_top_a_bright_line(eight):
     for name, frame in eight.items():
         mask = frame.mask
@@ -68,6 +69,7 @@ def field_of(frame: GeneratedFrame, number: int) -> np.ndarray:
     return within & (angle <= probe.angle + 1e-4)
 
 
+@pytest.mark.slow
 def test_neighboring_frames_are_alike_and_not_the_same():
     for number in (0, 6):
         first, second, later = (
