@@ -21,6 +21,8 @@ from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.config import BackboneConfig
 from vetdino.platform.models.saving import save_backbone
 
+pytestmark = pytest.mark.slow
+
 
 def shards(folder, counts, findings=("square", "dark", "never")):
     """Noise; `square` is a bright square that pixels see, `dark` is in nothing but the label."""
@@ -80,7 +82,6 @@ def place(tmp_path_factory, backbone):
     return folder, place / "out", evaluate(backbone, folder, place / "out", CONFIG)
 
 
-@pytest.mark.slow
 def test_every_finding_is_measured_for_the_backbone_and_the_baselines(place):
     _, _, report = place
     sources = [*SOURCES, *(f"backbone - {baseline}" for baseline in SOURCES[1:])]
@@ -143,7 +144,6 @@ def test_predictions_of_no_finding_are_not_saved(tmp_path, backbone):
     assert predictions_file(tmp_path / "out", "knn", "pca").exists()
 
 
-@pytest.mark.slow
 def test_a_second_evaluation_takes_the_same_features_and_prints_the_tables(place, backbone, capsys):
     folder, out, report = place
     again = evaluate(backbone, folder, out, CONFIG)
@@ -174,7 +174,6 @@ def test_other_shards_are_walked_anew(place, backbone, tmp_path):
     assert other.find("knn", "AUROC", "macro", "pixels") != report.find("knn", "AUROC", "macro", "pixels")
 
 
-@pytest.mark.slow
 def test_five_studies_are_measured_or_named_never_made_up(tmp_path, backbone):
     folder = shards(tmp_path / "shards", {"train": 6, "test": 5})
     report = evaluate(backbone, folder, tmp_path / "out", CONFIG)
@@ -189,7 +188,6 @@ def test_five_studies_are_measured_or_named_never_made_up(tmp_path, backbone):
     assert set(report.left_out["linear_5pct"]) == {"square", "dark", "never"}
 
 
-@pytest.mark.slow
 def test_a_new_task_is_a_name_and_a_function(place, backbone, tmp_path, monkeypatch):
     folder, _, report = place
     monkeypatch.setitem(TASKS, "again", TASKS["knn"])
@@ -242,7 +240,6 @@ def test_what_cannot_be_evaluated_is_one_line(place, backbone, tmp_path):
         evaluate(backbone, unlabelled, tmp_path / "out2", QUICK)
 
 
-@pytest.mark.slow
 def test_backbones_are_compared_on_equal_terms_with_a_child_run_each(place, backbone, tmp_path, capsys):
     from vetdino.platform.core.tracking import connect, tracking_address
 

@@ -23,6 +23,8 @@ from vetdino.downstream.fewshot.methods import feature_methods, methods_by_row
 from vetdino.downstream.fewshot.results import FewshotResults
 from vetdino.platform.core.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"slices": SliceConfig(grid=8), "folds": 2, "resamples": 20}
 
 
@@ -40,7 +42,6 @@ def summary_in(out: Path) -> list[dict[str, str]]:
     return list(csv.DictReader((out / "summary.csv").read_text().splitlines()))
 
 
-@pytest.mark.slow
 def test_an_evaluation_writes_the_summary_that_it_returns(volumes, tmp_path):
     config = FewshotEvaluateConfig(**QUICK, floors=("copy", "oracle"))
     lines = evaluate(volumes, {"pixels": None}, config, tmp_path / "out")
@@ -61,7 +62,6 @@ def test_pixels_cannot_be_trained_at_test_time(volumes, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.slow
 def test_slices_trained_on_are_reported_once_each(volumes, tiny, tmp_path):
     config = FewshotEvaluateConfig(
         **QUICK, adapt=AdaptConfig(steps=1), organs=(1,), floors=(), components_beside=("1",), device="cpu"
@@ -78,7 +78,6 @@ def test_slices_trained_on_are_reported_once_each(volumes, tiny, tmp_path):
     assert len(set(slices)) == len(slices) > 0
 
 
-@pytest.mark.slow
 def test_encoders_are_compared_with_the_first(volumes, tiny, tmp_path):
     config = FewshotConfig(**QUICK, floors=("copy",))
     lines = compare(volumes, {"pixels": None, "net": tiny}, config, tmp_path / "out")
@@ -88,7 +87,6 @@ def test_encoders_are_compared_with_the_first(volumes, tiny, tmp_path):
     assert means["net"]["delta"] == pytest.approx(means["net"]["dice"] - means["pixels"]["dice"])
 
 
-@pytest.mark.slow
 def test_numbers_of_shots_are_compared_with_the_fewest(volumes, tmp_path):
     config = KshotConfig(**QUICK, shots=(1, 2), beside=("levayz",), floors=("copy", "oracle"))
     lines = kshot(volumes, {"pixels": None}, config, tmp_path / "out")

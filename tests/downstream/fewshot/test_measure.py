@@ -15,6 +15,8 @@ from vetdino.downstream.fewshot.results import FewshotResults
 from vetdino.downstream.volumes.volume import Volume
 from vetdino.platform.core.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.slow
+
 QUICK = FewshotConfig(folds=2, floors=(), resamples=10)
 
 
@@ -32,7 +34,6 @@ def dice_by_place(results: FewshotResults) -> dict[tuple[str, str, str], float]:
     return {(score.row, score.scan, score.organ): score.dice for score in results.scores}
 
 
-@pytest.mark.slow
 def test_every_row_has_every_scan_and_organ_and_their_order_does_not_matter(
     evaluate, pixels, organ_scan, organ_volumes
 ):
@@ -47,7 +48,6 @@ def test_every_row_has_every_scan_and_organ_and_their_order_does_not_matter(
     assert np.mean([value for (row, _, _), value in scores.items() if row == "oracle"]) > 0.8
 
 
-@pytest.mark.slow
 def test_several_supports_are_those_that_follow_the_queries(evaluate, organ_scan, organ_volumes):
     volumes = organ_volumes(*(organ_scan(seed) for seed in range(6)))
     results = evaluate(volumes, replace(QUICK, shots=(2,)))
@@ -55,7 +55,6 @@ def test_several_supports_are_those_that_follow_the_queries(evaluate, organ_scan
     assert {score.supports for score in results.scores} == {"s3 s4", "s0 s1"}
 
 
-@pytest.mark.slow
 def test_numbers_of_shots_are_rows_over_the_same_queries(evaluate, organ_scan, organ_volumes):
     volumes = organ_volumes(*(organ_scan(seed) for seed in range(6)))
     results = evaluate(volumes, replace(QUICK, shots=(1, 2), floors=("copy", "oracle")))
@@ -100,7 +99,6 @@ def test_every_fold_and_organ_is_segmented_by_its_own_encoder(evaluate, pixels, 
     assert [score.dice for score in results.scores] == [score.dice for score in frozen.scores]
 
 
-@pytest.mark.slow
 def test_supports_of_another_folder_are_used_for_classes_of_the_same_name(pixels, organ_scan, organ_volumes):
     scans = [organ_scan(seed) for seed in range(4)]
     swapped = [
@@ -123,7 +121,6 @@ def test_supports_of_another_folder_are_used_for_classes_of_the_same_name(pixels
         measure(organ_volumes(*scans, classes={1: "a", 2: "b"}), methods, config, supports)
 
 
-@pytest.mark.slow
 def test_what_a_scan_or_a_support_does_not_show_is_left_out_with_the_reason(
     evaluate, organ_scan, organ_volumes
 ):

@@ -12,6 +12,8 @@ from vetdino.downstream.fewshot.method.config import SliceConfig
 from vetdino.downstream.fewshot.xdomain import measure_pairs, xdomain
 from vetdino.platform.core.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.slow
+
 CONFIG = XdomainConfig(slices=SliceConfig(grid=8), folds=2, resamples=20, floors=("copy",))
 PIXELS = {"pixels": None}
 
@@ -26,7 +28,6 @@ def folders(organ_scan, organ_volumes):
     )
 
 
-@pytest.mark.slow
 def test_every_pair_is_measured_on_the_classes_that_all_folders_have(folders):
     crossed, cells = measure_pairs(folders, PIXELS, CONFIG)
     assert list(cells) == ["ct -> ct", "ct -> mri", "mri -> ct", "mri -> mri"]
@@ -44,7 +45,6 @@ def test_every_pair_is_measured_on_the_classes_that_all_folders_have(folders):
     assert dice["ct -> mri"] == dice["mri -> mri"] == dice["ct -> ct"]
 
 
-@pytest.mark.slow
 def test_each_cell_is_compared_with_the_query_folders_own_supports(folders, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "nowhere://")
     lines = xdomain(folders, PIXELS, CONFIG, tmp_path / "out")

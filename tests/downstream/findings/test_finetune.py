@@ -21,12 +21,11 @@ from vetdino.platform.measure.results import metric_values
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.config import BackboneConfig
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.slow
 def test_a_finding_that_shows_is_learnt_and_every_test_study_is_answered(learnt):
     answers, _ = learnt
     assert answers.findings == ("square", "dim")
@@ -40,7 +39,6 @@ def test_a_finding_of_one_class_is_left_out_by_name(learnt):
     assert learnt[0].left_out == {"never": "0 present and 48 absent in train"}
 
 
-@pytest.mark.slow
 def test_the_facts_tell_what_it_took(learnt):
     facts = learnt[0].facts
     assert 1 <= facts["best_epoch"] <= facts["epochs"] <= 12
@@ -68,7 +66,6 @@ def test_finished_it_answers_at_once_and_leaves_only_its_result(learnt, source, 
     assert (place / "result.json").stat().st_mtime_ns == written
 
 
-@pytest.mark.slow
 def test_other_settings_backbones_and_shards_have_folders_of_their_own(
     source, folder, tmp_path, quick, make_shards
 ):
@@ -167,7 +164,6 @@ finetune(source, shards, from_json(FinetuneConfig, Path("config.json").read_text
 """
 
 
-@pytest.mark.slow
 def test_two_ray_workers_answer_as_one_process_does(short, folder, weights, tmp_path, quick):
     config = replace(quick, workers=2)
     (tmp_path / "config.json").write_text(to_json(config))

@@ -7,6 +7,8 @@ from vetdino.downstream.views.attention import OrganOverlap, attention_figures, 
 from vetdino.downstream.views.intervals import PatientBootstrap
 from vetdino.downstream.views.tokenized import TokenizedView
 
+pytestmark = pytest.mark.slow
+
 BOOTSTRAP = PatientBootstrap("ours", 200, 0)
 
 
@@ -23,7 +25,6 @@ def overlap(view):
     return found.auc, found.lift
 
 
-@pytest.mark.slow
 def test_even_attention_prefers_no_organ(laid):
     _, truth, _ = laid[0]
     auc, lift = overlap(look(laid[0], attention=np.full((2, 64), 1 / 70, np.float32)))

@@ -13,6 +13,8 @@ from vetdino.platform.core.run_folder import history
 from vetdino.platform.core.runs import open_run
 from vetdino.platform.core.tracking import connect, create_database, pages_hint, tracking_address
 
+pytestmark = pytest.mark.slow
+
 # Importing MLflow and creating a database takes over ten seconds: those tests are slow.
 
 
@@ -40,14 +42,12 @@ def test_a_page_of_a_database_comes_with_the_command_that_serves_it():
     assert pages.startswith("http://127.0.0.1:5000/#/experiments/7/runs/abc?")
 
 
-@pytest.mark.slow
 def test_a_database_is_made_with_its_folder(tmp_path):
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     create_database(uri)
     assert connect(uri).search_experiments(max_results=1)
 
 
-@pytest.mark.slow
 def test_an_address_that_mlflow_does_not_know_is_one_warning(caplog):
     with caplog.at_level(logging.WARNING):
         create_database("nothing://here")
@@ -87,7 +87,6 @@ def warnings_in(caplog):
     return [record.getMessage() for record in caplog.records if record.name == tracking.log.name]
 
 
-@pytest.mark.slow
 def test_a_run_that_measures_nothing_still_has_its_params_and_tags(tmp_path, database):
     with opened(tmp_path / "r", database) as run:
         pass
@@ -101,7 +100,6 @@ def test_a_run_that_measures_nothing_still_has_its_params_and_tags(tmp_path, dat
     assert connect(database).get_experiment(kept.info.experiment_id).name == "vetdino/pretrain"
 
 
-@pytest.mark.slow
 def test_metrics_tables_and_files_are_in_the_folder_and_in_mlflow(tmp_path, database):
     with opened(tmp_path / "r", database) as run:
         for step in range(5):
@@ -121,7 +119,6 @@ def test_metrics_tables_and_files_are_in_the_folder_and_in_mlflow(tmp_path, data
     assert "findings.json" in in_mlflow(database, run).data.tags["mlflow.loggedArtifacts"]
 
 
-@pytest.mark.slow
 def test_a_resumed_run_is_the_same_run_with_a_child(tmp_path, database):
     with opened(tmp_path / "r", database) as first:
         first.log_metrics(7, {"view/loss": 3.0})
@@ -138,7 +135,6 @@ def test_a_resumed_run_is_the_same_run_with_a_child(tmp_path, database):
     assert len(client.get_metric_history(first.run_id, "view/loss")) == 2
 
 
-@pytest.mark.slow
 def test_a_backbone_is_one_logged_model_that_holds_what_others_measure_by_step(tmp_path, database):
     with opened(tmp_path / "t", database) as training:
         trained = training.log_trained_model("small: 1/2", "digest-1", 760, {"views": "multi"})
@@ -158,7 +154,6 @@ def test_a_backbone_is_one_logged_model_that_holds_what_others_measure_by_step(t
     assert [one.model_id for one in in_mlflow(database, training).outputs.model_outputs] == [trained]
 
 
-@pytest.mark.slow
 def test_a_data_set_is_one_input_with_its_digest(tmp_path, database):
     for _ in range(2):
         with opened(tmp_path / "r", database) as run:
@@ -170,7 +165,6 @@ def test_a_data_set_is_one_input_with_its_digest(tmp_path, database):
     assert [tag.value for tag in one.tags] == ["pretraining"]
 
 
-@pytest.mark.slow
 def test_a_figure_is_in_the_folder_and_in_mlflow(tmp_path, database):
     with opened(tmp_path / "r", database) as run:
         run.log_figure("attention.png", b"\x89PNG")
@@ -179,7 +173,6 @@ def test_a_figure_is_in_the_folder_and_in_mlflow(tmp_path, database):
     assert [each.path for each in artifacts] == ["figures/attention.png"]
 
 
-@pytest.mark.slow
 def test_the_best_value_is_the_first_highest_over_all_starts_of_a_run(tmp_path, database):
     with opened(tmp_path / "r", database) as run:
         run.log_best("probe/auroc")  # nothing yet
@@ -192,7 +185,6 @@ def test_the_best_value_is_the_first_highest_over_all_starts_of_a_run(tmp_path, 
     assert (kept.metrics["best/auroc"], kept.tags["best.auroc.step"]) == (3.0, "1")
 
 
-@pytest.mark.slow
 def test_a_resumed_run_goes_on_where_a_kill_cut_it_off(tmp_path, database):
     with opened(tmp_path / "r", database) as first:
         first.log_metrics(0, {"view/loss": 3.0})
@@ -207,7 +199,6 @@ def test_a_resumed_run_goes_on_where_a_kill_cut_it_off(tmp_path, database):
     assert in_mlflow(database, second).data.params["optim.lr"] == "0.1"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (ValueError, "FAILED")])
 def test_a_run_that_breaks_off_says_how(tmp_path, database, error, status):
     with pytest.raises(error), opened(tmp_path / "r", database) as run:
@@ -215,7 +206,6 @@ def test_a_run_that_breaks_off_says_how(tmp_path, database, error, status):
     assert in_mlflow(database, run).info.status == status
 
 
-@pytest.mark.slow
 def test_no_values_are_no_line(tmp_path, caplog):
     with opened(tmp_path / "r", f"sqlite:///{tmp_path}/m.db") as run:
         run.log_metrics(3, {})
@@ -224,7 +214,6 @@ def test_no_values_are_no_line(tmp_path, caplog):
     assert warnings_in(caplog) == []
 
 
-@pytest.mark.slow
 def test_an_address_that_does_not_answer_is_one_warning(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     with caplog.at_level(logging.WARNING), opened(tmp_path / "r", f"sqlite:///{tmp_path}/file/no.db") as run:
@@ -235,7 +224,6 @@ def test_an_address_that_does_not_answer_is_one_warning(tmp_path, caplog):
     assert history(tmp_path / "r")[0]["view/loss"] == 1.0
 
 
-@pytest.mark.slow
 def test_mlflow_lost_on_the_way_is_one_warning_and_stops_nothing(tmp_path, database, caplog):
     with caplog.at_level(logging.WARNING), opened(tmp_path / "r", database) as run:
         run.run_id = "0" * 32  # a run that the database does not know

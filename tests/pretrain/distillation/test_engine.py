@@ -18,6 +18,8 @@ from vetdino.pretrain.distillation.config import HeadConfig, OptimConfig
 from vetdino.pretrain.distillation.distiller import Learner
 from vetdino.pretrain.distillation.engine import student_groups
 
+pytestmark = pytest.mark.slow
+
 BACKBONE = BackboneConfig(name="vit_small_patch14_reg4_dinov2", side=32, patch=8, width=32, depth=2, heads=2)
 
 HEAD = HeadConfig(prototypes=12, hidden=16, bottleneck=8)
@@ -115,7 +117,6 @@ def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tenso
     assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("world", "zero"), STAGES)
 def test_steps_are_those_of_clipped_adamw_with_each_groups_rate_and_decay(world, zero, trials):
     found, expected = left(trials, "plain", world, zero), load_file(trials / "by_hand.safetensors")
@@ -123,7 +124,6 @@ def test_steps_are_those_of_clipped_adamw_with_each_groups_rate_and_decay(world,
         assert torch.allclose(found[name], value, atol=1e-6), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("world", "zero"), STAGES)
 def test_prototypes_stay_as_they_are_while_they_are_frozen(world, zero, trials):
     weights = left(trials, "plain", world, zero)
@@ -131,7 +131,6 @@ def test_prototypes_stay_as_they_are_while_they_are_frozen(world, zero, trials):
     assert [torch.equal(begun, value) for value in after] == [True, True, False, False]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("world", "zero"), STAGES)
 def test_neither_a_bad_step_nor_a_resume_changes_anything(world, zero, trials):
     # Between the two bad steps it is saved and loaded: training goes on from a checkpoint bit for bit.
@@ -140,7 +139,6 @@ def test_neither_a_bad_step_nor_a_resume_changes_anything(world, zero, trials):
     assert_equal(found, last(left(trials, "plain", world, zero)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("world", "zero"), STAGES)
 def test_a_checkpoint_holds_the_moment_it_was_asked_for_though_training_went_on(world, zero, trials):
     weights = merged(trials / f"checkpoint_{world}_{zero}", "weight")
@@ -150,7 +148,6 @@ def test_a_checkpoint_holds_the_moment_it_was_asked_for_though_training_went_on(
     assert load_file(trials / f"checkpoint_{world}_{zero}" / "teacher.safetensors").keys() == {"weight"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("world", "zero"), STAGES)
 def test_the_mean_over_parts_is_the_step_of_the_large_batch(world, zero, trials):
     found, expected = left(trials, "micro_batches", world, zero), last(left(trials, "plain", world, zero))
@@ -158,7 +155,6 @@ def test_the_mean_over_parts_is_the_step_of_the_large_batch(world, zero, trials)
         assert torch.allclose(found[name], value, atol=1e-6), name
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_steps_with_blocks_computed_again_are_the_same(zero, trials):
     found = left(trials, "recomputed", 1, zero)
@@ -168,7 +164,6 @@ def test_steps_with_blocks_computed_again_are_the_same(zero, trials):
     assert len(lots) == (6 if zero == 3 else 1)  # embeddings, two blocks, the last norm, two heads
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_a_checkpoint_is_loaded_on_another_number_of_workers_and_under_another_stage(zero, trials):
     before = trials / f"checkpoint_2_{(zero + 1) % 4}"
@@ -178,7 +173,6 @@ def test_a_checkpoint_is_loaded_on_another_number_of_workers_and_under_another_s
     assert_equal(found, merged(before, "weight"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_a_checkpoint_of_another_architecture_is_refused(zero, trials):
     assert "prototypes_KW has 91 numbers, here it has 84; set" in (trials / f"refused_{zero}.txt").read_text()

@@ -22,6 +22,8 @@ from vetdino.downstream.fewshot.learn.config import AdaptConfig, EpisodeConfig
 from vetdino.downstream.fewshot.learn.encoder import TrainableEncoder
 from vetdino.downstream.fewshot.method.config import PrototypeConfig
 
+pytestmark = pytest.mark.slow
+
 NO_RESET_BACKWARDS = f"{NO_RESET}, {BACKWARDS}"
 
 
@@ -53,7 +55,6 @@ def slice_dice(result: TttAuditResult, row: str) -> dict[tuple[str, str, int], f
     return {(score.scan, score.organ, score.slice): score.dice for score in result.scores if score.row == row}
 
 
-@pytest.mark.slow
 def test_every_row_has_every_slice(result):
     rows = [BEFORE, "1 step", "2 steps", "label truth", "label truth, 50% wrong", BACKWARDS, NO_RESET]
     assert set(result.before) == {*rows, NO_RESET_BACKWARDS, "copy", "pixels", "oracle"}
@@ -63,14 +64,12 @@ def test_every_row_has_every_slice(result):
     assert result.before["oracle"] == "oracle"
 
 
-@pytest.mark.slow
 def test_the_order_of_slices_matters_only_without_reset(result):
     assert slice_dice(result, BACKWARDS) == slice_dice(result, "2 steps")
     assert result.order["2 steps"] == 0
     assert result.order[NO_RESET] > 0
 
 
-@pytest.mark.slow
 def test_without_reset_the_weights_drift_over_a_fold(result):
     kept, reset = (
         [one for one in result.trainings if one.row == row and one.fold == 1] for row in (NO_RESET, "2 steps")
@@ -81,7 +80,6 @@ def test_without_reset_the_weights_drift_over_a_fold(result):
     assert [one.place for one in kept] == list(range(1, len(kept) + 1))
 
 
-@pytest.mark.slow
 def test_the_encoder_is_reset_at_the_end(tiny, volumes, settings):
     config = TttConfig(**settings | {"scans": 1, "noise": (), "also": ()})
     encoder = TrainableEncoder(tiny, config.learn, config.slices, seed=1)
@@ -90,7 +88,6 @@ def test_the_encoder_is_reset_at_the_end(tiny, volumes, settings):
     assert all(torch.equal(one, other) for one, other in zip(trained_weights(encoder), before, strict=True))
 
 
-@pytest.mark.slow
 def test_the_record_has_trainings_and_pictures(result, settings):
     record = ttt_record(result, "tiny", TttConfig(**settings))
     assert {"dice", "harm", "steps", "drift"} <= record.pictures.keys()

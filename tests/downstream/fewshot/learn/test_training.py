@@ -19,6 +19,8 @@ from vetdino.platform.core.errors import CheckpointError, DataError, TrainingErr
 from vetdino.platform.core.run_folder import history
 from vetdino.platform.models.backbone import random_like
 
+pytestmark = pytest.mark.slow
+
 
 def weight_files(out: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in sorted(out.glob(f"*/{WEIGHTS}"))}
@@ -39,7 +41,6 @@ def test_a_training_is_logged(finished):
     assert {row["slices"] for row in rows} == {"2"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 2, 4, 7, 11])
 def test_stopped_at_any_step_and_resumed_it_ends_the_same_bit_for_bit(
     tiny, finished, quick, volumes_class, tmp_path, monkeypatch, at
