@@ -79,7 +79,9 @@ def evaluate(
     >>> work = tempfile.mkdtemp()
     >>> archive = vetdino.phantom(work + "/dogs", studies=60, side=64)
     >>> _ = vetdino.ingest(archive / "dicom", work + "/shards", labels=archive / "labels.csv", val=0.2, test=0.3)
-    >>> report = vetdino.evaluate(vetdino.SHIPPED, work + "/shards", work + "/evaluation", resamples=20)
+    >>> paths = (work + "/shards", work + "/evaluation")
+    >>> report = vetdino.evaluate(vetdino.SHIPPED, *paths, resamples=20)  # doctest: +ELLIPSIS
+    knn AUROC, ...
     >>> 0 <= report.find("knn", "AUROC", "macro", "backbone").value <= 1
     True
     """

@@ -15,6 +15,12 @@ from vetdino.infra.settings import settings
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("platform", "pretrain", "downstream", "serving", "infra")
 TRAINS = ("vetdino.infra.api", "vetdino.pretrain")
+TRAINING = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("ray"),
+    # Ray's own, as it builds its data context
+    pytest.mark.filterwarnings("ignore:`use_push_based_shuffle` is deprecated:DeprecationWarning"),
+]
 WITH_EXAMPLES = sorted(
     ".".join(("vetdino", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
     for room in ROOMS
@@ -25,10 +31,7 @@ WITH_EXAMPLES = sorted(
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow, pytest.mark.xdist_group("ray")] if name in TRAINS else [])
-        for name in ["vetdino", *WITH_EXAMPLES]
-    ],
+    [pytest.param(name, marks=TRAINING if name in TRAINS else []) for name in ["vetdino", *WITH_EXAMPLES]],
 )
 def test_the_examples_in_docstrings_come_out_as_printed(name):
     failed, tried = doctest.testmod(import_module(name))
