@@ -18,8 +18,7 @@ TRAINS = ("vetdino.infra.api", "vetdino.pretrain")
 TRAINING = [
     pytest.mark.slow,
     pytest.mark.xdist_group("ray"),
-    # Ray's own, as it builds its data context
-    pytest.mark.filterwarnings("ignore:`use_push_based_shuffle` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own, as it builds its data context
 ]
 WITH_EXAMPLES = sorted(
     ".".join(("vetdino", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
