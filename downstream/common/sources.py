@@ -61,10 +61,10 @@ class Source:
         A baseline has one vector for a view, whatever the pool and the blocks. Raises ConfigError for more blocks
         than the backbone has, ShardError for damaged shards, FeaturesError for NaN vectors.
         """
-        (wanted,) = self.given([Descriptor(pool, blocks, level)]) or [Descriptor(pool, blocks, level)]
+        (wanted,) = self.available([Descriptor(pool, blocks, level)]) or [Descriptor(pool, blocks, level)]
         if (features := self._cached(wanted)) is not None:
             return features
-        missing = [wanted, *(other for other in self.given(self.planned) if other != wanted)]
+        missing = [wanted, *(other for other in self.available(self.planned) if other != wanted)]
         missing = [one for one in missing if one == wanted or self._cached(one) is None]
         tables = dict(zip(missing, self.extract(missing), strict=True))
         for descriptor, table in tables.items():
@@ -76,7 +76,7 @@ class Source:
             save_features(table, self._path(descriptor))
         return tables[wanted]
 
-    def given(self, descriptors: Iterable[Descriptor]) -> list[Descriptor]:
+    def available(self, descriptors: Iterable[Descriptor]) -> list[Descriptor]:
         """The descriptors that this source has, without duplicates.
 
         A baseline has one vector for a view, so all descriptors of a level are one; a backbone has no more blocks

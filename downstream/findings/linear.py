@@ -43,7 +43,7 @@ class FeatureSource(Protocol):
     @property
     def name(self) -> str: ...
 
-    def given(self, descriptors: Iterable[Descriptor]) -> list[Descriptor]:
+    def available(self, descriptors: Iterable[Descriptor]) -> list[Descriptor]:
         """The descriptors that this source has."""
 
     def features(self, pool: Pool = "cls", blocks: int = 1) -> Features:
@@ -84,7 +84,7 @@ def linear(
     to be exclusive that are not; ConfigError where the source has none of the descriptors.
     """
     config = config or LinearConfig()
-    descriptors = source.given(Descriptor(*pair) for pair in product(config.pools, config.blocks))
+    descriptors = source.available(Descriptor(*pair) for pair in product(config.pools, config.blocks))
     if not descriptors or not config.cs:
         raise ConfigError(
             f"{source.name} has no descriptor of {config.blocks} blocks, or linear.cs is empty; give both"

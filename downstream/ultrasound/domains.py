@@ -74,19 +74,19 @@ def read_domains(source: Path | str) -> tuple[Domain, ...]:
 
 
 def setup_difference(a: Domain, b: Domain) -> str:
-    """The setup fields in which two domains differ; `not told` where no field is known of both.
+    """The setup fields in which two domains differ; `unknown` where no field is known of both.
 
     >>> setup_difference(Domain("x", (), "s1", "d1", "arm"), Domain("y", (), "s2", "d1", "leg"))
     'subject + body part'
     >>> setup_difference(Domain("x", (), "s1", "d1"), Domain("y", (), "s1", "d1"))
     'same setup'
     >>> setup_difference(Domain("x", ()), Domain("y", ()))
-    'not told'
+    'unknown'
     """
     values = [(name, getattr(a, name), getattr(b, name)) for name in SETUP_FIELDS]
     known = [(name, one, other) for name, one, other in values if one and other]
     if not known:
-        return "not told"
+        return "unknown"
     differing = [name.replace("_", " ") for name, one, other in known if one != other]
     return " + ".join(differing) or "same setup"
 

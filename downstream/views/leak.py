@@ -72,7 +72,7 @@ class _TableSource:
     table: Features
     name: str = "views"
 
-    def given(self, descriptors: Iterable[Descriptor]) -> list[Descriptor]:
+    def available(self, descriptors: Iterable[Descriptor]) -> list[Descriptor]:
         return [next(iter(descriptors))]
 
     def features(self, pool: Pool = "cls", blocks: int = 1) -> Features:

@@ -117,12 +117,12 @@ def test_console_files_and_mlflow_tell_the_same_pairs(place):
     assert whole["metrics"] == {name: None if math.isnan(v) else v for name, v in pairs.items()}
     assert set(whole["sources"]) == set(SOURCES)
     assert history(out)[0]["knn/auroc.macro.backbone"] == pairs["knn/auroc.macro.backbone"]
-    told = json.loads((out / "run.json").read_text())
-    kept = connect(tracking_address(out)).get_run(told["run_id"])
+    run = json.loads((out / "run.json").read_text())
+    kept = connect(tracking_address(out)).get_run(run["run_id"])
     assert kept.data.metrics == pytest.approx({metric_name(name): value for name, value in pairs.items()})
     assert kept.data.tags["manifest"] == whole["manifest"]
     assert [one.dataset.name for one in kept.inputs.dataset_inputs] == ["squares"]
-    assert told["experiment"] == "vetdino/evaluate"
+    assert run["experiment"] == "vetdino/evaluate"
     with (out / "knn.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 3 * 7
@@ -265,8 +265,8 @@ def test_backbones_are_compared_on_equal_terms_with_a_child_run_each(place, back
     )
     assert all(" - " in name for name in parent.data.metrics)
     for name in found.labels:
-        told = json.loads((out / "sources" / name / "run.json").read_text())
-        child = client.get_run(told["run_id"])
+        run = json.loads((out / "sources" / name / "run.json").read_text())
+        child = client.get_run(run["run_id"])
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         value = found.find("knn", "AUROC", "macro", name).value
         assert child.data.metrics["knn/auroc.macro.backbone"] == pytest.approx(value)

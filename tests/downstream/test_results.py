@@ -33,7 +33,7 @@ def report():
     views = [value("mine", 0.3, "mrr", "VD-LLAT")]
     return (
         empty.with_task(
-            "knn", {"mine": predictions(), "pixels": predictions(["lungs"])}, {"random": "not asked"}, knn
+            "knn", {"mine": predictions(), "pixels": predictions(["lungs"])}, {"random": "not requested"}, knn
         )
         .with_task("knn_10pct", {"mine": predictions()}, {}, few)
         .with_task(
@@ -51,7 +51,7 @@ def printed(report, **options):
 
 def test_a_report_keeps_values_reasons_facts_predictions_and_pictures_by_task(report):
     assert list(report.values) == ["knn", "knn_10pct", "views"]
-    assert report.left_out["knn"] == {"lungs, pixels": "rare", "random": "not asked"}
+    assert report.left_out["knn"] == {"lungs, pixels": "rare", "random": "not requested"}
     assert set(report.predictions) == {"knn", "knn_10pct"}
     assert report.facts["views"] == {"mine": {"heads": 3}}
     assert report.pictures == {"a.png": b"png"}
@@ -80,7 +80,7 @@ def test_tables_show_values_reasons_and_few_labels_in_columns(report):
     text = printed(report)
     assert "knn AUROC, my backbone, 9 test studies of 4 patients" in text
     assert "+0.200 (+0.100 +0.300)" in text
-    assert "left out of knn: random (not asked)" in text
+    assert "left out of knn: random (not requested)" in text
     assert "mine: heads 3" in text
     few = text[text.index("few labels") :]
     assert "0.500 (no interval)" in few

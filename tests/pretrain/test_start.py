@@ -206,7 +206,7 @@ def test_what_is_not_there_is_refused(config, tmp_path):
         starting_point(replace(config, start=str(tmp_path / "no.pth")))
 
 
-def test_published_weights_of_a_timm_name_are_adopted_or_their_want_is_told(config, monkeypatch):
+def test_published_weights_of_a_timm_name_are_adopted_or_their_absence_is_explained(config, monkeypatch):
     shape = {"patch_size": 8, "img_size": 32, "embed_dim": 32, "depth": 2, "num_heads": 2}
     published = timm.create_model("vit_tiny_patch16_224", num_classes=0, **shape)
     make, requests = timm.create_model, []

@@ -52,8 +52,8 @@ def origin(tmp_path_factory):
     return place
 
 
-def four(folder, origin, out, asked=()):
-    make = SourceFactory(folder, out, CONFIG, asked)
+def four(folder, origin, out, descriptors=()):
+    make = SourceFactory(folder, out, CONFIG, descriptors)
     own = make.backbone("ours", origin)
     return [own, make.random("random", own, seed=1), make.pixels(), make.pca()]
 
@@ -84,8 +84,8 @@ def test_other_settings_of_a_baseline_are_another_source(folder, tmp_path):
 
 
 def test_all_planned_descriptors_come_from_one_pass(folder, origin, tmp_path, monkeypatch):
-    asked = (Descriptor(), Descriptor("cls+mean"), Descriptor(blocks=2), Descriptor(level="view"))
-    source = four(folder, origin, tmp_path, asked)[0]
+    descriptors = (Descriptor(), Descriptor("cls+mean"), Descriptor(blocks=2), Descriptor(level="view"))
+    source = four(folder, origin, tmp_path, descriptors)[0]
     walks = []
     monkeypatch.setattr(module, "extract_all", None)  # bound already, as the source was made
     counting = replace(source, extract=lambda wanted: walks.append(len(wanted)) or source.extract(wanted))
@@ -110,9 +110,9 @@ def test_all_planned_descriptors_come_from_one_pass(folder, origin, tmp_path, mo
 
 def test_a_baseline_has_one_vector_whatever_the_descriptor(folder, origin, tmp_path):
     own, _, pixels, _ = four(folder, origin, tmp_path)
-    asked = [Descriptor(pool, blocks) for pool in ("cls", "cls+mean") for blocks in (1, 2, 4)]
-    assert pixels.given(asked) == [Descriptor()]
-    assert own.given(asked) == [one for one in asked if one.blocks <= 2]
+    descriptors = [Descriptor(pool, blocks) for pool in ("cls", "cls+mean") for blocks in (1, 2, 4)]
+    assert pixels.available(descriptors) == [Descriptor()]
+    assert own.available(descriptors) == [one for one in descriptors if one.blocks <= 2]
     np.testing.assert_array_equal(pixels.features("cls+mean", 4).vectors, pixels.features().vectors)
     with pytest.raises(ConfigError, match="4 "):
         own.features(blocks=4)

@@ -72,9 +72,9 @@ def test_other_settings_backbones_and_shards_have_folders_of_their_own(
     once = replace(quick, epochs=1)
     other = make_shards(tmp_path / "shards", {"train": 40, "val": 16, "test": 24})
     twin = SourceFactory(folder, folder / "features").random("ours", source, seed=1)
-    asked = [(source, folder, once), (twin, folder, once), (source, other, once)]
-    asked.append((source, folder, replace(once, seed=1)))
-    scores = [finetune(*one, tmp_path / "out").scores for one in asked]
+    inputs = [(source, folder, once), (twin, folder, once), (source, other, once)]
+    inputs.append((source, folder, replace(once, seed=1)))
+    scores = [finetune(*one, tmp_path / "out").scores for one in inputs]
     assert len(list((tmp_path / "out" / "finetune").iterdir())) == 4
     assert not any(np.array_equal(scores[0], other) for other in scores[1:])
 

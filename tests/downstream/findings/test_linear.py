@@ -1,4 +1,4 @@
-"""The linear probe is scikit-learn's logistic regression, chosen where it may be, asked once."""
+"""The linear probe is scikit-learn's logistic regression, its settings chosen on val only, tested once."""
 
 from dataclasses import dataclass, replace
 
@@ -48,7 +48,7 @@ class Tables:
     tables: dict
     name: str = "tables"
 
-    def given(self, descriptors):
+    def available(self, descriptors):
         return [one for one in descriptors if (one.pool, one.blocks) in self.tables]
 
     def features(self, pool="cls", blocks=1):
@@ -59,7 +59,7 @@ def one(table):
     return Tables({("cls", 1): table})
 
 
-def by_scikit_learn(train, c, asked):
+def by_scikit_learn(train, c, test):
     """Scores of regressions from a cold start by another solver, one finding at a time; unknown labels left out."""
     mean, spread = train.vectors.astype(float).mean(0), train.vectors.astype(float).std(0)
     columns = []
@@ -67,7 +67,7 @@ def by_scikit_learn(train, c, asked):
         rows = ~np.isnan(label_N)
         model = LogisticRegression(C=c, tol=1e-10, max_iter=10_000)
         model.fit(((train.vectors - mean) / spread)[rows], label_N[rows])
-        columns.append(model.decision_function((asked.vectors - mean) / spread))
+        columns.append(model.decision_function((test.vectors - mean) / spread))
     return np.stack(columns, axis=1)
 
 
@@ -258,7 +258,7 @@ def test_a_dimension_that_does_not_vary_has_no_say():
     )
 
 
-def test_a_solver_that_did_not_come_to_its_end_is_told():
+def test_a_solver_that_did_not_converge_is_reported():
     facts = linear(one(features(COUNTS)), LinearConfig(cs=(1e2,), max_iterations=1)).facts
     assert facts["not_converged"] == "1 of 1 strengths"
 

@@ -1,4 +1,4 @@
-"""Who learns and who is asked: the rules that tasks share, and what they refuse."""
+"""Which studies train and which test: the rules that tasks share, and what they refuse."""
 
 from dataclasses import replace
 

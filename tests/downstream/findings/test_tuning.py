@@ -19,11 +19,11 @@ pytestmark = pytest.mark.slow
 def test_the_best_epoch_is_the_first_of_the_highest_validation_auroc(learnt):
     answers, out = learnt
     (result,) = (out / "finetune").glob("*/result.json")
-    told = json.loads(result.read_text())["history"]
-    values = [line["val_auroc"] for line in told]
+    history = json.loads(result.read_text())["history"]
+    values = [line["val_auroc"] for line in history]
     assert answers.facts["best_epoch"] == 1 + int(np.argmax(values))
-    assert [line["epoch"] for line in told] == list(range(1, len(told) + 1))
-    assert told[-1]["loss"] < told[0]["loss"]
+    assert [line["epoch"] for line in history] == list(range(1, len(history) + 1))
+    assert history[-1]["loss"] < history[0]["loss"]
 
 
 @pytest.mark.parametrize("after", [1, 2])

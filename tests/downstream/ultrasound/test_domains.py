@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from tests.downstream.ultrasound.frame_files import save
 from vetdino.downstream.ultrasound.domains import (
     Domain,
     domains_digest,
@@ -19,23 +19,12 @@ from vetdino.downstream.ultrasound.domains import (
 from vetdino.platform.core.errors import DataError
 
 
-def save(path, pixels) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
-def reason(domain: Domain, file: str) -> str:
-    """Why the one file that was left out was left out."""
-    assert list(domain.left_out) == [file]
-    return domain.left_out[file]
-
-
 def test_an_empty_folder_holds_no_domain(tmp_path):
     with pytest.raises(DataError, match="no domain here"):
         read_domains(tmp_path)
 
 
-def test_a_place_that_is_not_there_is_told(tmp_path):
+def test_a_place_that_is_not_there_is_named(tmp_path):
     with pytest.raises(DataError, match="no such folder or table"):
         read_domains(tmp_path / "nowhere")
 
@@ -73,7 +62,7 @@ def test_what_differs_between_two_domains_is_named(fact):
 
 
 def test_what_one_of_two_domains_does_not_tell_cannot_differ():
-    assert setup_difference(Domain("a", (), subject="s1"), Domain("b", (), device="d1")) == "not told"
+    assert setup_difference(Domain("a", (), subject="s1"), Domain("b", (), device="d1")) == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -109,7 +98,7 @@ def test_an_image_without_a_mask_and_a_mask_without_an_image_are_left_out(tmp_pa
     }
 
 
-def test_an_empty_mask_is_kept_and_told(tmp_path, drawn):
+def test_an_empty_mask_is_kept_and_named(tmp_path, drawn):
     folder = drawn(tmp_path / "leg", 2)
     save(folder / "masks" / "01.png", np.zeros((48, 64), np.uint8))
     [domain] = read_domains(folder)

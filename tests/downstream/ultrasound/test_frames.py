@@ -5,28 +5,14 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
-from vetdino.downstream.ultrasound.domains import (
-    Domain,
-    read_domains,
-)
+from tests.downstream.ultrasound.frame_files import reason, save
+from vetdino.downstream.ultrasound.domains import read_domains
 from vetdino.downstream.ultrasound.frames import Frame, network_input, read_frames
 from vetdino.platform.core.errors import DataError
 
 
-def save(path, pixels) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
-
-
-def reason(domain: Domain, file: str) -> str:
-    """Why the one file that was left out was left out."""
-    assert list(domain.left_out) == [file]
-    return domain.left_out[file]
-
-
-def test_a_mask_of_another_size_is_left_out_and_both_sizes_are_told(tmp_path, drawn):
+def test_a_mask_of_another_size_is_left_out_and_both_sizes_are_named(tmp_path, drawn):
     folder = drawn(tmp_path / "leg", 2)
     save(folder / "masks" / "01.png", np.zeros((10, 20), np.uint8))
     [domain] = read_domains(folder)
@@ -134,7 +120,7 @@ def test_new_frames_are_read_from_files_and_folders_once_each(tmp_path, drawn):
     assert left_out == {}
 
 
-def test_what_is_no_picture_among_new_frames_is_told(tmp_path, drawn):
+def test_what_is_no_picture_among_new_frames_is_named(tmp_path, drawn):
     folder = drawn(tmp_path / "leg", 1)
     bad = tmp_path / "bad.png"
     bad.write_text("nothing")

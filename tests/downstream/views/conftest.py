@@ -131,7 +131,7 @@ def laid(truths, studies):
 
 
 def view_vectors_of(vectors, keys, projections, patients=None, split="test", labels=None, facts=None):
-    """Rows of view vectors; a study is its own patient unless told otherwise."""
+    """Rows of view vectors; a study is its own patient unless `patients` says otherwise."""
     seen, names = {}, []
     for key in keys:
         names.append(f"view{seen.setdefault(key, 0)}")

@@ -138,6 +138,8 @@ def test_a_test_split_without_studies_and_foreign_features_are_refused(place, tm
     with pytest.raises(FeaturesError, match="other shards"):
         consistency(pixels, tmp_path / "empty", ConsistencyConfig(), resamples=10)
     features = pixels.features(level="view")
-    kept = replace(pixels, folder=tmp_path, extract=lambda asked: [features.of("train")] * len(asked))
+    kept = replace(
+        pixels, folder=tmp_path, extract=lambda descriptors: [features.of("train")] * len(descriptors)
+    )
     with pytest.raises(FeaturesError, match="no studies in the test split"):
         consistency(kept, place / "shards", ConsistencyConfig(), resamples=10)

@@ -73,9 +73,9 @@ def cosine(one, other):
 def test_position_beats_chance_and_never_the_oracle(laid):
     flat = [look(part, np.ones((64, 2), np.float32)) for part in laid]
     for one, other in combinations(flat, 2):
-        told = matched(one, other).columns
-        assert np.median(told["patch_error_cm_position"]) < np.median(told["patch_error_cm_chance"])
-        assert (told["patch_error_cm_oracle"] <= told["patch_error_cm_position"]).all()
+        columns = matched(one, other).columns
+        assert np.median(columns["patch_error_cm_position"]) < np.median(columns["patch_error_cm_chance"])
+        assert (columns["patch_error_cm_oracle"] <= columns["patch_error_cm_position"]).all()
 
 
 def test_few_patches_are_drawn_and_a_view_of_nothing_answers_nothing(laid):

@@ -33,11 +33,11 @@ def test_pairs_join_two_projections_of_one_study(tmp_path, bars):
     )
     views = load_view_tensors(random_backbone(bars.TINY, 0), folder, "train", most=10, side=16, batch=4)
     assert sorted(set(views.keys)) == ["k0", "k2"]
-    told = sorted(
+    pairs = sorted(
         (views.keys[i], SYNTHESIZED[views.projection[i]], SYNTHESIZED[views.projection[j]])
         for i, j in study_pairs(views).tolist()
     )
-    assert told == [
+    assert pairs == [
         ("k0", "LLAT", "VD"),
         ("k0", "LLAT", "VD"),
         ("k0", "VD", "LLAT"),
@@ -53,7 +53,7 @@ def test_the_pairs_of_an_epoch_follow_from_seed_epoch_and_key_wherever_the_studi
     studies = [bars.study(number, projections=SYNTHESIZED) for number in range(12)]
     model = random_backbone(bars.TINY, 0)
 
-    def told(name, order, seed, epoch):
+    def pairs_of(name, order, seed, epoch):
         folder = bars.shards(tmp_path / name, order)
         views = load_view_tensors(model, folder, "train", most=1000, side=16, batch=8)
         pairs = epoch_pairs(views, study_pairs(views), seed, epoch)
@@ -61,12 +61,12 @@ def test_the_pairs_of_an_epoch_follow_from_seed_epoch_and_key_wherever_the_studi
             (views.keys[i], int(views.projection[i]), int(views.projection[j])) for i, j in pairs.tolist()
         ]
 
-    first = told("a", studies, 0, 0)
+    first = pairs_of("a", studies, 0, 0)
     assert sorted(key for key, _, _ in first) == sorted(one.key for one in studies)
-    assert told("b", studies[::-1], 0, 0) == first
-    assert told("c", studies, 0, 1) != first != told("d", studies, 1, 0)
+    assert pairs_of("b", studies[::-1], 0, 0) == first
+    assert pairs_of("c", studies, 0, 1) != first != pairs_of("d", studies, 1, 0)
     # A study that comes in changes nothing about the others' pairs.
-    more = told("e", [*studies, bars.study(50, projections=SYNTHESIZED)], 0, 0)
+    more = pairs_of("e", [*studies, bars.study(50, projections=SYNTHESIZED)], 0, 0)
     assert [one for one in more if one[0] != "k50"] == first
 
 

@@ -101,7 +101,7 @@ def test_a_table_that_is_none_is_refused(tmp_path, text, said):
         find_scans(tmp_path / "a.csv")
 
 
-def test_dicom_scans_are_numbered_and_no_path_is_told(tmp_path, save_picture, save_series, hounsfield):
+def test_dicom_scans_are_numbered_and_no_path_is_shown(tmp_path, save_picture, save_series, hounsfield):
     for patient in ("Doe^Jane", "Abel^Adam"):
         save_series(tmp_path / patient / "study" / "DICOM_anon", hounsfield(shape=(1, 4, 4)))
     save_picture(tmp_path / "Doe^Jane" / "study" / "Ground" / "0.png", np.ones((4, 4), np.uint8))
@@ -122,7 +122,7 @@ def test_two_series_and_a_label_are_not_guessed_and_not_named(tmp_path, save_nif
     assert (file, reason[:22]) == ("DICOM folder 1", "2 images and 1 labels,")
 
 
-def test_an_empty_folder_and_a_place_that_is_not_there_are_told(tmp_path):
+def test_an_empty_folder_and_a_place_that_is_not_there_are_refused(tmp_path):
     with pytest.raises(DataError, match="no scan here"):
         find_scans(tmp_path)
     with pytest.raises(DataError, match="no such folder"):

@@ -99,7 +99,7 @@ def test_a_broken_scan_is_left_out_with_one_line_and_the_rest_goes_on(
     assert lines[-1].startswith("1 scans prepared (6 slices), 1 left out, 0 doubtful")
 
 
-def test_a_class_that_some_scans_lack_is_told(tmp_path, capsys, body, save_scan, archive):
+def test_a_class_that_some_scans_lack_is_named(tmp_path, capsys, body, save_scan, archive):
     source = archive(tmp_path / "src", 2)
     save_scan(source / "labels" / "1.nii.gz", np.where(body(1)[1] == 1, 1, 0).astype(np.uint8))
     out = prepare(source, tmp_path / "out", SMALL)

@@ -70,7 +70,7 @@ def test_pictures_of_eight_bits_pass_unchanged(tmp_path, modality):
     np.testing.assert_array_equal(volume.image_ZHW, pixels)
 
 
-def test_labels_that_are_cut_away_are_told(tmp_path, archive):
+def test_labels_that_are_cut_away_are_reported(tmp_path, archive):
     source = archive(tmp_path / "src", 1)
     out = prepare(source, tmp_path / "out", replace(SMALL, ct_border=0.3))
     assert "of the labelled voxels lie beyond the prepared slices" in report(out)["images/1.nii.gz"][1]

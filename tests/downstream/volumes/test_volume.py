@@ -33,7 +33,7 @@ def test_a_mask_of_a_volume_without_a_grid_is_refused():
         to_original(np.zeros((3, 4, 4), np.uint8), volume)
 
 
-def test_a_folder_without_scans_or_of_another_version_is_told(tmp_path):
+def test_a_folder_without_scans_or_of_another_version_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"no volumes.json here"):
         load_volumes(tmp_path)
     (tmp_path / "volumes.json").write_text('{"version": 0}')
@@ -44,7 +44,7 @@ def test_a_folder_without_scans_or_of_another_version_is_told(tmp_path):
         load_volumes(tmp_path)
 
 
-def test_a_damaged_or_unknown_scan_is_told(tmp_path, archive):
+def test_a_damaged_or_unknown_scan_is_refused(tmp_path, archive):
     volumes = load_volumes(prepare(archive(tmp_path / "src", 1), tmp_path / "out", SMALL))
     with pytest.raises(DataError, match="no scan '7'; there are 1"):
         volumes.load("7")

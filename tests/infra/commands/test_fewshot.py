@@ -11,16 +11,13 @@ import nibabel
 import numpy as np
 import pytest
 
+from tests.infra.commands.small_scans import PREPARE, prepared_folder, save_scan
 from vetdino.infra import cli
-from vetdino.platform.models.backbone import random_backbone
-from vetdino.platform.models.config import BackboneConfig
 from vetdino.platform.models.loading import load
-from vetdino.platform.models.saving import save_backbone
 
 pytestmark = pytest.mark.slow
 
 QUICK = ("--slices.grid", "12", "--resamples", "20", "--folds", "3")
-PREPARE = ("--side", "48", "--mri-spacing", "0", "0", "0", "--modality", "mri")
 
 
 def write_scan(folder: Path, number: int) -> None:
@@ -34,24 +31,13 @@ def write_scan(folder: Path, number: int) -> None:
         labels[(np.hypot(y - 33 - up, x - 24 - side - left) < 4) & (z > 2) & (z < 7)] = 2
     body = np.hypot(y - 24, x - 24) < 22
     image = body * (60 + 60.0 * (labels == 1) + 120 * (labels == 2)) + random.normal(0, 4, z.shape)
-    affine = np.diag([-1.5, -1.5, 5.0, 1.0])
-    for kind, array in (("image", np.clip(image, 0, 255).astype(np.float32)), ("label", labels)):
-        path = folder / f"{kind}_{number}.nii.gz"
-        nibabel.save(nibabel.Nifti1Image(array.transpose(2, 1, 0), affine), path)
+    save_scan(folder, number, image, labels)
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory) -> Path:
     """A folder with raw scans `raw`, prepared ones `volumes` and a backbone `net`."""
-    root = tmp_path_factory.mktemp("fewshot")
-    (root / "raw").mkdir()
-    for number in range(1, 7):
-        write_scan(root / "raw", number)
-    config = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=4, width=48, heads=2, depth=2)
-    save_backbone(root / "net", random_backbone(config, seed=3))
-    named = ("--classes", "1=liver,2=kidneys")
-    assert cli.main(["fewshot", "prepare", str(root / "raw"), str(root / "volumes"), *named, *PREPARE]) == 0
-    return root
+    return prepared_folder(tmp_path_factory.mktemp("fewshot"), write_scan, scans=6, side=48, patch=4)
 
 
 def refused(capsys, *arguments: str) -> str:
@@ -71,10 +57,10 @@ def test_an_evaluation_leaves_files_and_one_run_in_mlflow(here, capsys):
     more = ("--beside", "levayz", "--components-beside", "1", "all")
     assert cli.main(["fewshot", "evaluate", *places, *QUICK, *more]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(out)
-    told = json.loads((out / "metrics.json").read_text())
+    results = json.loads((out / "metrics.json").read_text())
     digest = load(here / "net").card.digest
-    assert told["backbone"]["digest"] == digest
-    assert told["organs"] == {"1": "liver", "2": "kidneys"}
+    assert results["backbone"]["digest"] == digest
+    assert results["organs"] == {"1": "liver", "2": "kidneys"}
     scans = list(csv.DictReader((out / "scans.csv").read_text().splitlines()))
     assert len(scans) == 6 * 2 * (2 * 3 + 1 + 1 + 1 + 2)
     summary = list(csv.DictReader((out / "summary.csv").read_text().splitlines()))
@@ -91,25 +77,25 @@ def test_an_evaluation_leaves_files_and_one_run_in_mlflow(here, capsys):
     experiment = client.get_experiment_by_name("vetdino/fewshot")
     [run] = client.search_runs([experiment.experiment_id])
     assert run.data.tags["backbone"] == digest
-    assert run.data.tags["manifest"] == told["data"]
+    assert run.data.tags["manifest"] == results["data"]
     assert run.data.params["prototypes.compat"] == "ours"
-    assert run.data.metrics["dice/encoder.liver"] == pytest.approx(told["metrics"]["dice/encoder.liver"])
+    assert run.data.metrics["dice/encoder.liver"] == pytest.approx(results["metrics"]["dice/encoder.liver"])
 
 
 def left(out: Path) -> tuple[dict, list[dict[str, str]]]:
     """metrics.json and the lines of summary.csv."""
-    told = json.loads((out / "metrics.json").read_text())
-    return told, list(csv.DictReader((out / "summary.csv").read_text().splitlines()))
+    results = json.loads((out / "metrics.json").read_text())
+    return results, list(csv.DictReader((out / "summary.csv").read_text().splitlines()))
 
 
 def test_encoders_stand_side_by_side_and_are_held_against_the_first(here, capsys):
     out = here / "runs" / "beside"
     places = (str(here / "volumes"), "--backbones", str(here / "net"), "pixels", "--out", str(out))
     assert cli.main(["fewshot", "compare", *places, *QUICK]) == 0
-    told, lines = left(out)
+    results, lines = left(out)
     assert list(dict.fromkeys(line["row"] for line in lines)) == ["net", "pixels", "random", "copy", "oracle"]
     assert {line["row"] for line in lines if line["floor"] == "True"} == {"random", "copy", "oracle"}
-    assert told["backbones"] == {
+    assert results["backbones"] == {
         "net": {"digest": load(here / "net").card.digest, "label": "random weights, seed 3"}
     }
     [line] = [one for one in lines if (one["row"], one["organ"]) == ("pixels", "mean")]
@@ -147,9 +133,9 @@ def test_one_folder_teaches_another_what_both_name_alike(here, capsys):
     out = here / "runs" / "cross"
     places = (str(here / "volumes"), str(other), "--backbone", "pixels", "--out", str(out))
     assert cli.main(["fewshot", "xdomain", *places, *QUICK]) == 0
-    told, lines = left(out)
-    assert told["organs"] == {"1": "liver"}
-    assert told["left_out"]["others, kidneys"] == told["left_out"]["volumes, stones"]
+    results, lines = left(out)
+    assert results["organs"] == {"1": "liver"}
+    assert results["left_out"]["others, kidneys"] == results["left_out"]["volumes, stones"]
     cells = {line["row"]: line for line in lines if line["organ"] == "liver" and line["source"] == "pixels"}
     assert set(cells) == {f"{one} -> {two}" for one in ("volumes", "others") for two in ("volumes", "others")}
     assert cells["volumes -> others"]["against"] == "others -> others"
@@ -178,10 +164,10 @@ def test_trained_encoders_answer_for_their_folds_and_slices_can_be_learnt_first(
     assert cli.main(["fewshot", "train", *given, "--out", str(trained), *few]) == 0
     more = ("--trained", str(trained), "--floors", "copy", "--organs", "1", "--adapt.steps", "1")
     assert cli.main(["fewshot", "evaluate", *given, *more, "--out", str(out), *QUICK]) == 0
-    told, lines = left(out)
+    results, lines = left(out)
     rows = list(dict.fromkeys(line["row"] for line in lines))
     assert rows == ["trained", "encoder", "trained, adapted", "encoder, adapted", "copy"]
-    assert told["asked"] == {"trained": "trained"}
+    assert results["asked"] == {"trained": "trained"}
     assert {line["scans"] for line in lines} == {"6"}
     learnt = list(csv.DictReader((out / "adaptation.csv").read_text().splitlines()))
     assert {line["source"] for line in learnt} == {"trained, adapted", "encoder, adapted"}
@@ -231,7 +217,10 @@ def test_a_scan_is_segmented_from_one_example_on_its_own_grid(here, tmp_path, ca
         str(out),
         "--slices.grid",
         "24",
-        *(word.replace("--", "--prepare.") if word.startswith("--") else word for word in PREPARE),
+        *(
+            word.replace("--", "--prepare.") if word.startswith("--") else word
+            for word in ("--side", "48", *PREPARE)
+        ),
     ]
     assert cli.main(["fewshot", "segment", *arguments]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(out)
@@ -242,9 +231,9 @@ def test_a_scan_is_segmented_from_one_example_on_its_own_grid(here, tmp_path, ca
     for organ in (1, 2):
         both = ((found == organ) & (truth == organ)).sum()
         assert 2 * both / ((found == organ).sum() + (truth == organ).sum()) > 0.7
-    told = json.loads((out / "metrics.json").read_text())
+    results = json.loads((out / "metrics.json").read_text())
     ml = (found == 1).sum() * 1.5 * 1.5 * 5 / 1000
-    assert told["millilitres"]["image_2"]["class 1"] == pytest.approx(ml, abs=0.06)
+    assert results["millilitres"]["image_2"]["class 1"] == pytest.approx(ml, abs=0.06)
     assert len(list((out / "overlays").iterdir())) == 1
 
 

@@ -65,10 +65,10 @@ def test_a_run_leaves_files_and_one_run_in_mlflow_with_the_backbones_digest(here
     assert cli.main(["zeroshot", "same-domain", *arguments]) == 0
     said = capsys.readouterr().out
     assert said.splitlines()[-1] == str(out)
-    told = json.loads((out / "metrics.json").read_text())
+    results = json.loads((out / "metrics.json").read_text())
     digest = load(here / "net").card.digest
-    assert told["backbone"]["digest"] == digest
-    assert told["domains"]["arm"]["frames"] == 3
+    assert results["backbone"]["digest"] == digest
+    assert results["domains"]["arm"]["frames"] == 3
     rows = list(csv.DictReader((out / "images.csv").read_text().splitlines()))
     assert len(rows) == 2 * (2 + 3) * 7
     for row in rows:
@@ -79,10 +79,10 @@ def test_a_run_leaves_files_and_one_run_in_mlflow_with_the_backbones_digest(here
     experiment = client.get_experiment_by_name("vetdino/zeroshot")
     [run] = client.search_runs([experiment.experiment_id])
     assert run.data.tags["backbone"] == digest
-    assert run.data.tags["manifest"] == told["data"]
+    assert run.data.tags["manifest"] == results["data"]
     assert run.data.params["cosegment.clusters"] == "3"
     for name in ("same-domain/dice.arm.n3.cosegment", "same-domain/iou.leg.n2.oracle"):
-        assert run.data.metrics[name] == pytest.approx(told["metrics"][name])
+        assert run.data.metrics[name] == pytest.approx(results["metrics"][name])
     kept = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert {"figures", "metrics.json", "config.json", "images.json"} <= kept
 

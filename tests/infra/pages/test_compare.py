@@ -74,7 +74,7 @@ def test_runs_that_differ_in_their_seed_are_one_group_in_curves_and_figures(fold
     page = compare([*trainings, *evaluations], tmp_path / "c.html", QUICK)
     said = words(page)
     assert page.read_text().count('data-name="multi (2 seeds)"') == 2  # legends of curves and of figures
-    told = [
+    values = [
         next(
             f.value
             for f in record.values["knn"]
@@ -82,7 +82,7 @@ def test_runs_that_differ_in_their_seed_are_one_group_in_curves_and_figures(fold
         )
         for record in read_runs(evaluations)
     ]
-    assert f"{np.mean(told):.3f} ± {np.std(told, ddof=1):.3f}, 2 seeds" in said
+    assert f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}, 2 seeds" in said
     assert said.count("pixels") < said.count("e0") * 4  # the baseline with equal values is listed once
     assert "e1: pixels" not in said
 

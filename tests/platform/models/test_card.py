@@ -27,6 +27,6 @@ def test_cards_keep_the_digest_that_they_had_before_there_were_registers_and_pos
     assert registered.digest == "8acf8d7aeba3bae4b7b68ff733eae28912ec7483202ea132d3291203f914670f"
     assert replace(card, positions="timm").digest == card.digest
     assert replace(card, positions="dino").digest != card.digest
-    told = json.loads(to_json(card))
-    del told["positions"], told["config"]["registers"]
-    assert from_json(Card, json.dumps(told)) == card
+    fields = json.loads(to_json(card))
+    del fields["positions"], fields["config"]["registers"]
+    assert from_json(Card, json.dumps(fields)) == card

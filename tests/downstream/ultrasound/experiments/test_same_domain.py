@@ -18,7 +18,7 @@ from vetdino.downstream.ultrasound.method.comparison import ROWS
 from vetdino.platform.core.errors import ConfigError, DataError
 
 
-def test_sets_of_one_domain_grow_and_what_does_not_fit_is_told(domains, tiny, quick):
+def test_sets_of_one_domain_grow_and_what_does_not_fit_is_named(domains, tiny, quick):
     result = same_domain(domains, tiny, SameDomainConfig(sizes=(2, 3, 10), **quick))
     sets = result.facts["sets"]
     assert list(sets) == ["arm n2", "arm n3", "leg n2", "leg n3"]
