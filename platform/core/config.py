@@ -9,7 +9,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import itertools
 import json
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -89,10 +91,9 @@ def cli_config(default: T | type[T], args: Sequence[str], prog: str) -> T:
     flags = [word.partition("=")[0].replace("_", "-") for word in args if word.startswith("--")]
     for flag in flags:  # before tyro, which would first complain of what is missing
         if flag not in known:
-            print(
-                f"{prog}: unknown argument {flag}; {nearest(flag, known)} (see {prog} --help)",
-                file=sys.stderr,
-            )
+            same_name = [other for other in known if flag.lstrip("-") in other.lstrip("-").split(".")]
+            hint = nearest(flag, same_name or known)
+            print(f"{prog}: unknown argument {flag}; {hint} (see {prog} --help)", file=sys.stderr)
             raise SystemExit(2)
     complaint = StringIO()
     try:
@@ -102,7 +103,9 @@ def cli_config(default: T | type[T], args: Sequence[str], prog: str) -> T:
             )
     except SystemExit as stop:
         if stop.code:
-            print(f"{prog}: {_one_line(complaint.getvalue())} (see {prog} --help)", file=sys.stderr)
+            print(
+                f"{prog}: {_plain_message(complaint.getvalue(), args)} (see {prog} --help)", file=sys.stderr
+            )
         raise
 
 
@@ -249,12 +252,28 @@ def _unknown_keys(cls: type[DataclassInstance], data: Any, path: str = "") -> It
                 yield from _unknown_keys(part, item, f"{path}{key}.")
 
 
+def _plain_message(box: str, args: Sequence[str]) -> str:
+    """tyro's message as one line; a value of the wrong type is named with the type, not with Python's exception."""
+    message = _one_line(box)
+    if not (match := re.match(r"Error parsing (--[\w.-]+): (.*)", message)):
+        return message
+    flag, reason = match.groups()
+    kinds = {"int()": "a whole number", "to float": "a number", "NoneType": "None"}
+    expected = " or ".join(kind for sign, kind in kinds.items() if sign in reason)
+    place = next((number for number, word in enumerate(args, 1) if word == flag), len(args))
+    values = " ".join(itertools.takewhile(lambda word: not word.startswith("--"), args[place:]))
+    if not values:
+        return message
+    return f"{flag}: '{values}' is not {expected}" if expected else f"{flag}: cannot read '{values}'"
+
+
 def _one_line(box: str) -> str:
-    """tyro's message, a box of several lines, as one line: the text above its first rule."""
+    """tyro's message, a box of several lines, as one line: the text above its first rule.
+
+    Where the terminal knows ASCII only, the box has no sides, its rules are dashes, and one is under its title.
+    """
     lines = [line.strip("│╭╮╰╯ \t") for line in box.splitlines()]
-    message = []
-    for line in lines[1:]:
-        if line and set(line) == {"─"}:
-            break
-        message.append(line)
-    return " ".join(filter(None, message)) or "cannot read these arguments"
+    is_rule = [bool(line) and set(line) <= {"─", "-"} for line in lines]
+    first = 2 if is_rule[1:2] == [True] else 1
+    last = next((number for number in range(first, len(lines)) if is_rule[number]), len(lines))
+    return " ".join(filter(None, lines[first:last])) or "cannot read these arguments"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -113,7 +116,10 @@ def test_flags_change_only_what_they_name():
     ("args", "message"),
     [
         (["--crops.global-sde", "96"], "unknown argument --crops.global-sde.*'--crops.global-side'"),
-        (["--crops.global-side", "wide"], "Error parsing --crops.global-side.*'wide'"),
+        (["--global-side", "96"], "unknown argument --global-side.*'--crops.global-side'"),
+        (["--crops.global-side", "wide"], "--crops.global-side: 'wide' is not a whole number"),
+        (["--patch", "x", "--lr", "1"], "--patch: 'x' is not a whole number or None"),
+        (["--crops.scale", "0.1", "big"], "--crops.scale: cannot read '0.1 big'"),
         (["--lr"], "Missing value for argument '--lr'"),
     ],
 )
@@ -126,6 +132,21 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(args, message, capsys):
     assert printed.err.startswith("vetdino pretrain demo: ")
     assert printed.err.count("\n") == 1
     assert re.search(message, printed.err)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_wrong_value_is_named_whatever_the_terminal_can_show(encoding):
+    process = subprocess.run(
+        [sys.executable, "-m", "vetdino", "embed", "net", "shards", "out", "--batch", "many"],
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 2
+    assert process.stderr == (
+        "vetdino embed: --batch: 'many' is not a whole number (see vetdino embed --help)\n"
+    )
 
 
 def test_settings_are_changed_by_their_paths():
