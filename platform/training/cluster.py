@@ -235,5 +235,8 @@ def _training_error(
     """The message that a worker left, else the last line of Ray's error and what to do."""
     if failure.exists():
         return TrainingError(failure.read_text())
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return TrainingError(f"the workers failed more than {config.restarts} times ({lines[-1]}); {advice()}")
+    text = str(error).strip()
+    reason = (text.splitlines() or [type(error).__name__])[-1]
+    if "out of memory" in text.lower():  # Ray's last line is then a page of advice about Ray
+        reason = "Ray ended a worker because the machine's memory was full; free some or lower the batch"
+    return TrainingError(f"the workers failed more than {config.restarts} times ({reason}); {advice()}")

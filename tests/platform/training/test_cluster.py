@@ -58,6 +58,15 @@ def test_workers_lost_too_often_end_in_the_last_line_of_ray_and_what_to_do(tmp_p
     assert str(error) == "the workers failed more than 3 times (Actor died: killed by signal 9); run again"
 
 
+def test_a_full_memory_is_named(tmp_path):
+    lost = RuntimeError(
+        "Worker died.\nRefer to the documentation on the out of memory issue: https://… Consider …"
+    )
+    error = _training_error(lost, WorkerConfig(restarts=3), tmp_path / FAILURE, lambda: "run again")
+    assert "memory was full" in str(error)
+    assert "documentation" not in str(error)
+
+
 def test_the_message_that_a_worker_left_comes_first(tmp_path):
     (tmp_path / FAILURE).write_text("study 12: view 0 is no picture")
     error = _training_error(
