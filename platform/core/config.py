@@ -253,8 +253,12 @@ def _unknown_keys(cls: type[DataclassInstance], data: Any, path: str = "") -> It
 
 
 def _plain_message(box: str, args: Sequence[str]) -> str:
-    """tyro's message as one line; a value of the wrong type is named with the type, not with Python's exception."""
+    """tyro's message as one line: what is missing without its help, a wrong value with the type that it should have."""
     message = _one_line(box)
+    if message.startswith("Missing from "):
+        lines = (line.strip("│").rstrip() for line in box.splitlines())
+        missing = [match[1] for line in lines if (match := re.match(r" {5,6}(\S.*)", line))]
+        return f"missing: {', '.join(missing)}"
     if not (match := re.match(r"Error parsing (--[\w.-]+): (.*)", message)):
         return message
     flag, reason = match.groups()

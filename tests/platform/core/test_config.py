@@ -134,19 +134,29 @@ def test_a_wrong_flag_is_one_line_and_exit_code_2(args, message, capsys):
     assert re.search(message, printed.err)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["embed", "net", "shards", "out", "--batch", "many"],
+            "embed: --batch: 'many' is not a whole number",
+        ),
+        (["embed", "net"], "embed: missing: SHARDS, OUT"),
+        (["zeroshot", "noise"], "zeroshot noise: missing: DOMAINS, --backbone STR"),
+    ],
+)
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
-def test_a_wrong_value_is_named_whatever_the_terminal_can_show(encoding):
+def test_a_fault_is_named_whatever_the_terminal_can_show(arguments, message, encoding):
     process = subprocess.run(
-        [sys.executable, "-m", "vetdino", "embed", "net", "shards", "out", "--batch", "many"],
+        [sys.executable, "-m", "vetdino", *arguments],
         env=os.environ | {"PYTHONIOENCODING": encoding},
         capture_output=True,
         text=True,
         check=False,
     )
     assert process.returncode == 2
-    assert process.stderr == (
-        "vetdino embed: --batch: 'many' is not a whole number (see vetdino embed --help)\n"
-    )
+    command = message.partition(":")[0]
+    assert process.stderr == f"vetdino {message} (see vetdino {command} --help)\n"
 
 
 def test_settings_are_changed_by_their_paths():
