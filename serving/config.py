@@ -22,7 +22,8 @@ class AppConfig:
     backbones: tuple[str | Path, ...]
     """Backbone folders in the order of the buttons; `random` is the first one's architecture with random weights."""
     features: tuple[Path, ...] = ()
-    """Study-level feature tables, the i-th from the i-th backbone; features that are not given are computed."""
+    """Study-level feature tables, or galleries that `vetdino index` built, the i-th from the i-th backbone; features
+    that are not given are computed."""
     split: Literal["train", "val", "test"] = "test"
     """Split whose studies can be opened."""
     limit: int | None = None

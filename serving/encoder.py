@@ -1,4 +1,4 @@
-"""One backbone of the app: tokens and attention of a view, and the gallery of its features."""
+"""One backbone of the app: tokens and attention of a view, and the studies similar by its features."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..platform.core.errors import ConfigError
-from .gallery import Gallery, Place
+from .similar import SimilarStudies
 from .similarity import PatchGrid
-from .studies import StudyBrowser, view_pixels
+from .studies import Place, StudyBrowser, view_pixels
 
 if TYPE_CHECKING:
     from ..platform.models.backbone import Backbone
@@ -31,14 +31,16 @@ class EncodedView:
 
 
 class ViewEncoder:
-    """One backbone with its gallery; encodes one view at a time, also with several threads.
+    """One backbone with the studies similar by its features; encodes one view at a time, also with several threads.
 
     side: of the square input image in pixels; None: the backbone's own. Raises ConfigError if it is not a multiple of
     the patch size.
     """
 
-    def __init__(self, backbone: Backbone, gallery: Gallery, studies: StudyBrowser, side: int | None) -> None:
-        self.backbone, self.gallery, self.studies = backbone, gallery, studies
+    def __init__(
+        self, backbone: Backbone, similar: SimilarStudies, studies: StudyBrowser, side: int | None
+    ) -> None:
+        self.backbone, self.similar, self.studies = backbone, similar, studies
         self.side = side or backbone.side
         if self.side % backbone.patch:
             raise ConfigError(

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..platform.core.errors import ConfigError
+from ..platform.data.study import SPLITS
 from .attention import MEAN_COLOR, attention_maps, head_colors, mean_attention_map, overlay
 from .config import RANDOM, AppConfig
 from .encoder import EncodedView, ViewEncoder
-from .gallery import Gallery, Place, build_gallery
+from .gallery.bundle import is_bundle
+from .gallery.gallery import Gallery
 from .images import jpeg, shrunk
+from .similar import SimilarStudies, build_similar
 from .similarity import cosine_matrix, quantized
-from .studies import NotHereError, StudyBrowser, findings_in_words, study_name, view_pixels
+from .studies import NotHereError, Place, StudyBrowser, findings_in_words, study_name, view_pixels
 
 if TYPE_CHECKING:
     from ..platform.models.backbone import Backbone
@@ -31,24 +35,30 @@ class AppState:
         backbones = load_backbones(config)
         self.studies = StudyBrowser(config.shards, config.split, config.limit)
         self.encoders = [
-            ViewEncoder(backbone, self._gallery(backbone, number), self.studies, config.side)
+            ViewEncoder(backbone, self._similar(backbone, number), self.studies, config.side)
             for number, backbone in enumerate(backbones)
         ]
 
-    def _gallery(self, backbone: Backbone, number: int) -> Gallery:
+    def _similar(self, backbone: Backbone, number: int) -> SimilarStudies:
         from ..platform.measure.extraction import extract
         from ..platform.measure.features import load_features
 
         config = self.config
-        if number < len(config.features):
-            features = load_features(config.features[number])
+        given = config.features[number] if number < len(config.features) else None
+        if given is not None and is_bundle(given):
+            return SimilarStudies(Gallery.open(given, backbone), self._places(SPLITS))
+        if given is not None:
+            features = load_features(given)
         else:
             features = extract(backbone, config.shards, [config.split], level="study")
-        places: dict[str, Place] = {}
-        for split in sorted(set(features.splits)):
-            places |= self.studies.places(split)
         rebuild = f"vetdino embed {config.backbones[number]} {config.shards}"
-        return build_gallery(features, backbone.card.digest, places, rebuild=rebuild)
+        return build_similar(features, backbone, self._places(features.splits), rebuild=rebuild)
+
+    def _places(self, splits: Iterable[str]) -> dict[str, Place]:
+        places: dict[str, Place] = {}
+        for split in sorted(set(splits)):
+            places |= self.studies.places(split)
+        return places
 
     def encoder(self, number: int) -> ViewEncoder:
         """The number-th backbone. Raises NotHereError."""
@@ -110,7 +120,7 @@ class AppState:
 
     def neighbors(self, number: int, place: Place) -> list[dict[str, Any]]:
         """The most similar studies of other patients, best first."""
-        matches = self.encoder(number).gallery.similar_studies(place, self.config.matches)
+        matches = self.encoder(number).similar.of(place, self.config.matches)
         return [self.study(match.place) | {"score": round(match.score, 4)} for match in matches]
 
 

@@ -14,7 +14,9 @@ from ..platform.core.errors import ConfigError, DataError
 from ..platform.data.index import StudyIndex
 from ..platform.data.manifest import load_manifest
 from ..platform.data.study import SPLITS, Study
-from .gallery import Place
+
+Place = tuple[str, int]
+"""Where a study is: its split and its position there, as `StudyIndex` counts."""
 
 
 class NotHereError(DataError):

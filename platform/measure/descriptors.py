@@ -37,6 +37,17 @@ class Descriptor:
         mean = "+mean" if self.pool == "cls+mean" else ""
         return backbone + mean + (f"+{self.blocks}blocks" if self.blocks > 1 else "")
 
+    @classmethod
+    def of_digest(cls, digest: str, level: Level = "study") -> tuple[str, Descriptor]:
+        """The backbone's digest and the descriptor that `digest` was made from.
+
+        >>> Descriptor.of_digest("4f2a+mean+4blocks")
+        ('4f2a', Descriptor(cls+mean, 4 blocks, by study))
+        """
+        backbone, *parts = digest.split("+")
+        blocks = [int(part.removesuffix("blocks")) for part in parts if part.endswith("blocks")]
+        return backbone, cls("cls+mean" if "mean" in parts else "cls", *blocks, level=level)
+
     def __repr__(self) -> str:
         blocks = f"{self.blocks} blocks" if self.blocks > 1 else "1 block"
         return f"Descriptor({self.pool}, {blocks}, by {self.level})"

@@ -23,6 +23,7 @@ from ..data.study import SPLITS, Study
 from .descriptors import Descriptor, Level, Pool
 from .features import Features, by_study, check_features
 from .neighbors import unit_vectors
+from .probes import Probes, probe_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,11 +51,29 @@ def extract(
     """The features of a folder of shards, in the order of the splits and, in each, of the shards.
 
     level, pool, blocks: see `Descriptor`. A view's vector has length 1; a study's is the mean of its views', made
-    length 1. workers: threads that decode views. label: name of the progress bar. Raises ShardError for damaged
-    shards, ConfigError for more blocks than there are, FeaturesError where the backbone's output is NaN.
+    length 1. The table has the backbone's probes. workers: threads that decode views. label: name of the progress
+    bar. Raises ShardError for damaged shards, ConfigError for more blocks than there are, FeaturesError where the
+    backbone's output is NaN.
     """
     descriptor = Descriptor(pool, blocks, level)
-    return extract_all(backbone, folder, [descriptor], splits, batch=batch, workers=workers, label=label)[0]
+    (table,) = extract_all(backbone, folder, [descriptor], splits, batch=batch, workers=workers, label=label)
+    return replace(table, probes=probed(backbone, descriptor))
+
+
+def probed(backbone: Backbone, descriptor: Descriptor) -> Probes:
+    """The probes' pictures, and what this backbone makes of them now."""
+    probes = Probes(probe_pictures(), np.empty((0, 0), np.float32))
+    return replace(probes, vectors=view_vectors(backbone, probes.views(), descriptor))
+
+
+def view_vectors(backbone: Backbone, views: Sequence[np.ndarray], descriptor: Descriptor) -> np.ndarray:
+    """Views (B of them, (H, W) uint8 each) as vectors of a table by view: (B, D) float32 of length 1.
+
+    Raises FeaturesError where one has no direction (NaN, infinite, zero).
+    """
+    cls_JBD, tokens = _cls_of_last_blocks(backbone, backbone.prepare_many(views), descriptor.blocks)
+    mean_BD = tokens.patches.mean(dim=1) if descriptor.pool == "cls+mean" else None
+    return unit_vectors(_join_vectors(descriptor, cls_JBD, mean_BD), "the views")
 
 
 def extract_all(
@@ -163,16 +182,20 @@ class _ShardPass:
         if not total:
             raise FeaturesError(f"{self.folder}: no studies in {', '.join(self.splits)}; ingest more")
         rows: list[ViewPlace] = []
+        projections: list[str] = []
         parts: list[list[np.ndarray]] = []
         with Progress(self.label, total) as progress:
             for places, views in self._batches(progress):
-                rows += places
+                projections += [study.views[index].projection for study, index in places]
+                rows += [(replace(study, views=()), index) for study, index in places]
                 parts.append([_unit_views(vectors_BD, places) for vectors_BD in vectors(views)])
         columns = zip(digests, zip(*parts, strict=True), strict=True)
-        return [self._table(rows, np.concatenate(part), manifest, digest) for digest, part in columns]
+        return [
+            self._table(rows, projections, np.concatenate(part), manifest, digest) for digest, part in columns
+        ]
 
     def _batches(self, progress: Progress) -> Iterator[tuple[list[ViewPlace], list[np.ndarray]]]:
-        """Decoded views, `batch` at a time, each with its place; the study there has no pixels any more."""
+        """Decoded views, `batch` at a time, each with its place."""
 
         def places() -> Iterator[ViewPlace]:
             for split in self.splits:
@@ -183,9 +206,16 @@ class _ShardPass:
         with ThreadPoolExecutor(max(1, self.workers)) as pool:
             for group in _batched(places(), self.batch):
                 views = list(pool.map(lambda place: _decoded(*place), group))
-                yield [(replace(study, views=()), index) for study, index in group], views
+                yield group, views
 
-    def _table(self, rows: list[ViewPlace], vectors: np.ndarray, manifest: Manifest, digest: str) -> Features:
+    def _table(
+        self,
+        rows: list[ViewPlace],
+        projections: list[str],
+        vectors: np.ndarray,
+        manifest: Manifest,
+        digest: str,
+    ) -> Features:
         labels = [[study.labels.get(name, math.nan) for name in manifest.findings] for study, _ in rows]
         features = Features(
             keys=tuple(study.key for study, _ in rows),
@@ -197,6 +227,7 @@ class _ShardPass:
             labels=np.array(labels, np.float32).reshape(len(rows), len(manifest.findings)),
             backbone=digest,
             manifest=manifest.digest,
+            projections=tuple(projections),
         )
         check_features(features, str(self.folder))
         return features

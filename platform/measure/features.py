@@ -6,7 +6,7 @@ N rows, D dimensions, F findings.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,13 @@ from ..core.errors import FeaturesError
 from ..core.files import atomic_path
 from .descriptors import Level
 from .neighbors import unit_vectors
+from .probes import Probes
 
 FILE = "features.parquet"
 VERSION = 1
+
+GROUP = 16_384
+"""Rows that are stored together in the file, so that a reader can take a part at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,6 +33,8 @@ class Features:
     keys, patients, splits: (N,) each. views: "" at study level, else "view0", "view1", … as in the shard.
     vectors: (N, D) float32 of length 1. labels: (N, F) float32, 1 present, 0 absent, NaN unknown.
     backbone, manifest: digests of what made the vectors and of the shards they were made from.
+    projections: (N,) each the projections of the row's views, sorted, with spaces between ("LLAT VD"); () where they
+    are not known. probes: what the backbone made of eight generated pictures; None where nobody has tried.
     """
 
     keys: tuple[str, ...]
@@ -40,6 +46,8 @@ class Features:
     labels: np.ndarray
     backbone: str
     manifest: str
+    projections: tuple[str, ...] = ()
+    probes: Probes | None = None
 
     @property
     def level(self) -> Level:
@@ -60,6 +68,7 @@ class Features:
             views=tuple(self.views[row] for row in rows),
             vectors=self.vectors[list(rows)],
             labels=self.labels[list(rows)],
+            projections=tuple(self.projections[row] for row in rows) if self.projections else (),
         )
 
     def __len__(self) -> int:
@@ -77,9 +86,19 @@ def by_study(views: Features) -> Features:
     starts = [row for row, key in enumerate(views.keys) if not row or key != views.keys[row - 1]]
     counts_N1 = np.diff([*starts, len(views)]).astype(np.float32)[:, None]
     means_ND = np.add.reduceat(views.vectors, starts) / counts_N1
+    spans = zip(starts, [*starts[1:], len(views)], strict=True)
     return replace(
-        views.rows(starts), views=("",) * len(starts), vectors=unit_vectors(means_ND, "the studies")
+        views.rows(starts),
+        views=("",) * len(starts),
+        vectors=unit_vectors(means_ND, "the studies"),
+        projections=tuple(_joined(views.projections[start:stop]) for start, stop in spans)
+        if views.projections
+        else (),
     )
+
+
+def _joined(projections: Sequence[str]) -> str:
+    return " ".join(sorted(set(projections)))
 
 
 def save_features(features: Features, path: Path | str) -> Path:
@@ -101,6 +120,8 @@ def save_features(features: Features, path: Path | str) -> Path:
         "split": pa.array(features.splits, pa.string()),
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(flat), features.vectors.shape[1]),
     }
+    if features.projections:
+        columns["projections"] = pa.array(features.projections, pa.string())
     for finding, label_N in zip(features.findings, features.labels.T, strict=True):
         columns[f"label:{finding}"] = pa.array(label_N.astype(np.float32), from_pandas=True)
     card = {
@@ -109,35 +130,83 @@ def save_features(features: Features, path: Path | str) -> Path:
         "backbone": features.backbone,
         "manifest": features.manifest,
         "findings": features.findings,
+        **({"probes": features.probes.to_json()} if features.probes else {}),
     }
     table = pa.table(columns).replace_schema_metadata({"vetdino": json.dumps(card)})
     with atomic_path(path) as temporary:
-        parquet.write_table(table, temporary)
+        parquet.write_table(table, temporary, row_group_size=GROUP)
     return path
 
 
 def load_features(path: Path | str) -> Features:
     """The table that `save_features` wrote. Raises FeaturesError where it is missing or damaged."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    path = _file(path)
-    if not path.is_file():
-        raise FeaturesError(f"{path}: no feature table here; make one with `vetdino embed`")
-    try:
-        table = parquet.read_table(path)
-        card = json.loads((table.schema.metadata or {})[b"vetdino"])
-        if card["version"] != VERSION:
-            raise FeaturesError(
-                f"{path}: version {card['version']}, this vetdino reads {VERSION}; embed again"
-            )
-        features = _from_arrow(table, card)
-    except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):
-        raise FeaturesError(
-            f"{path}: damaged or not a feature table; write it anew with `vetdino embed`"
-        ) from None
-    check_features(features, str(path))
+    table = FeatureTable(path)
+    features = table.read()
+    check_features(features, str(table.path))
     return features
+
+
+class FeatureTable:
+    """The Parquet file of a feature table, to be read whole or a part at a time.
+
+    Raises FeaturesError where it is missing, damaged or of another version.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        self.path = _file(path)
+        if not self.path.is_file():
+            raise FeaturesError(f"{self.path}: no feature table here; make one with `vetdino embed`")
+        try:
+            with parquet.ParquetFile(self.path) as file:
+                schema, self.rows = file.schema_arrow, file.metadata.num_rows
+            self._card = json.loads((schema.metadata or {})[b"vetdino"])
+            version = self._card["version"]
+            # A part of no rows has all but the rows.
+            self.head = _from_arrow(schema.empty_table(), self._card)
+        except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):
+            raise self._damaged() from None
+        if version != VERSION:
+            raise FeaturesError(f"{self.path}: version {version}, this vetdino reads {VERSION}; embed again")
+
+    @property
+    def level(self) -> Level:
+        """What a row is."""
+        return "view" if self._card.get("level") == "view" else "study"
+
+    def read(self) -> Features:
+        """The whole table, unchecked. Raises FeaturesError where it is damaged."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        try:
+            return _from_arrow(parquet.read_table(self.path), self._card)
+        except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):
+            raise self._damaged() from None
+
+    def batches(self, rows: int = GROUP) -> Iterator[Features]:
+        """The table in parts of at most `rows` rows, each checked. Raises FeaturesError where one is damaged."""
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        try:
+            with parquet.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(rows):
+                    features = _from_arrow(pa.Table.from_batches([batch]), self._card)
+                    check_features(features, str(self.path))
+                    yield features
+        except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):
+            raise self._damaged() from None
+
+    def _damaged(self) -> FeaturesError:
+        return FeaturesError(
+            f"{self.path}: damaged or not a feature table; write it anew with `vetdino embed`"
+        )
+
+    def __repr__(self) -> str:
+        return f"FeatureTable({self.rows} rows by {self.level})"
 
 
 def _from_arrow(table: Any, card: dict[str, Any]) -> Features:
@@ -145,6 +214,7 @@ def _from_arrow(table: Any, card: dict[str, Any]) -> Features:
     vectors = table["vector"].combine_chunks()
     flat = vectors.flatten().to_numpy(zero_copy_only=False)
     labels = [table[f"label:{finding}"].to_numpy() for finding in card["findings"]]
+    has_projections = "projections" in table.column_names
     return Features(
         keys=texts["key"],
         patients=texts["patient"],
@@ -155,6 +225,8 @@ def _from_arrow(table: Any, card: dict[str, Any]) -> Features:
         labels=np.stack(labels, axis=1) if labels else np.empty((table.num_rows, 0), np.float32),
         backbone=card["backbone"],
         manifest=card["manifest"],
+        projections=tuple(table["projections"].to_pylist()) if has_projections else (),
+        probes=Probes.from_json(card["probes"]) if card.get("probes") else None,
     )
 
 
@@ -167,6 +239,8 @@ def check_features(features: Features, where: str) -> None:
     """Raises FeaturesError, which begins with `where`, for columns of different lengths, NaN or repeated rows."""
     rows = len(features.keys)
     lengths = {len(part) for part in (features.patients, features.splits, features.views, features.vectors)}
+    if features.projections:
+        lengths.add(len(features.projections))
     if lengths != {rows} or features.labels.shape != (rows, len(features.findings)):
         raise FeaturesError(f"{where}: its columns differ in length; write it anew with `vetdino embed`")
     bad = np.flatnonzero(~np.isfinite(features.vectors).all(axis=1))

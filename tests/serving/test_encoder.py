@@ -31,7 +31,7 @@ def test_the_description_names_blocks_patches_and_heads(state):
 
 def test_a_larger_side_gives_a_finer_grid_and_must_fit_the_patch(state):
     encoder = state.encoders[0]
-    fine = ViewEncoder(encoder.backbone, encoder.gallery, encoder.studies, side=96)
+    fine = ViewEncoder(encoder.backbone, encoder.similar, encoder.studies, side=96)
     assert fine.encode(("test", 0), 0).tokens.shape == (144, 48)
     with pytest.raises(ConfigError, match="side 60"):
-        ViewEncoder(encoder.backbone, encoder.gallery, encoder.studies, side=60)
+        ViewEncoder(encoder.backbone, encoder.similar, encoder.studies, side=60)

@@ -1,0 +1,208 @@
+"""A gallery built from a feature table, or from the rows of another gallery: one pass over the rows, then the index.
+
+N rows, M queries, D dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...platform.core.errors import GalleryError
+from ...platform.core.progress import Progress
+from ...platform.measure.descriptors import Level
+from ...platform.measure.features import Features, FeatureTable
+from ...platform.measure.neighbors import unit_vectors
+from ...platform.measure.probes import Probes
+from .bundle import Draft, new_draft
+from .config import IndexConfig, IndexKind
+from .indexes import FIRST_NPROBE, RERANK, ApproximateIndex, ExactIndex, build_index
+from .manifest import INDEX, METADATA, VECTORS, GalleryManifest, MeasuredRecall
+from .metadata import MetadataWriter
+from .vectors import best_first, exact_cosines, exact_search, unit_rows
+
+QUERIES, MATCHES = 256, 10
+"""Queries that the recall is measured with, and matches of each."""
+
+ENOUGH = 0.99
+"""Recall up to which a build makes its searches scan more."""
+
+
+class RowSource:
+    """Rows to build a gallery from, in parts, with what holds for all of them.
+
+    rows: how many. probes: of the backbone that made the vectors.
+    """
+
+    rows: int
+    level: Level
+    dimensions: int
+    findings: tuple[str, ...]
+    backbone: str
+    data: tuple[str, ...]
+    probes: Probes
+
+    def batches(self) -> Iterator[Features]:
+        """All rows in order; vectors of length 1, or as a gallery keeps them."""
+        raise NotImplementedError
+
+
+class TableSource(RowSource):
+    """The rows of a feature table's file, a part at a time.
+
+    Raises FeaturesError for a damaged one, GalleryError for one without rows or without probes.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.table = FeatureTable(path)
+        head = self.table.head
+        if not self.table.rows:
+            raise GalleryError(f"{self.table.path}: a table without rows; embed shards that hold studies")
+        if head.probes is None:
+            raise GalleryError(
+                f"{self.table.path}: has no probes, by which a gallery knows its backbone again; write it anew with "
+                "`vetdino embed`"
+            )
+        self.rows, self.level, self.dimensions = self.table.rows, self.table.level, head.vectors.shape[1]
+        self.findings, self.backbone, self.data = head.findings, head.backbone, (head.manifest,)
+        self.probes = head.probes
+
+    def batches(self) -> Iterator[Features]:
+        for features in self.table.batches():
+            yield _with_unit_vectors(features, str(self.table.path))
+
+
+class FeaturesSource(RowSource):
+    """The rows of a feature table in memory, which has probes."""
+
+    def __init__(self, features: Features) -> None:
+        if features.probes is None or not len(features):
+            raise GalleryError("a gallery needs features of at least one study, and with probes")
+        self.features = features
+        self.rows, self.dimensions = features.vectors.shape
+        self.level, self.findings, self.backbone = features.level, features.findings, features.backbone
+        self.data, self.probes = (features.manifest,), features.probes
+
+    def batches(self) -> Iterator[Features]:
+        yield _with_unit_vectors(self.features, "the features")
+
+
+def _with_unit_vectors(features: Features, whose: str) -> Features:
+    return replace(features, vectors=unit_vectors(features.vectors, whose))
+
+
+def build(source: RowSource, bundle: Path, config: IndexConfig | None = None) -> GalleryManifest:
+    """Builds a gallery and puts it in use; one that was at this path stays in use until then.
+
+    Raises GalleryError where the folder holds something else or a row comes twice, and what the source raises.
+    """
+    with new_draft(bundle) as draft:
+        return fill(draft, source, config or IndexConfig())
+
+
+def fill(draft: Draft, source: RowSource, config: IndexConfig) -> GalleryManifest:
+    """Writes all files of a version and publishes it. Raises as `build`."""
+    kind = config.kind(source.rows)
+    projections = _write_rows(source, draft)
+    stored_ND = np.load(draft.folder / VECTORS, mmap_mode="r")
+    index, factory = build_index(stored_ND, kind)
+    nprobe, recall = measured_recall(index, kind, stored_ND)
+    _write_index(index, draft.folder / INDEX)
+    manifest = GalleryManifest(
+        backbone=source.backbone,
+        level=source.level,
+        dimensions=source.dimensions,
+        data=source.data,
+        findings=source.findings,
+        projections=projections,
+        index=config.index,
+        kind=kind,
+        factory=factory,
+        lists=index.nlist if kind == "ivf" else 0,
+        nprobe=nprobe,
+        rerank=0 if kind == "flat" else RERANK,
+        indexed=source.rows,
+        recall=recall,
+        probes=source.probes.to_json(),
+        faiss=_faiss_version(),
+    )
+    return draft.publish(manifest)
+
+
+def write_vectors(path: Path, rows: int, dimensions: int) -> np.ndarray:
+    """An empty float16 array in a file, (rows, dimensions), to be filled."""
+    return np.lib.format.open_memmap(path, "w+", np.float16, (rows, dimensions))
+
+
+def _write_rows(source: RowSource, draft: Draft) -> tuple[str, ...]:
+    """Vectors and what is known of them, a part at a time; the projections that occur."""
+    stored_ND = write_vectors(draft.folder / VECTORS, source.rows, source.dimensions)
+    done = 0
+    with (
+        Progress("index", source.rows, "rows") as progress,
+        MetadataWriter(draft.folder / METADATA, source.findings) as metadata,
+    ):
+        metadata.create()
+        for features in source.batches():
+            stored_ND[done : done + len(features)] = features.vectors
+            metadata.add(features, done)
+            done += len(features)
+            progress.advance(len(features))
+        metadata.index()
+        projections = metadata.projections()
+    assert done == source.rows
+    stored_ND.flush()
+    return projections
+
+
+def measured_recall(index: Any, kind: IndexKind, stored_ND: np.ndarray) -> tuple[int, MeasuredRecall]:
+    """How much of the exact nearest an index finds, and how much it has to scan for that (`nprobe`, 0 for flat).
+
+    A match counts where its exact cosine is no less than that of the k-th nearest, so ties cannot be missed. An
+    approximate index scans more, twice as much at a time, until it finds ENOUGH.
+    """
+    count = len(stored_ND)
+    k = min(MATCHES, count - 1)
+    if not k:
+        return (0 if kind == "flat" else FIRST_NPROBE), MeasuredRecall(k=0, queries=0, value=1.0)
+    rows = np.sort(np.random.default_rng(1).permutation(count)[:QUERIES])
+    queries_MD = unit_rows(stored_ND[rows])
+    exact_ids, exact_scores = exact_search(stored_ND, queries_MD, k + 1)
+    bounds = [
+        scores[ids != row][k - 1] for row, ids, scores in zip(rows, exact_ids, exact_scores, strict=True)
+    ]
+    nprobe, most = (0, 0) if kind == "flat" else (FIRST_NPROBE, index.nlist if kind == "ivf" else count)
+    while True:
+        tried = ExactIndex(index, 0) if kind == "flat" else ApproximateIndex(index, kind, nprobe)
+        found = tried.search(queries_MD, k + 1 if kind == "flat" else RERANK + 1, None)
+        hits = sum(
+            _hits(stored_ND, query_D, row, ids, k, bound)
+            for query_D, row, (ids, _), bound in zip(queries_MD, rows, found, bounds, strict=True)
+        )
+        value = hits / (k * len(rows))
+        if value >= ENOUGH or nprobe >= most:
+            return nprobe, MeasuredRecall(k=k, queries=len(rows), value=round(value, 5))
+        nprobe = min(2 * nprobe, most)
+
+
+def _hits(stored_ND: np.ndarray, query_D: np.ndarray, row: int, ids: np.ndarray, k: int, bound: float) -> int:
+    """How many of the k best candidates are among the exact k nearest; the query's own row is left out."""
+    ids = ids[ids != row]
+    scores = exact_cosines(stored_ND[ids], query_D)
+    return int((scores[best_first(ids, scores, k)] >= bound).sum())
+
+
+def _write_index(index: Any, path: Path) -> None:
+    import faiss
+
+    faiss.write_index(index, str(path))
+
+
+def _faiss_version() -> str:
+    import faiss
+
+    return str(faiss.__version__)
