@@ -20,7 +20,7 @@ from ...platform.measure.neighbors import unit_vectors
 from ...platform.measure.probes import Probes
 from .bundle import Draft, new_draft
 from .config import IndexConfig, IndexKind
-from .indexes import FIRST_NPROBE, RERANK, ApproximateIndex, ExactIndex, build_index
+from .indexes import ApproximateIndex, ExactIndex, build_index
 from .manifest import INDEX, METADATA, VECTORS, GalleryManifest, MeasuredRecall
 from .metadata import MetadataWriter
 from .vectors import best_first, exact_cosines, exact_search, unit_rows
@@ -29,7 +29,12 @@ QUERIES, MATCHES = 256, 10
 """Queries that the recall is measured with, and matches of each."""
 
 ENOUGH = 0.99
-"""Recall up to which a build makes its searches scan more."""
+"""Recall up to which a build makes its searches do more."""
+
+NPROBE, RERANK = 32, 100
+"""Lists that are scanned (or candidates in a graph), and candidates that are scored again exactly: what is tried first."""
+
+MOST_RERANK = 1600
 
 
 class RowSource:
@@ -110,7 +115,7 @@ def fill(draft: Draft, source: RowSource, config: IndexConfig) -> GalleryManifes
     projections = _write_rows(source, draft)
     stored_ND = np.load(draft.folder / VECTORS, mmap_mode="r")
     index, factory = build_index(stored_ND, kind)
-    nprobe, recall = measured_recall(index, kind, stored_ND)
+    effort, recall = measured_recall(index, kind, stored_ND)
     _write_index(index, draft.folder / INDEX)
     manifest = GalleryManifest(
         backbone=source.backbone,
@@ -123,8 +128,8 @@ def fill(draft: Draft, source: RowSource, config: IndexConfig) -> GalleryManifes
         kind=kind,
         factory=factory,
         lists=index.nlist if kind == "ivf" else 0,
-        nprobe=nprobe,
-        rerank=0 if kind == "flat" else RERANK,
+        nprobe=effort.nprobe,
+        rerank=effort.rerank,
         indexed=source.rows,
         recall=recall,
         probes=source.probes.to_json(),
@@ -159,34 +164,48 @@ def _write_rows(source: RowSource, draft: Draft) -> tuple[str, ...]:
     return projections
 
 
-def measured_recall(index: Any, kind: IndexKind, stored_ND: np.ndarray) -> tuple[int, MeasuredRecall]:
-    """How much of the exact nearest an index finds, and how much it has to scan for that (`nprobe`, 0 for flat).
+@dataclass(frozen=True, slots=True)
+class SearchEffort:
+    """How much an approximate index scans and scores again; zeros for a flat one."""
+
+    nprobe: int = 0
+    rerank: int = 0
+
+
+def measured_recall(
+    index: Any, kind: IndexKind, stored_ND: np.ndarray
+) -> tuple[SearchEffort, MeasuredRecall]:
+    """How much of the exact nearest an index finds, and the effort that this takes.
 
     A match counts where its exact cosine is no less than that of the k-th nearest, so ties cannot be missed. An
-    approximate index scans more, twice as much at a time, until it finds ENOUGH.
+    approximate index does twice as much at a time until it finds ENOUGH, or all lists are scanned.
     """
     count = len(stored_ND)
     k = min(MATCHES, count - 1)
+    most = index.nlist if kind == "ivf" else count
+    effort = SearchEffort() if kind == "flat" else SearchEffort(min(NPROBE, most), RERANK)
     if not k:
-        return (0 if kind == "flat" else FIRST_NPROBE), MeasuredRecall(k=0, queries=0, value=1.0)
+        return effort, MeasuredRecall(k=0, queries=0, value=1.0)
     rows = np.sort(np.random.default_rng(1).permutation(count)[:QUERIES])
     queries_MD = unit_rows(stored_ND[rows])
     exact_ids, exact_scores = exact_search(stored_ND, queries_MD, k + 1)
     bounds = [
         scores[ids != row][k - 1] for row, ids, scores in zip(rows, exact_ids, exact_scores, strict=True)
     ]
-    nprobe, most = (0, 0) if kind == "flat" else (FIRST_NPROBE, index.nlist if kind == "ivf" else count)
     while True:
-        tried = ExactIndex(index, 0) if kind == "flat" else ApproximateIndex(index, kind, nprobe)
-        found = tried.search(queries_MD, k + 1 if kind == "flat" else RERANK + 1, None)
+        if kind == "flat":
+            found = ExactIndex(index, 0).search(queries_MD, k + 1, None)
+        else:
+            found = ApproximateIndex(index, kind, effort.nprobe).search(queries_MD, effort.rerank + 1, None)
         hits = sum(
             _hits(stored_ND, query_D, row, ids, k, bound)
             for query_D, row, (ids, _), bound in zip(queries_MD, rows, found, bounds, strict=True)
         )
         value = hits / (k * len(rows))
-        if value >= ENOUGH or nprobe >= most:
-            return nprobe, MeasuredRecall(k=k, queries=len(rows), value=round(value, 5))
-        nprobe = min(2 * nprobe, most)
+        more = SearchEffort(min(2 * effort.nprobe, most), min(2 * effort.rerank, MOST_RERANK))
+        if value >= ENOUGH or kind == "flat" or more == effort:
+            return effort, MeasuredRecall(k=k, queries=len(rows), value=round(value, 5))
+        effort = more
 
 
 def _hits(stored_ND: np.ndarray, query_D: np.ndarray, row: int, ids: np.ndarray, k: int, bound: float) -> int:

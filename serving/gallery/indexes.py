@@ -18,14 +18,8 @@ from ...platform.measure.neighbors import GRAIN
 from .config import IndexKind
 from .vectors import near_best, unit_blocks, unit_rows
 
-RERANK = 100
-"""Fewest candidates of an approximate index that are scored again exactly."""
-
-PER_MATCH = 10
-"""Candidates for each match that is sought, where that is more."""
-
-FIRST_NPROBE = 32
-"""Lists of an IVF index, or candidates in a graph, to scan at least; a build raises it until it finds enough."""
+FOR_MATCHES = 10
+"""Matches that the candidates of an approximate index (`rerank`) are enough for; more matches need more of them."""
 
 PER_LIST = 64
 """Training vectors for each list of an IVF index."""
@@ -51,7 +45,7 @@ def build_index(stored_ND: np.ndarray, kind: IndexKind) -> tuple[Any, str]:
     import faiss
 
     count, dimensions = stored_ND.shape
-    lists = max(1, int(4 * math.sqrt(count)))
+    lists = min(count, int(4 * math.sqrt(count)))
     factory = {"flat": "Flat", "ivf": f"IVF{lists},RaBitQ", "hnsw": f"HNSW{LINKS}"}[kind]
     index = faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
     if kind == "ivf":
@@ -187,13 +181,13 @@ def brute_force(
     return found
 
 
-def candidate_count(k: int) -> int:
-    """Candidates of an approximate index for the k best.
+def candidate_count(k: int, rerank: int) -> int:
+    """Candidates of an approximate index that are scored again exactly to find the k best.
 
-    >>> candidate_count(3), candidate_count(50)
+    >>> candidate_count(3, rerank=100), candidate_count(50, rerank=100)
     (100, 500)
     """
-    return max(RERANK, PER_MATCH * k)
+    return max(rerank, rerank * k // FOR_MATCHES)
 
 
 def joined(parts: Sequence[Candidates]) -> Candidates:

@@ -66,7 +66,7 @@ class GalleryManifest:
     nprobe: int = 0
     """Lists that a search scans (ivf), or its candidates in the graph (hnsw)."""
     rerank: int = 0
-    """Fewest candidates of the index that are scored again exactly; 0: all scores are exact."""
+    """Candidates of the index that are scored again exactly for up to ten matches; 0: every row is."""
     indexed: int
     tail: int = 0
     deleted: int = 0

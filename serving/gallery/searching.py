@@ -86,7 +86,10 @@ class Searcher:
         factor = 1
         while open_queries:
             wanted = [
-                min((k if is_exact else candidate_count(k) * factor) + len(excluded[m]), manifest.rows)
+                min(
+                    (k if is_exact else candidate_count(k, manifest.rerank) * factor) + len(excluded[m]),
+                    manifest.rows,
+                )
                 for m in open_queries
             ]
             exact = is_exact and manifest.kind != "flat"
