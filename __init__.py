@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 __all__ = [
     "SHIPPED",
     "Features",
+    "Gallery",
     "StoredView",
     "Study",
     "VetdinoError",
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from .platform.measure.features import Features, load_features, save_features
     from .platform.measure.neighbors import nearest
     from .platform.models.loading import load
+    from .serving.gallery.gallery import Gallery
 
 _HOMES = {
     "SHIPPED": "infra.commands.demo",
@@ -63,6 +65,7 @@ _HOMES = {
     "load_features": "platform.measure.features",
     "save_features": "platform.measure.features",
     "nearest": "platform.measure.neighbors",
+    "Gallery": "serving.gallery.gallery",
     "VetdinoError": "platform.core.errors",
 }
 """Public name -> the module that defines it."""

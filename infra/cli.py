@@ -60,6 +60,12 @@ COMMANDS = {
     ),
     "replay": Entry("replay:Replay", "RUN", "run a step with a non-finite loss again"),
     "embed": Entry("embed:Embed", "BACKBONE SHARDS OUT", "backbone, shards -> features (Parquet)"),
+    "index build": Entry("index.commands:IndexBuild", "FEATURES OUT", "features -> a gallery"),
+    "index add": Entry("index.commands:IndexAdd", "BUNDLE FEATURES", "more rows for a gallery"),
+    "index delete": Entry("index.commands:IndexDelete", "BUNDLE", "studies or patients taken out"),
+    "index compact": Entry("index.commands:IndexCompact", "BUNDLE", "a gallery built anew from its rows"),
+    "index verify": Entry("index.commands:IndexVerify", "BUNDLE", "every file compared with its SHA-256"),
+    "search": Entry("search:Search", "BUNDLE", "studies similar to one of a gallery"),
     "evaluate": Entry("evaluate:Evaluate", "BACKBONE SHARDS", "how good a backbone's features are"),
     "compare-backbones": Entry(
         "compare_backbones:CompareBackbones", "BACKBONE…", "backbones and baselines on the same studies"
@@ -108,6 +114,7 @@ COMMANDS = {
 }
 
 GROUPS = {
+    "index": "galleries for similar-study search: build, add, delete, compact, verify",
     "zeroshot": "bone in b-mode ultrasound without training: experiments, masks",
     "fewshot": "organs of CT and MRI scans from one labelled scan",
 }

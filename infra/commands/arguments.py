@@ -22,6 +22,7 @@ OUT = Annotated[Positional[Path], arg(metavar="OUT", help="Folder to write into.
 VOLUMES = Annotated[
     Positional[Path], arg(metavar="VOLUMES", help="Folder that `vetdino fewshot prepare` wrote.")
 ]
+BUNDLE = Annotated[Positional[Path], arg(metavar="BUNDLE", help="Folder that `vetdino index build` wrote.")]
 RecordFolder = Annotated[
     Path,
     arg(help="Folder for metrics.json, tables and figures; what an earlier call left there is replaced."),

@@ -6,7 +6,7 @@ N rows, M queries, D dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ ENOUGH = 0.99
 """Recall up to which a build makes its searches do more."""
 
 NPROBE, RERANK = 32, 100
-"""Lists that are scanned (or candidates in a graph), and candidates that are scored again exactly: what is tried first."""
+"""Lists to scan (or candidates in a graph), and candidates to score again exactly: what is tried first."""
 
 MOST_RERANK = 1600
 

@@ -82,7 +82,7 @@ def test_a_lost_shard_comes_back_by_itself(ray, gallery, folder):
 
 def test_a_shard_that_is_too_slow_is_missing(gallery, monkeypatch):
     monkeypatch.setattr(module, "TIMEOUT", 0.0)
-    with pytest.raises(GalleryError, match="do not answer|none of the 3 shards answers"):
+    with pytest.raises(GalleryError, match=r"do not answer|none of the 3 shards answers"):
         gallery.search(QUERIES, 10)
 
 

@@ -1,0 +1,1 @@
+"""`vetdino index COMMAND`: galleries for similar-study search."""
