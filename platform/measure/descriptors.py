@@ -45,8 +45,8 @@ class Descriptor:
         ('4f2a', Descriptor(cls+mean, 4 blocks, by study))
         """
         backbone, *parts = digest.split("+")
-        blocks = [int(part.removesuffix("blocks")) for part in parts if part.endswith("blocks")]
-        return backbone, cls("cls+mean" if "mean" in parts else "cls", *blocks, level=level)
+        blocks = next((int(part.removesuffix("blocks")) for part in parts if part.endswith("blocks")), 1)
+        return backbone, cls("cls+mean" if "mean" in parts else "cls", blocks, level)
 
     def __repr__(self) -> str:
         blocks = f"{self.blocks} blocks" if self.blocks > 1 else "1 block"

@@ -20,7 +20,7 @@ from ...platform.measure.neighbors import unit_vectors
 from ...platform.measure.probes import Probes
 from .bundle import Draft, new_draft
 from .config import IndexConfig, IndexKind
-from .indexes import ApproximateIndex, ExactIndex, build_index
+from .indexes import ApproximateIndex, ExactIndex, build_index, import_faiss
 from .manifest import INDEX, METADATA, VECTORS, GalleryManifest, MeasuredRecall
 from .metadata import MetadataWriter
 from .vectors import best_first, exact_cosines, exact_search, unit_rows
@@ -116,7 +116,8 @@ def fill(draft: Draft, source: RowSource, config: IndexConfig) -> GalleryManifes
     stored_ND = np.load(draft.folder / VECTORS, mmap_mode="r")
     index, factory = build_index(stored_ND, kind)
     effort, recall = measured_recall(index, kind, stored_ND)
-    _write_index(index, draft.folder / INDEX)
+    faiss = import_faiss()
+    faiss.write_index(index, str(draft.folder / INDEX))
     manifest = GalleryManifest(
         backbone=source.backbone,
         level=source.level,
@@ -133,12 +134,12 @@ def fill(draft: Draft, source: RowSource, config: IndexConfig) -> GalleryManifes
         indexed=source.rows,
         recall=recall,
         probes=source.probes.to_json(),
-        faiss=_faiss_version(),
+        faiss=str(faiss.__version__),
     )
     return draft.publish(manifest)
 
 
-def write_vectors(path: Path, rows: int, dimensions: int) -> np.ndarray:
+def write_vectors(path: Path, rows: int, dimensions: int) -> np.memmap:
     """An empty float16 array in a file, (rows, dimensions), to be filled."""
     return np.lib.format.open_memmap(path, "w+", np.float16, (rows, dimensions))
 
@@ -213,15 +214,3 @@ def _hits(stored_ND: np.ndarray, query_D: np.ndarray, row: int, ids: np.ndarray,
     ids = ids[ids != row]
     scores = exact_cosines(stored_ND[ids], query_D)
     return int((scores[best_first(ids, scores, k)] >= bound).sum())
-
-
-def _write_index(index: Any, path: Path) -> None:
-    import faiss
-
-    faiss.write_index(index, str(path))
-
-
-def _faiss_version() -> str:
-    import faiss
-
-    return str(faiss.__version__)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,17 @@ class Candidates:
     scores: np.ndarray
 
 
+def import_faiss() -> Any:
+    """FAISS, untyped: its stubs do not know what its Python layer adds. It takes a while to import."""
+    return import_module("faiss")
+
+
 def build_index(stored_ND: np.ndarray, kind: IndexKind) -> tuple[Any, str]:
     """An index of float16 rows and FAISS's name for it; the same rows give the same index (flat, ivf)."""
-    import faiss
-
     count, dimensions = stored_ND.shape
     lists = min(count, int(4 * math.sqrt(count)))
     factory = {"flat": "Flat", "ivf": f"IVF{lists},RaBitQ", "hnsw": f"HNSW{LINKS}"}[kind]
+    faiss = import_faiss()
     index = faiss.index_factory(dimensions, factory, faiss.METRIC_INNER_PRODUCT)
     if kind == "ivf":
         index.cp.min_points_per_centroid = 1
@@ -59,10 +64,8 @@ def build_index(stored_ND: np.ndarray, kind: IndexKind) -> tuple[Any, str]:
 
 def load_index(path: Path) -> Any:
     """The index of a file. Raises GalleryError where it is damaged."""
-    import faiss
-
     try:
-        return faiss.read_index(str(path))
+        return import_faiss().read_index(str(path))
     except RuntimeError:
         raise GalleryError(
             f"{path}: damaged; copy the gallery again, or build it with `vetdino index build`"
@@ -82,10 +85,8 @@ class ExactIndex:
 
         allowed_N: bool, for each row whether it may be found; None: all may.
         """
-        import faiss
-
         selector, _bits = _selector(allowed_N)
-        parameters = faiss.SearchParameters(sel=selector) if selector else None
+        parameters = import_faiss().SearchParameters(sel=selector) if selector else None
         wanted = min(count + 1, self.index.ntotal)
         rough_MK, rows_MK = self.index.search(queries_MD, wanted, params=parameters)
         found = []
@@ -144,8 +145,7 @@ class ApproximateIndex:
         )
 
     def _parameters(self, selector: Any, count: int, effort: int) -> Any:
-        import faiss
-
+        faiss = import_faiss()
         chosen = {"sel": selector} if selector else {}
         if self.kind == "hnsw":
             return faiss.SearchParametersHNSW(efSearch=max(count, self.nprobe * effort), **chosen)
@@ -157,12 +157,11 @@ Index = ExactIndex | ApproximateIndex
 
 def part_of_index(index: Any, kind: IndexKind, nprobe: int, start: int, stop: int) -> ApproximateIndex:
     """An index of the rows start <= id < stop alone, which finds what the whole one finds of them."""
-    import faiss
-
     if kind == "hnsw":
         raise GalleryError(
             "a graph (hnsw) cannot be divided among shards; build the gallery with --index ivf"
         )
+    faiss = import_faiss()
     part = faiss.clone_index(index)
     part.reset()
     index.copy_subset_to(part, faiss.InvertedLists.SUBSET_TYPE_ID_RANGE, start, stop)
@@ -204,7 +203,5 @@ def _selector(allowed_N: np.ndarray | None) -> tuple[Any, np.ndarray | None]:
     """FAISS's selector of these rows, and the bits that it points to, which must live as long."""
     if allowed_N is None:
         return None, None
-    import faiss
-
     bits = np.packbits(allowed_N, bitorder="little")
-    return faiss.IDSelectorBitmap(bits), bits
+    return import_faiss().IDSelectorBitmap(bits), bits

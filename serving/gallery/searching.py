@@ -21,7 +21,7 @@ from .vectors import best_first
 
 # M queries, D dimensions.
 
-EXACT_BELOW = 20_000
+EXACT_BELOW = 2000
 """Where a filter leaves fewer rows than this of an approximate index, they are all compared."""
 
 Ask = Callable[[ShardQuery], list[list[Candidates]]]
@@ -114,6 +114,8 @@ class Searcher:
             raise GalleryError(
                 f"queries have shape {vectors_MD.shape}; this gallery needs (queries, {dimensions})"
             )
+        if vectors_MD.dtype.kind not in "fiu":
+            raise GalleryError(f"queries are of type {vectors_MD.dtype}; this gallery needs real numbers")
         return unit_vectors(vectors_MD, "the queries")
 
     def _excluded_ids(self, patients: Excluded, queries: int) -> list[np.ndarray]:

@@ -19,6 +19,7 @@ from .indexes import (
     ExactIndex,
     Index,
     brute_force,
+    import_faiss,
     joined,
     load_index,
     part_of_index,
@@ -142,9 +143,7 @@ class GalleryShard:
 
 def flat_index(stored_ND: np.ndarray, first: int) -> ExactIndex:
     """A flat index of float16 rows."""
-    import faiss
-
-    index = faiss.IndexFlatIP(stored_ND.shape[1])
+    index = import_faiss().IndexFlatIP(stored_ND.shape[1])
     for _, rows_ND in unit_blocks(stored_ND):
         index.add(rows_ND)
     return ExactIndex(index, first)

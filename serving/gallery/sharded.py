@@ -188,8 +188,8 @@ def _start_actors(version: Path, ranges: Sequence[tuple[int, int]]) -> list[Any]
     """One actor for each range, once all have read their rows. Raises GalleryError."""
     import ray
 
-    remote = ray.remote(max_restarts=-1, num_cpus=0)(ShardActor)
-    actors = [remote.remote(version, start, stop) for start, stop in ranges]
+    remote: Any = ray.remote(max_restarts=-1, num_cpus=0)(ShardActor)
+    actors: list[Any] = [remote.remote(version, start, stop) for start, stop in ranges]
     try:
         ray.get([actor.ready.remote() for actor in actors], timeout=START_TIMEOUT)
     except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:

@@ -19,6 +19,14 @@ def test_other_vectors_of_the_same_backbone_have_digests_of_their_own():
     assert len({descriptor.digest("4f2a") for descriptor in others}) == len(others)
 
 
+@pytest.mark.parametrize("pool", ["cls", "cls+mean"])
+@pytest.mark.parametrize("blocks", [1, 2, 12])
+@pytest.mark.parametrize("level", ["study", "view"])
+def test_a_digest_says_what_it_was_made_from(pool, blocks, level):
+    descriptor = Descriptor(pool, blocks, level)
+    assert Descriptor.of_digest(descriptor.digest("4f2a"), level) == ("4f2a", descriptor)
+
+
 def test_a_descriptor_introduces_itself():
     assert repr(Descriptor("cls+mean", 4, "view")) == "Descriptor(cls+mean, 4 blocks, by view)"
 

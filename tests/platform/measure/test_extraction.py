@@ -83,6 +83,24 @@ def test_views_can_have_rows_of_their_own(folder, backbone):
     np.testing.assert_allclose(by_study.vectors[2], mean_D / np.linalg.norm(mean_D), atol=1e-5)
 
 
+def test_rows_know_the_projections_of_their_views(folder, backbone, tmp_path):
+    assert set(extract(backbone, folder, ("test",)).projections) == {"VD"}
+    views = (View(np.full((40, 56), 99, np.uint8), "VD"), View(np.full((40, 56), 50, np.uint8), "LLAT"))
+    with ShardWriter(tmp_path, "test") as writer:
+        writer.write(Study("k", "p", views, {}, "test"))
+    save_manifest(tmp_path, Manifest(VERSION, "two", (), tuple(writer.shards), {}, "c"))
+    assert extract(backbone, tmp_path, ("test",)).projections == ("LLAT VD",)
+    assert extract(backbone, tmp_path, ("test",), level="view").projections == ("VD", "LLAT")
+
+
+@pytest.mark.parametrize("pool", ["cls", "cls+mean"])
+def test_a_table_has_the_probes_of_its_backbone(folder, backbone, pool):
+    probes = extract(backbone, folder, ("test",), pool=pool).probes
+    again = module.probed(backbone, Descriptor(pool))
+    assert probes.cosines(again.vectors).min() > 0.99999
+    assert probes.cosines(module.probed(random_like(backbone, 1), Descriptor(pool)).vectors).min() < 0.999
+
+
 def test_the_size_of_a_batch_changes_nothing(folder, backbone):
     small, large = (extract(backbone, folder, ("test",), batch=batch) for batch in (1, 64))
     np.testing.assert_allclose(small.vectors, large.vectors, atol=1e-5)

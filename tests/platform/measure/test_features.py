@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vetdino.platform.core.errors import FeaturesError
-from vetdino.platform.measure.features import Features, load_features, save_features
+from vetdino.platform.measure.features import (
+    Features,
+    FeatureTable,
+    by_study,
+    load_features,
+    save_features,
+)
+from vetdino.platform.measure.probes import Probes, probe_pictures
 
 
 def table(rows=4, width=3, findings=("mass",), seed=0, views=None):
@@ -77,6 +84,7 @@ def test_a_split_and_rows_can_be_taken_out():
         ),
         ({"keys": ("k0", "k0", "k2", "k3")}, "1 rows repeat"),
         ({"patients": ("p",)}, "differ in length"),
+        ({"projections": ("VD",)}, "differ in length"),
         ({"labels": np.full((4, 1), 0.5, np.float32)}, "neither 1, 0 nor unknown"),
     ],
 )
@@ -106,3 +114,58 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         save_features(table(), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def probed(features):
+    probes = Probes(probe_pictures(), np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32))
+    return replace(
+        features, probes=probes, projections=tuple(f"LLAT VD{row}" for row in range(len(features)))
+    )
+
+
+def test_projections_and_probes_come_back_and_need_not_be_there(tmp_path):
+    features = probed(table())
+    back = load_features(save_features(features, tmp_path / "with"))
+    assert back.projections == features.projections
+    assert back.probes.pictures == features.probes.pictures
+    np.testing.assert_allclose(back.probes.vectors, features.probes.vectors, atol=1e-6)
+    without = load_features(save_features(table(), tmp_path / "without"))
+    assert (without.projections, without.probes) == ((), None)
+    assert (features.rows([2]).projections, without.rows([2]).projections) == (("LLAT VD2",), ())
+
+
+def test_a_study_has_the_projections_of_all_its_views():
+    views = replace(table(4, views=("view0", "view1", "view0", "view1")), keys=("a", "a", "b", "b"))
+    known = replace(views, projections=("VD", "LLAT", "VD", "VD"))
+    assert by_study(known).projections == ("LLAT VD", "VD")
+    assert by_study(views).projections == ()
+
+
+def test_a_table_is_read_in_parts_that_together_are_the_whole(tmp_path):
+    features = probed(table(10, views=tuple(f"view{row}" for row in range(10))))
+    part = FeatureTable(save_features(features, tmp_path))
+    assert (part.rows, part.level, part.head.findings, len(part.head)) == (10, "view", ("mass",), 0)
+    assert repr(part) == "FeatureTable(10 rows by view)"
+    parts = list(part.batches(4))
+    assert [len(one) for one in parts] == [4, 4, 2]
+    np.testing.assert_array_equal(np.concatenate([one.vectors for one in parts]), features.vectors)
+    np.testing.assert_array_equal(np.concatenate([one.labels for one in parts]), features.labels)
+    assert sum((one.keys for one in parts), ()) == features.keys
+    assert sum((one.projections for one in parts), ()) == features.projections
+
+
+def test_a_large_table_is_stored_in_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr("vetdino.platform.measure.features.GROUP", 4)
+    path = save_features(table(10), tmp_path)
+    assert pyarrow.parquet.ParquetFile(path).metadata.num_row_groups == 3
+    assert len(load_features(path)) == 10
+
+
+def test_a_damaged_part_is_refused(tmp_path):
+    path = save_features(table(10), tmp_path)
+    content = bytearray(path.read_bytes())
+    content[4:400] = bytes(396)
+    part = FeatureTable(path)
+    path.write_bytes(content)
+    with pytest.raises(FeaturesError, match="damaged or not a feature table"):
+        list(part.batches(4))
