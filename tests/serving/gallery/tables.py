@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from vetdino.platform.measure.features import Features
+from vetdino.platform.measure.neighbors import unit_vectors
 from vetdino.platform.measure.probes import Probes, probe_pictures
 from vetdino.serving.gallery.gallery import GalleryMatch
 
@@ -63,6 +64,11 @@ def joined(one: Features, other: Features) -> Features:
 def renamed(features: Features, prefix: str) -> Features:
     """The table with other keys."""
     return replace(features, keys=tuple(prefix + key for key in features.keys))
+
+
+def kept(features: Features) -> Features:
+    """The table with the vectors that a gallery keeps of it: made length 1, then rounded to float16."""
+    return replace(features, vectors=unit_vectors(features.vectors).astype(np.float16).astype(np.float32))
 
 
 Found = list[tuple[str, float]]

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.serving.gallery.tables import VIEWS, found, probes, slow_search, table
+from tests.serving.gallery.tables import VIEWS, found, kept, probes, slow_search, table
 from vetdino.platform.core.errors import FeaturesError, GalleryError
 from vetdino.platform.measure.descriptors import Descriptor
 from vetdino.platform.measure.extraction import probed
@@ -44,7 +44,7 @@ def test_matches_are_those_of_a_slow_search(tmp_path_factory, seed, count, patie
     gallery = Gallery.open(folder)
     queries = table(2, 5, seed + 1).vectors
     for query, matches in zip(unit_vectors(queries), gallery.search(queries, k, **where), strict=True):
-        assert found(matches) == slow_search(features, query, k, **where)
+        assert found(matches) == slow_search(kept(features), query, k, **where)
     gallery.close()
 
 
@@ -61,7 +61,7 @@ def test_a_row_finds_others_but_none_of_its_patient(made):
     matches = gallery.similar("key5", 30)
     assert features.patients[5] not in {match.item.patient for match in matches}
     slow = slow_search(
-        features,
+        kept(features),
         gallery.vector("key5"),
         30,
         exclude_patient=features.patients[5],
