@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -17,6 +18,9 @@ from ..core.errors import ShardError
 from .manifest import Shard, load_manifest, open_shard
 from .samples import not_a_tar, padded_size, sample_key, study_from_files, tar_files
 from .study import Study
+
+HANDLES = 64
+"""Files that an index keeps open in a process: a system allows a process 1,024 or fewer in all."""
 
 
 class StudyIndex:
@@ -35,7 +39,7 @@ class StudyIndex:
         self._keys: list[str] = []
         rows = [row for number, shard in enumerate(shards) for row in self._scan(number, shard)]
         self._rows = np.array(rows, np.int64).reshape(-1, 3)  # shard, first byte, last byte + 1
-        self._handles: dict[tuple[int, int], IO[bytes]] = {}
+        self._process, self._handles = os.getpid(), OrderedDict[int, IO[bytes]]()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -88,16 +92,21 @@ class StudyIndex:
             yield number, group[0][1], group[-1][2]
 
     def _handle(self, shard: int) -> IO[bytes]:
+        """The open file of a shard; the one that was used longest ago is closed where there are too many."""
         # A forked worker shares file positions with its parent: a handle belongs to one process.
-        place = (os.getpid(), shard)
-        if place not in self._handles:
-            self._handles[place] = open_shard(self._files, self._paths[shard])
-        return self._handles[place]
+        if self._process != os.getpid():
+            self._process, self._handles = os.getpid(), OrderedDict()
+        if shard not in self._handles:
+            while len(self._handles) >= HANDLES:
+                self._handles.popitem(last=False)[1].close()
+            self._handles[shard] = open_shard(self._files, self._paths[shard])
+        self._handles.move_to_end(shard)
+        return self._handles[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handles": {}}
+        return {**self.__dict__, "_handles": OrderedDict()}
 
     def __del__(self) -> None:
-        for (process, _), file in self.__dict__.get("_handles", {}).items():
-            if process == os.getpid():
+        if self.__dict__.get("_process") == os.getpid():
+            for file in self._handles.values():
                 file.close()
