@@ -139,7 +139,7 @@ def check_resumable(config: PretrainConfig, folder: Path) -> None:
     """Raises CheckpointError if a training with these settings cannot continue from a checkpoint."""
     file = folder / "config.json"
     began = from_json(PretrainConfig, file.read_text(), source=str(file))
-    for name in ("backbone", "distill", "crops", "batch", "seed", "head_warmup"):
+    for name in ("backbone", "distill", "order", "crops", "batch", "seed", "head_warmup"):
         if getattr(began, name) != getattr(config, name):
             raise CheckpointError(
                 f"{folder}: {name} differs from the settings that this training began with; resume with those "

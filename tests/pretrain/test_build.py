@@ -9,10 +9,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from vetdino.platform.data.manifest import load_manifest
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.saving import save_backbone
 from vetdino.platform.training.cluster import WorkerContext
 from vetdino.pretrain import build
+from vetdino.pretrain.batches.config import OrderConfig
 from vetdino.pretrain.build import Trainer, build_trainer
 
 
@@ -53,6 +55,31 @@ def test_micro_batches_are_made_again_as_all_workers_computed_them(made, run_con
     computed = [part for trainer in trainers for part in next(iter(trainer.batches(1))).split(2)]
     assert [part.keys for part in again] == [part.keys for part in computed]
     assert all(torch.equal(a.globals_GB1SS, b.globals_GB1SS) for a, b in zip(again, computed, strict=True))
+
+
+def test_lanes_give_any_number_of_workers_the_batches_of_one_and_each_can_be_made_again(
+    made, run_config, small_shards
+):
+    config = replace(run_config, shards=small_shards, order=OrderConfig(window=2, lanes=4))
+    one = made(config)
+    assert one.order.shards == tuple(shard.studies for shard in load_manifest(small_shards).of("train"))
+    whole = [batch.keys for batch in one.batches(1)]
+    assert whole != [batch.keys for batch in made(run_config).batches(1)]
+    for world in (2, 4):
+        trainers = [made(config, rank, world) for rank in range(world)]
+        shares = zip(*([batch.keys for batch in trainer.batches(1)] for trainer in trainers), strict=True)
+        assert [sum(parts, ()) for parts in shares] == whole
+        again = trainers[0].remade_micro_batches(1)
+        assert sum((part.keys for part in again), ()) == whole[0]
+
+
+@pytest.mark.slow
+def test_heads_are_whitened_on_the_same_studies_whatever_the_order(made, run_config, small_shards):
+    distill = replace(run_config.distill, spread_head=True)
+    plain = replace(run_config, shards=small_shards, distill=distill)
+    lanes = replace(plain, order=OrderConfig(window=1, lanes=8))
+    one, two = (made(config).distiller.state_dict() for config in (plain, lanes))
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_a_backbone_without_heads_is_frozen_at_first_and_a_resumed_training_remembers_it(
