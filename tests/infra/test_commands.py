@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from vetdino.infra.cli import COMMANDS
 from vetdino.infra.commands.arguments import Command
@@ -53,6 +55,26 @@ def test_a_pretraining_without_a_recipe_is_refused(arguments):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kind_of_phantom_chooses_its_settings(kind):
     assert PhantomRadiographs.parse_start(["out", "--kind", kind])[0] is KINDS[kind]
+
+
+def test_ingest_ends_with_one_line_of_what_was_read_written_refused_and_found(tmp_path, capfd):
+    from vetdino.infra import cli
+
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 40, 40)).astype(np.uint8)
+    for number, pixels in enumerate(pictures):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    table = tmp_path / "t.csv"
+    table.write_text("path,patient,study,mass\n0.png,p,s,yes\n1.png,q,t,NA\n2.png,q,t,0\n")
+    arguments = ["ingest", str(table), str(tmp_path / "out"), "--table.labels", "*", "--workers", "1"]
+    assert cli.main([*arguments, "--max-refused", "0.3"]) == 1
+    assert "1 of 3 files are refused (MISSING_FILE 1)" in capfd.readouterr().err
+    assert cli.main(arguments) == 0
+    output = capfd.readouterr()
+    assert output.out == f"{tmp_path / 'out'}\n"
+    assert output.err.splitlines()[-1] == (
+        "read 3 files: wrote 2 views of 2 studies; refused 1 (MISSING_FILE 1); 1 finding (mass), "
+        "2 of 2 studies labelled"
+    )
 
 
 @pytest.mark.slow
