@@ -137,7 +137,7 @@ def labels_of(
     """(labels of each study by its pseudonym, how many studies have a label). studies: pseudonyms."""
     known = {pseudonym(secret, f"study:{study}"): values for study, values in archive.labels.items()}
     no_labels = dict.fromkeys(archive.findings, math.nan)
-    labels = {study: {**no_labels, **known.get(study, {})} for study in studies}
+    labels: dict[str, Labels] = {study: {**no_labels, **known.get(study, {})} for study in studies}
     return labels, sum(any(not math.isnan(value) for value in values.values()) for values in labels.values())
 
 

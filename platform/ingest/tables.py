@@ -8,6 +8,7 @@ finding.
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import re
 from collections import Counter
@@ -20,6 +21,8 @@ import numpy as np
 from ..core.errors import DataError
 from .config import TableConfig
 from .projection import laterality_of_text, view_of_text
+
+log = logging.getLogger(__name__)
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "path": ("path", "file", "image", "image_path", "file_path", "filename", "file_name", "image_index"),
@@ -70,7 +73,7 @@ class TextTable:
     """
 
     path: Path
-    columns: Mapping[str, list[str]]
+    columns: dict[str, list[str]]
     rows: Sequence[int]
 
 
@@ -269,14 +272,15 @@ def _configured_findings(
     """
     present = ", ".join(table.columns)
     if config.labels in ("", "*"):
-        counts = {column: _counts(cells, config) for column, cells in table.columns.items()}
-        columns = [
-            column
-            for column, (labels, others) in counts.items()
-            if column not in used and labels >= max(others, 1)
-        ]
+        columns: list[str] = []
+        ignored: list[str] = []
+        for column in [column for column in table.columns if column not in used]:
+            labels, others = _counts(table.columns[column], config)
+            (columns if labels >= max(others, 1) else ignored).append(column)
         if not columns:
             raise DataError(f"{table.path}: no column of 0 and 1; found {present}")
+        if ignored:
+            log.warning("%s: columns that are not of 0 and 1 are ignored: %s", table.path, ", ".join(ignored))
         return _findings_in_columns(table, columns, config)
     if config.labels in table.columns:
         findings, rows = _findings_in(table, config.labels, config)

@@ -165,11 +165,12 @@ def test_a_cell_that_is_no_label_is_named_with_its_column_and_row(tmp_path, cell
         read_images(images_path, TableConfig(labels="*"))
 
 
-def test_columns_that_are_mostly_something_else_are_ignored(tmp_path):
+def test_columns_that_are_mostly_something_else_are_ignored_and_named(tmp_path, caplog):
     path = a_table(
         tmp_path / "l.csv", study=["s", "t", "u"], age=[1, 7, 12], sex=["F", "M", "F"], mass=[1, 0, 0]
     )
     assert read_labels(path, TableConfig())[0] == ("mass",)
+    assert caplog.messages == [f"{path}: columns that are not of 0 and 1 are ignored: age, sex"]
 
 
 def test_patients_views_and_row_numbers_are_no_findings(tmp_path):
