@@ -164,12 +164,11 @@ def check_bit_layouts(data: st.DataObject) -> None:
         declared["HighBit"] = data.draw(st.integers(0, 15))
         assume(not (words & ((1 << max(0, declared["HighBit"] + 1 - bits)) - 1) == 0).all())
     dataset = radiograph(words, **declared)
+    may_be_refused = layout in ("overlay", "few bits")
     try:
         read = values_in(dataset, syntax)
     except DicomError as error:
-        assert error.code == "INVALID_PIXEL_TAG"
-        assert layout in ("overlay", "few bits"), layout
-        return
+        read = values if may_be_refused and error.code == "INVALID_PIXEL_TAG" else None
     assert np.array_equal(read, values), layout
 
 
