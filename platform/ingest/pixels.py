@@ -7,16 +7,16 @@ value. The histogram over that table decides whether the file's own window can b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core.errors import DicomError
+from ..core.errors import DicomError, PictureError
+from ..data.pictures import read_gray
 from ..data.study import View
 from .config import DicomConfig
-from .header import IMAGECODECS, PIXEL_BYTES_LIMIT, check_radiograph, frame_count, modality_of, read_header
+from .header import IMAGECODECS, check_radiograph, frame_count, modality_of, read_header
 from .luts import modality_values, rescale_doubt, voi_luts
 from .projection import laterality_of, projection_of
 from .stored import bits_doubt, padding_range, stored_values
@@ -288,33 +288,29 @@ def picture_pixels(data: bytes) -> np.ndarray:
 
     Raises DicomError NOT_PICTURE.
     """
-    from PIL import Image
-
     try:
-        with Image.open(BytesIO(data)) as picture:
-            if picture.width * picture.height * 4 > PIXEL_BYTES_LIMIT:
-                raise DicomError("NOT_PICTURE", f"{picture.width}x{picture.height} pixels are too many")
-            if picture.mode.startswith(("I", "F")):
-                return np.asarray(picture)
-            return np.asarray(picture.convert("L"))
-    except DicomError:
-        raise
-    except Exception as error:
-        raise DicomError("NOT_PICTURE", type(error).__name__) from None
+        return read_gray(data)
+    except PictureError as error:
+        raise DicomError("NOT_PICTURE", str(error)) from None
 
 
 def picture_view(raw_HW: np.ndarray, config: DicomConfig) -> View:
     """The view of a picture without a window: 8 bits as they are, more between percentiles; bright is dense.
 
-    Raises DicomError NOT_RADIOGRAPH, LOW_CONTRAST.
+    NaN is padding: black, and without a say in the percentiles. Raises DicomError NOT_RADIOGRAPH, LOW_CONTRAST.
     """
     if min(raw_HW.shape) < config.min_side:
         raise DicomError("NOT_RADIOGRAPH", f"{raw_HW.shape[0]}x{raw_HW.shape[1]} pixels")
-    low, high = np.percentile(raw_HW, config.percentiles)
+    is_padding_HW = np.isnan(raw_HW)
+    tissue = raw_HW[~is_padding_HW]
+    if not np.isfinite(tissue).all():
+        raise DicomError("LOW_CONTRAST", "infinite pixels")
+    low, high = np.percentile(tissue, config.percentiles) if tissue.size else (0, 0)
     if not high > low:
         raise DicomError("LOW_CONTRAST", "constant pixels")
     if raw_HW.dtype == np.uint8:
         return View(pixels=shrunk(raw_HW, config.side), facts={"voi": "none"})
     grey_HW = np.clip((raw_HW.astype(np.float32) - low) / (high - low), 0, 1)
+    grey_HW[is_padding_HW] = 0
     pixels_HW = np.rint(shrunk(grey_HW, config.side) * 255).astype(np.uint8)
     return View(pixels=pixels_HW, facts={"voi": "percentiles"})
