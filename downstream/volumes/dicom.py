@@ -152,7 +152,12 @@ def _doubts(raw: np.ndarray, dataset: Dataset) -> tuple[str, ...]:
     from ...platform.ingest.luts import rescale_doubt
     from ...platform.ingest.stored import bits_doubt
 
-    return tuple(filter(None, (bits_doubt(dataset, raw), rescale_doubt(dataset))))
+    doubts = [bits_doubt(dataset, raw), rescale_doubt(dataset)]
+    if dataset.get("Modality") == "CT" and not {"RescaleIntercept", "ModalityLUTSequence"} & set(
+        dataset.dir()
+    ):
+        doubts.append("no RescaleIntercept: stored values are taken as Hounsfield units")
+    return tuple(filter(None, doubts))
 
 
 def _numbers(dataset: Dataset, name: str, count: int) -> np.ndarray:

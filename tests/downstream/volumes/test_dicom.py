@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pydicom
 import pytest
 
 from tests.platform.ingest.radiographs import lut_item
@@ -71,6 +72,15 @@ def test_empty_rescale_tags_leave_the_stored_values_with_a_note(tmp_path, save_s
     result = read_image(save_series(tmp_path, hu, RescaleSlope="", RescaleIntercept=""), PLAIN)
     np.testing.assert_array_equal(result.values, hu + 1024)
     assert result.notes == ("RescaleSlope and RescaleIntercept without a usable number",)
+
+
+def test_a_ct_without_rescale_tags_is_noted(tmp_path, save_series, hounsfield):
+    folder = save_series(tmp_path, hounsfield())
+    for file in folder.iterdir():
+        dataset = pydicom.dcmread(file)
+        del dataset.RescaleSlope, dataset.RescaleIntercept
+        dataset.save_as(file)
+    assert "Hounsfield" in read_image(folder, PLAIN).notes[0]
 
 
 def test_an_intercept_without_a_slope_is_applied(tmp_path, save_series, hounsfield):
