@@ -39,7 +39,7 @@ def test_neither_threads_nor_other_peoples_draws_change_the_clusters(scene):
     assert all(map(np.array_equal, one.clusters, other.clusters))
 
 
-def test_clusters_are_those_of_faiss_own_k_means_also_after_simpleitk_was_imported():
+def test_clusters_are_the_same_where_simpleitk_was_imported_first():
     # A process of its own: in this one faiss has been imported already.
     script = """
 import numpy as np
@@ -51,18 +51,9 @@ _, _, (squares,) = cluster_patches(list(vectors), CosegmentConfig(clusters=5))
 print(squares)
 """
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    vectors = np.random.default_rng(0).normal(size=(2, 120, 16)).astype(np.float32)
-    units = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
-    config = CosegmentConfig(clusters=5)
-    squares = []
-    for order in (units, units[::-1]):
-        rows = np.concatenate(order)
-        k_means = faiss.Kmeans(
-            16, 5, niter=300, nredo=config.tries, seed=config.seed, min_points_per_centroid=1
-        )
-        k_means.train(rows)
-        squares.append(k_means.index.search(rows, 1)[0].sum(dtype=np.float64))
-    assert any(float(process.stdout) == pytest.approx(value, rel=1e-6) for value in squares)
+    vectors = np.random.default_rng(0).normal(size=(2, 12, 10, 16)).astype(np.float32)
+    _, _, (squares,) = cluster_patches(list(vectors), CosegmentConfig(clusters=5))
+    assert float(process.stdout) == squares
 
 
 def test_threads_are_given_back(scene):
