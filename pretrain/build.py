@@ -10,13 +10,12 @@ from pathlib import Path
 import torch
 
 from ..platform.data.manifest import Manifest, load_manifest
-from ..platform.models.backbone import random_backbone
 from ..platform.training.cluster import WorkerContext
 from .batches.batch import CropBatch
 from .batches.device_crops import PlannedBatch, crops_on_device, cuts_on_device
 from .batches.loader import CropDataset, crop_loader, remade_batch
 from .batches.order import StepSampler, StudyOrder
-from .checkpoints import POSITION
+from .checkpoints import POSITION, checkpoint_backbone
 from .config import PretrainConfig
 from .distillation.distiller import Distiller
 from .distillation.engine import Engine
@@ -96,7 +95,7 @@ def study_order(config: PretrainConfig, manifest: Manifest) -> StudyOrder:
 def _resumed_start(config: PretrainConfig, newest: Path) -> StartingPoint:
     """Shape and frozen steps of a training that will be loaded: its source of weights is not needed again."""
     position = json.loads((newest / POSITION).read_text())
-    return StartingPoint(random_backbone(config.backbone, config.seed), frozen_steps=position["head_warmup"])
+    return StartingPoint(checkpoint_backbone(config, newest), frozen_steps=position["head_warmup"])
 
 
 def _whiten_heads(

@@ -16,6 +16,7 @@ from ..platform.core.files import atomic_write
 from ..platform.core.progress import Progress
 from ..platform.core.tracking import create_database, tracking_address
 from ..platform.data.manifest import load_manifest
+from ..platform.models.source import absolute_source
 from ..platform.training import checkpoint
 from ..platform.training.cluster import WorkerConfig, WorkerContext, read_status, run_on_ray, watch_status
 from .checkpoints import check_resumable, checkpoints_folder
@@ -35,7 +36,7 @@ def pretrain(config: PretrainConfig) -> Path:
     config.check()
     for library in ("ray", "deepspeed"):
         require_extra(library, "pretraining")
-    start = str(Path(config.start).resolve()) if _is_path(config.start) else config.start
+    start = absolute_source(config.start) if config.start else ""
     config = replace(config, shards=_absolute(config.shards), out=config.out.resolve(), start=start)
     manifest = load_manifest(config.shards)
     if manifest.studies("train") < config.batch:
@@ -89,10 +90,6 @@ def _prepare_folder(config: PretrainConfig) -> None:
 
 def _absolute(path: Path) -> Path:
     return path if "://" in str(path) else path.resolve()
-
-
-def _is_path(start: str) -> bool:
-    return bool(start) and Path(start).exists()
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from ...platform.data.manifest import load_manifest
 from ...platform.measure.descriptors import Descriptor, Level, Pool
 from ...platform.measure.extraction import extract_all, pixel_features
 from ...platform.measure.features import Features, by_study, load_features, save_features
-from ...platform.models.weights import split_sha256
+from ...platform.models.source import split_source
 from .config import SourceConfig
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def source_names(backbones: Sequence[str | Path]) -> list[str]:
     ['mine', 'dino', 'vit_tiny_patch16_224', 'mine-2']
     """
     names: list[str] = []
-    for path in (Path(split_sha256(backbone)[0]) for backbone in backbones):
+    for path in (Path(split_source(backbone)[0]) for backbone in backbones):
         parts = [part for part in path.parts if part not in ("backbone", "..", path.anchor)]
         name = path.stem if path.suffix in WEIGHTS else (parts or ["backbone"])[-1]
         name = re.sub(r"[^\w\-]", "_", name)

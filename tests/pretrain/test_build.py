@@ -14,8 +14,10 @@ from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.saving import save_backbone
 from vetdino.platform.training.cluster import WorkerContext
 from vetdino.pretrain import build
+from vetdino.pretrain.bad_steps import BadSteps
 from vetdino.pretrain.batches.config import OrderConfig
 from vetdino.pretrain.build import Trainer, build_trainer
+from vetdino.pretrain.checkpoints import Checkpoints, LoopState
 
 
 @pytest.fixture
@@ -91,3 +93,17 @@ def test_a_backbone_without_heads_is_frozen_at_first_and_a_resumed_training_reme
     (tmp_path / "step").mkdir()
     (tmp_path / "step" / "position.json").write_text(json.dumps({"head_warmup": 7}))
     assert made(replace(config, start="gone"), newest=tmp_path / "step").engine.frozen_steps == 7
+
+
+def test_a_resumed_training_prepares_images_as_it_began_to(made, run_config, tmp_path):
+    other = random_backbone(run_config.backbone, 5, mean=0.3, std=0.6)
+    save_backbone(tmp_path / "backbone", other)
+    config = replace(run_config, start=str(tmp_path / "backbone"))
+    began = made(config)
+    state = LoopState(SimpleNamespace(state=dict), BadSteps(3))
+    position = Checkpoints(config, began.worker, began.distiller, began.engine, state)._position(2)
+    (tmp_path / "step").mkdir()
+    (tmp_path / "step" / "position.json").write_text(position)
+    resumed = made(replace(config, start="gone"), newest=tmp_path / "step").distiller
+    for learner in (resumed.student, resumed.teacher):
+        assert (learner.backbone.card.mean, learner.backbone.card.std) == (0.3, 0.6)
