@@ -112,7 +112,7 @@ def save_features(features: Features, path: Path | str) -> Path:
     }
     table = pa.table(columns).replace_schema_metadata({"vetdino": json.dumps(card)})
     with atomic_path(path) as temporary:
-        parquet.write_table(table, temporary)
+        parquet.write_table(table, temporary, write_page_checksum=True)
     return path
 
 
@@ -125,7 +125,7 @@ def load_features(path: Path | str) -> Features:
     if not path.is_file():
         raise FeaturesError(f"{path}: no feature table here; make one with `vetdino embed`")
     try:
-        table = parquet.read_table(path)
+        table = parquet.read_table(path, page_checksum_verification=True)
         card = json.loads((table.schema.metadata or {})[b"vetdino"])
         if card["version"] != VERSION:
             raise FeaturesError(

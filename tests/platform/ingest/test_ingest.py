@@ -19,8 +19,9 @@ from PIL import Image
 
 from tests.platform.ingest.radiographs import NAMES, write_dicom
 from vetdino.platform.core.errors import ConfigError, DataError, ShardError
+from vetdino.platform.data.checksums import verify
 from vetdino.platform.data.config import ShardConfig
-from vetdino.platform.data.manifest import save_manifest, verify
+from vetdino.platform.data.manifest import save_manifest
 from vetdino.platform.data.shards import read
 from vetdino.platform.data.study import SPLITS, Study
 from vetdino.platform.ingest import ingest as module
