@@ -17,6 +17,7 @@ from ..platform.models.loading import SourceWeights, source_weights
 from ..platform.models.source import parse_source
 from ..platform.models.transfer import copy_weights
 from ..platform.training import checkpoint
+from ..platform.training.schedules import share_of_steps
 from .checkpoints import TEACHER, image_settings, trained_config
 from .config import PretrainConfig
 from .distillation.config import HeadConfig
@@ -80,7 +81,7 @@ def starting_point(config: PretrainConfig) -> StartingPoint:
         backbone=_initial_backbone(config, weights),
         heads=heads,
         centers={name: value for name, value in state.items() if not name.startswith("teacher.")},
-        frozen_steps=0 if complete else round(config.head_warmup * config.steps),
+        frozen_steps=0 if complete else share_of_steps(config.head_warmup, config.steps),
     )
 
 
