@@ -24,7 +24,7 @@ def test_a_whole_number_of_steps_is_that_number(percent, steps):
     if exact % 100 == 0:
         assert whole == exact // 100
         peak = [Cosine(start=1.0, end=0.0, warmup=percent / 100).at(step, steps) for step in range(steps)]
-        assert all(value < 1 for value in peak[: whole - 1])
+        assert all(value < 1 for value in peak[: max(whole - 1, 0)])
         assert whole < 2 or peak[whole - 1] == 1
 
 
