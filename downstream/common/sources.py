@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...platform.core.device import DeviceChoice
 from ...platform.core.errors import ConfigError, FeaturesError
 from ...platform.data.manifest import load_manifest
 from ...platform.measure.descriptors import Descriptor, Level, Pool
@@ -114,12 +115,13 @@ class SourceFactory:
     folder: Path
     config: SourceConfig = field(default_factory=SourceConfig)
     planned: tuple[Descriptor, ...] = ()
+    device: DeviceChoice = "cpu"
 
     def backbone(self, name: str, origin: str | Path) -> Source:
         """A backbone folder, a weights file, timm:NAME or random:NAME, as `platform.models.loading.load` takes it."""
         from ...platform.models.loading import load
 
-        return self._backbone_source(name, load(origin))
+        return self._backbone_source(name, load(origin, self.device))
 
     def random(self, name: str, twin: Source, seed: int = 0) -> Source:
         """Architecture and preprocessing of another source's backbone, with random weights."""

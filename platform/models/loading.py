@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.config import from_json
+from ..core.device import DeviceChoice, resolve_device
 from ..core.errors import CheckpointError, ConfigError
 from .architecture import KERNEL, config_from_shapes, native_config, native_side
 from .backbone import Backbone, random_backbone, with_weights_digest
@@ -54,8 +55,8 @@ class SourceWeights:
         return f"SourceWeights({self.card.label}, {len(self.state)} tensors)"
 
 
-def load(source: str | Path) -> Backbone:
-    """A backbone in evaluation mode, from one of four sources:
+def load(source: str | Path, device: DeviceChoice = "cpu") -> Backbone:
+    """A backbone in evaluation mode on a device, from one of four sources:
 
     * a backbone folder: its weights are checked against its card's sha256;
     * a weights file of a DINO or DINOv2 ViT (.safetensors, or a .pth read with weights_only; a bare network or a
@@ -68,17 +69,20 @@ def load(source: str | Path) -> Backbone:
     `PATH#sha256=HEX` is refused unless the weights at the path have that sha256. A color network is made gray
     without loss: its output for a gray image is as before for the image shown as three normalized channels.
 
-    Raises CheckpointError for damaged or foreign weights and a path without any, ConfigError for an unknown name.
+    Raises CheckpointError for damaged or foreign weights and a path without any, ConfigError for an unknown name and a
+    GPU that there is not.
     """
+    place = resolve_device(device)
     parsed = parse_source(source)
     match parsed.kind:
         case "folder":
-            return _from_folder(Path(parsed.place), parsed.sha256)
+            backbone = _from_folder(Path(parsed.place), parsed.sha256)
         case "random":
-            return random_backbone(native_config(parsed.place), seed=0).eval()
+            backbone = random_backbone(native_config(parsed.place), seed=0).eval()
         case _:
             weights = _foreign_weights(parsed)
-            return _with_weights(weights, weights.card.label if parsed.kind == "timm" else parsed.place)
+            backbone = _with_weights(weights, weights.card.label if parsed.kind == "timm" else parsed.place)
+    return backbone.to(place)
 
 
 def source_weights(source: str | Path) -> SourceWeights:
