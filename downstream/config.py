@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..platform.core.device import DeviceConfig
 from .common.config import SourceConfig
 from .findings.config import FinetuneConfig, KnnConfig, LinearConfig
 from .views.config import ConsistencyConfig, SynthesisConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluateConfig:
+class EvaluateConfig(DeviceConfig):
     """Which tasks are evaluated, and how."""
 
     tasks: tuple[str, ...] = ("knn",)

@@ -162,7 +162,7 @@ def _sources(backbones: Mapping[str, str | Path], job: EvaluationJob) -> list[So
     if not backbones or not config.tasks or not config.fractions:
         raise ConfigError("nothing to measure; give a backbone, a task and a fraction at least")
     planned = dict.fromkeys(one for name in config.tasks for one in TASKS[name].descriptors(config))
-    make = SourceFactory(job.shards, job.out / "features", config.sources, tuple(planned))
+    make = SourceFactory(job.shards, job.out / "features", config.sources, tuple(planned), config.device)
     sources = [make.backbone(name, origin) for name, origin in backbones.items()]
     return [*sources, make.random("random", sources[0], config.seed), make.pixels(), make.pca()]
 

@@ -52,6 +52,7 @@ COMMANDS = {
         CONTINUE,
     ),
     "ingest": Entry("ingest:Ingest", "SRC OUT", "DICOM tree or image table -> shards", CONTINUE),
+    "verify": Entry("verify:Verify", "SHARDS", "are the shards what was written?"),
     "pretrain": Entry(
         "pretrain:Pretrain",
         "RECIPE",

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ..platform.data.manifest import load_manifest
-from ..platform.models.backbone import random_backbone
+from ..platform.data.manifest import Manifest, load_manifest
 from ..platform.training.cluster import WorkerContext
 from .batches.batch import CropBatch
 from .batches.device_crops import PlannedBatch, crops_on_device, cuts_on_device
 from .batches.loader import CropDataset, crop_loader, remade_batch
 from .batches.order import StepSampler, StudyOrder
-from .checkpoints import POSITION
+from .checkpoints import POSITION, checkpoint_backbone
 from .config import PretrainConfig
 from .distillation.distiller import Distiller
 from .distillation.engine import Engine
@@ -66,7 +65,8 @@ def build_trainer(config: PretrainConfig, worker: WorkerContext, newest: Path | 
         config.seed,
         planned_only=cuts_on_device(config.crops, worker.device),
     )
-    order = StudyOrder(len(dataset), config.batch, config.seed)
+    order = study_order(config, manifest)
+    assert order.studies == len(dataset), "the index has as many studies as the manifest"
     start = starting_point(config) if newest is None else _resumed_start(config, newest)
     distiller = Distiller(start.backbone, config.distill)
     start.load_heads_into(distiller)
@@ -86,15 +86,22 @@ def build_trainer(config: PretrainConfig, worker: WorkerContext, newest: Path | 
     return Trainer(config, worker, dataset, order, distiller, engine, probe)
 
 
+def study_order(config: PretrainConfig, manifest: Manifest) -> StudyOrder:
+    """The order in which a training takes the studies of its shards."""
+    shards = tuple(shard.studies for shard in manifest.of("train"))
+    return StudyOrder(sum(shards), config.batch, config.seed, shards, config.order.window, config.order.lanes)
+
+
 def _resumed_start(config: PretrainConfig, newest: Path) -> StartingPoint:
     """Shape and frozen steps of a training that will be loaded: its source of weights is not needed again."""
     position = json.loads((newest / POSITION).read_text())
-    return StartingPoint(random_backbone(config.backbone, config.seed), frozen_steps=position["head_warmup"])
+    return StartingPoint(checkpoint_backbone(config, newest), frozen_steps=position["head_warmup"])
 
 
 def _whiten_heads(
     distiller: Distiller, dataset: CropDataset, order: StudyOrder, worker: WorkerContext
 ) -> None:
-    sample = replace(order, batch=min(order.studies, 256))
+    # All studies shuffled, whatever the order: a few shards may show too little.
+    sample = StudyOrder(order.studies, min(order.studies, 256), order.seed)
     batch = remade_batch(dataset, sample, 0, 1)
     distiller.whiten_heads(crops_on_device(worker.device, batch, dataset.crops))

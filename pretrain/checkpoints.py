@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from ..platform.core.config import from_json, to_json
 from ..platform.core.errors import CheckpointError
 from ..platform.core.files import atomic_write
 from ..platform.data.manifest import load_manifest
+from ..platform.models.backbone import Backbone, random_backbone
 from ..platform.training import checkpoint
 from ..platform.training.cluster import WorkerContext
 from .bad_steps import BadSteps
@@ -28,6 +30,10 @@ TEACHER = "teacher.safetensors"
 
 POSITION = "position.json"
 """In a checkpoint: its step, and what a training remembers besides tensors."""
+
+
+IMAGES = ("mean", "std", "positions")
+"""What a training takes over from the card of the backbone that it starts from."""
 
 
 @dataclass(slots=True)
@@ -104,6 +110,7 @@ class Checkpoints:
                 "bad": state.bad_steps.state(),
                 "rewinds": state.rewinds,
                 "auroc": state.auroc,
+                "images": {name: getattr(self.distiller.teacher.backbone.card, name) for name in IMAGES},
             }
         )
 
@@ -111,6 +118,30 @@ class Checkpoints:
 def checkpoints_folder(config: PretrainConfig) -> Path:
     """Where a training keeps its checkpoints."""
     return config.out / "checkpoints"
+
+
+def trained_config(folder: Path) -> PretrainConfig:
+    """The settings of the training that a checkpoint is of. Raises CheckpointError where they are missing."""
+    file = folder / "config.json"
+    try:
+        return from_json(PretrainConfig, file.read_text(), source=str(file))
+    except OSError as error:
+        raise CheckpointError(
+            f"{file}: cannot be read ({error.strerror}); copy the checkpoint again"
+        ) from None
+
+
+def image_settings(folder: Path) -> dict[str, Any]:
+    """How the training of a checkpoint prepares images, by names of `Card`; empty for older ones, which
+    all do alike."""
+    return json.loads((folder / POSITION).read_text()).get("images", {})
+
+
+def checkpoint_backbone(config: PretrainConfig, folder: Path) -> Backbone:
+    """A backbone to load a checkpoint's weights into, which prepares images as its training does."""
+    backbone = random_backbone(config.backbone, config.seed)
+    backbone.card = replace(backbone.card, **image_settings(folder))
+    return backbone
 
 
 def newest_checkpoint_at(config: PretrainConfig, step: int) -> Path | None:
@@ -137,9 +168,8 @@ def best_step(root: Path) -> int | None:
 
 def check_resumable(config: PretrainConfig, folder: Path) -> None:
     """Raises CheckpointError if a training with these settings cannot continue from a checkpoint."""
-    file = folder / "config.json"
-    began = from_json(PretrainConfig, file.read_text(), source=str(file))
-    for name in ("backbone", "distill", "crops", "batch", "seed", "head_warmup"):
+    began = trained_config(folder)
+    for name in ("backbone", "distill", "order", "crops", "batch", "seed", "head_warmup"):
         if getattr(began, name) != getattr(config, name):
             raise CheckpointError(
                 f"{folder}: {name} differs from the settings that this training began with; resume with those "

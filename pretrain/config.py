@@ -9,7 +9,7 @@ from typing import Literal
 
 from ..platform.core.errors import ConfigError
 from ..platform.models.config import BackboneConfig
-from .batches.config import CropConfig
+from .batches.config import CropConfig, OrderConfig
 from .distillation.config import DistillConfig, OptimConfig
 from .watch.config import AlarmConfig, ProbeConfig
 
@@ -25,9 +25,9 @@ class PretrainConfig:
     out: Path = Path("runs/pretrain")
     """Folder for the checkpoints, the metrics and the backbone."""
     start: str = ""
-    """Initial weights: empty for random ones, a backbone folder, a weights file (DINO, DINOv2, timm), `timm:NAME` for
-    published weights that timm downloads, or the folder of a training of ours or of one of its checkpoints, whose
-    heads are reused."""
+    """Initial weights: empty for random ones, a backbone folder, a weights file (DINO, DINOv2, timm; `PATH#heads=N`
+    where its tensors do not tell), `timm:NAME` for published weights that timm downloads, or the folder of a training
+    of ours or of one of its checkpoints, whose heads are reused."""
     head_warmup: float = 0.05
     """Share of the steps during which the backbone is frozen, if `start` brings one without heads; 0 for none."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -35,6 +35,7 @@ class PretrainConfig:
     """Image side of the exported backbone in pixels; None takes backbone.side. Things look larger in random crops
     than in a whole image: one and a half times the global crops' side makes up for it (FixRes, arXiv 1906.06423,
     section 3)."""
+    order: OrderConfig = field(default_factory=OrderConfig)
     crops: CropConfig = field(default_factory=CropConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -93,13 +94,27 @@ class PretrainConfig:
             if side % patch:
                 near = max(1, round(side / patch)) * patch
                 raise ConfigError(f"{name} {side} is not a multiple of the patch, {patch}; nearest is {near}")
-        if self.batch % self.workers:
-            raise ConfigError(f"batch {self.batch} cannot be divided among workers {self.workers}")
+        self.order.check(self.batch)
+        self._check_shares("batch", self.batch)
+        if self.order.window:
+            self._check_shares("order.lanes", self.order.lanes)
         if self.batch < 2 * self.workers:
             raise ConfigError(
                 f"batch {self.batch} gives some of the workers {self.workers} fewer than 2 studies"
             )
-        self.optim.micro_batches(self.batch, self.workers)
+        for workers in self._worker_counts():
+            self.optim.micro_batches(self.batch, workers)
+
+    def _worker_counts(self) -> range:
+        """Every number of workers that may train: Ray takes as many as the cluster has."""
+        return range(self.min_workers or self.workers, self.workers + 1)
+
+    def _check_shares(self, name: str, value: int) -> None:
+        """Raises ConfigError if a setting cannot be divided among every number of workers that may train."""
+        for workers in self._worker_counts():
+            if value % workers:
+                allowed = f", which min_workers {self.min_workers} allows" if workers < self.workers else ""
+                raise ConfigError(f"{name} {value} cannot be divided among workers {workers}{allowed}")
 
     def _check_rewind(self) -> None:
         if self.alarms.policy != "rewind":

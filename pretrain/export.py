@@ -19,6 +19,7 @@ from ..platform.models.saving import save_backbone
 from ..platform.training import checkpoint
 from .checkpoints import checkpoints_folder
 from .config import PretrainConfig
+from .data_warnings import no_pairs
 from .records import STATUS
 
 
@@ -28,7 +29,7 @@ def open_pretrain_run(config: PretrainConfig, manifest: Manifest) -> Run:
         "manifest": manifest.digest,
         "config": digest(config),
         "seed": config.seed,
-        "views": _views(config),
+        "views": view_mode(config, manifest),
     }
     name = f"{config.recipe or 'custom'}-{config.seed}"
     return open_run(config.out, experiment="vetdino/pretrain", name=name, params=flat(config), tags=tags)
@@ -49,7 +50,7 @@ def export_backbone(config: PretrainConfig, backbone: Backbone, manifest: Manife
             "revision": git_revision(),
             "step": str(config.steps),
             "seed": str(config.seed),
-            "views": _views(config),
+            "views": view_mode(config, manifest),
         },
         metrics={
             name: value
@@ -74,5 +75,6 @@ def log_models(config: PretrainConfig, run: Run, card: Card) -> None:
     run.log_best("probe/auroc_macro")
 
 
-def _views(config: PretrainConfig) -> str:
-    return "multi" if config.crops.p_multiview > 0 else "single"
+def view_mode(config: PretrainConfig, manifest: Manifest) -> str:
+    """`multi` where the training sees pairs of views, else `single`."""
+    return "multi" if config.crops.p_multiview > 0 and not no_pairs(config, manifest) else "single"

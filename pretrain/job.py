@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +16,12 @@ from ..platform.core.files import atomic_write
 from ..platform.core.progress import Progress
 from ..platform.core.tracking import create_database, tracking_address
 from ..platform.data.manifest import load_manifest
+from ..platform.models.source import absolute_source
 from ..platform.training import checkpoint
 from ..platform.training.cluster import WorkerConfig, WorkerContext, read_status, run_on_ray, watch_status
 from .checkpoints import check_resumable, checkpoints_folder
 from .config import PretrainConfig
+from .data_warnings import data_warnings
 from .loop import train
 from .records import STATUS
 from .start import starting_point
@@ -35,7 +37,7 @@ def pretrain(config: PretrainConfig) -> Path:
     config.check()
     for library in ("ray", "deepspeed"):
         require_extra(library, "pretraining")
-    start = str(Path(config.start).resolve()) if _is_path(config.start) else config.start
+    start = absolute_source(config.start) if config.start else ""
     config = replace(config, shards=_absolute(config.shards), out=config.out.resolve(), start=start)
     manifest = load_manifest(config.shards)
     if manifest.studies("train") < config.batch:
@@ -51,7 +53,7 @@ def pretrain(config: PretrainConfig) -> Path:
         threads=config.threads,
         restarts=config.restarts,
     )
-    with _progress_bar(config):
+    with _progress_bar(config, data_warnings(config, manifest)):
         run_on_ray(_train_worker, to_json(config), workers, config.out, lambda: _advice(config))
     return config.out / "backbone"
 
@@ -91,25 +93,29 @@ def _absolute(path: Path) -> Path:
     return path if "://" in str(path) else path.resolve()
 
 
-def _is_path(start: str) -> bool:
-    return bool(start) and Path(start).exists()
-
-
 @contextmanager
-def _progress_bar(config: PretrainConfig) -> Iterator[None]:
-    """Within the `with` block: a bar follows the first worker's status file; each warning is printed once."""
+def _progress_bar(config: PretrainConfig, warnings: Sequence[str]) -> Iterator[None]:
+    """Within the `with` block: a bar follows the first worker's status file; each warning is printed once.
+
+    warnings: what is known before the first step.
+    """
     status = config.out / STATUS
     began = seen = read_status(status).get("step", 0)
     printed: set[str] = set()
+
+    def warn(texts: Iterable[str]) -> None:
+        for text in texts:
+            if text not in printed:
+                print(f"vetdino: warning: {text}", file=sys.stderr, flush=True)
+                printed.add(text)
+
+    warn(warnings)
     shown = {"loss/total": "loss", "probe/auroc_macro": "auroc", "health/teacher_entropy": "entropy"}
     with Progress("pretrain", total=(config.steps - began) * config.batch, unit="studies") as progress:
 
         def report(values: Mapping[str, Any]) -> None:
             nonlocal seen
-            for text in values.get("warnings", ()):
-                if text not in printed:
-                    print(f"vetdino: warning: {text}", file=sys.stderr, flush=True)
-                    printed.add(text)
+            warn(values.get("warnings", ()))
             step = max(seen, values.get("step", seen))
             notes = {
                 short: round(values[name], 3) for name, short in shown.items() if values.get(name) is not None

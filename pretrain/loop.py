@@ -22,6 +22,7 @@ from .batches.seeds import derived_seed
 from .build import Trainer, build_trainer
 from .checkpoints import Checkpoints, LoopState, checkpoints_folder, newest_checkpoint_at
 from .config import PretrainConfig
+from .data_warnings import data_warnings
 from .export import export_backbone, log_models, open_pretrain_run
 from .records import STATUS, RecordWindow
 from .watch.alarms import Alarms, Decision, alarm_metrics, decide
@@ -76,7 +77,7 @@ class TrainingLoop:
         )
         self.state = LoopState(alarms, BadSteps(config.bad_in_a_row))
         self.checkpoints = Checkpoints(config, worker, self.distiller, self.engine, self.state)
-        self.warnings: list[str] = []
+        self.warnings = data_warnings(config, load_manifest(config.shards))
 
     def run_from(self, first: int) -> int | None:
         """Train from a step to the end; returns the step to continue from if an alarm rewound the training."""

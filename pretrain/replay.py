@@ -18,12 +18,11 @@ from torch.utils.hooks import RemovableHandle
 
 from ..platform.core.config import from_json
 from ..platform.core.errors import CheckpointError, ConfigError
-from ..platform.models.backbone import random_backbone
 from ..platform.training import checkpoint
 from .bad_batches import load_bad_batch
 from .batches.batch import CropBatch
 from .batches.seeds import derived_seed
-from .checkpoints import TEACHER, newest_checkpoint_at
+from .checkpoints import TEACHER, checkpoint_backbone, newest_checkpoint_at
 from .config import PretrainConfig
 from .distillation.distiller import LOSS_NAMES, Distiller
 from .distillation.engine_state import read_student
@@ -107,7 +106,7 @@ def replay(config: PretrainConfig, step: int, initial: Distiller | None = None) 
     micro_batches = load_bad_batch(config, step)
     folder = newest_checkpoint_at(config, step)
     if folder is not None:
-        distiller = Distiller(random_backbone(config.backbone, config.seed), config.distill)
+        distiller = Distiller(checkpoint_backbone(config, folder), config.distill)
         _load_weights(distiller, folder)
     elif initial is not None:
         distiller = initial

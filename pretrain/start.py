@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..platform.core.errors import CheckpointError, ConfigError, VetdinoError
+from ..platform.models.architecture import create_vit, hidden_settings
 from ..platform.models.backbone import Backbone, random_backbone
-from ..platform.models.loading import load, parse_source
-from ..platform.models.transfer import copy_weights, timm_state
-from ..platform.models.weights import (
-    IMAGENET,
-    file_state,
-    published_normalization,
-    published_state,
-)
+from ..platform.models.card import Card
+from ..platform.models.loading import SourceWeights, source_weights
+from ..platform.models.source import parse_source
+from ..platform.models.transfer import copy_weights
 from ..platform.training import checkpoint
-from .checkpoints import TEACHER
+from ..platform.training.schedules import share_of_steps
+from .checkpoints import TEACHER, image_settings, trained_config
 from .config import PretrainConfig
 from .distillation.config import HeadConfig
 from .distillation.distiller import Distiller
@@ -64,24 +62,26 @@ def starting_point(config: PretrainConfig) -> StartingPoint:
     * nothing: random weights by the seed
     * `timm:NAME`: published weights by timm's name; `random:NAME`: random weights as `load` makes them
     * a weights file of DINO, DINOv2 or timm (.pth, read with weights_only, or .safetensors), or a backbone folder of
-      ours: a backbone
+      ours: a backbone, shown images as its card says
     * a training's folder (its newest whole checkpoint) or one checkpoint: the teacher's backbone, heads and centers,
       for both student and teacher
 
-    Raises ConfigError if there is no such source or its heads have another size, CheckpointError if it is damaged,
-    cannot be downloaded or is of another architecture.
+    Position embeddings are resampled as in the code that the weights come from. Raises ConfigError if there is no such
+    source or its heads have another size, CheckpointError if it is damaged, cannot be downloaded or is of another
+    architecture, attention heads and epsilon included.
     """
     if not config.start:
         return StartingPoint(random_backbone(config.backbone, config.seed))
     folder = _checkpoint_in(Path(config.start))
     state = _teacher_state(folder) if folder else {}
+    weights = _checkpoint_weights(folder, state) if folder else _source_weights(config.start)
     heads = _reused_heads(config, state)
     complete = all(f"{name}.prototypes_KW" in heads for name in _head_names(config))
     return StartingPoint(
-        backbone=_initial_backbone(config, state),
+        backbone=_initial_backbone(config, weights),
         heads=heads,
         centers={name: value for name, value in state.items() if not name.startswith("teacher.")},
-        frozen_steps=0 if complete else round(config.head_warmup * config.steps),
+        frozen_steps=0 if complete else share_of_steps(config.head_warmup, config.steps),
     )
 
 
@@ -112,33 +112,51 @@ def _teacher_state(folder: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _initial_backbone(config: PretrainConfig, teacher: Mapping[str, Tensor]) -> Backbone:
-    """The configured backbone with the weights of the source."""
+def _initial_backbone(config: PretrainConfig, weights: SourceWeights) -> Backbone:
+    """The configured backbone with the weights of the source, which is shown images as the source was."""
+    card = weights.card
     backbone = random_backbone(config.backbone, config.seed)
-    normalization = None
-    if teacher:
-        tensors = _with_prefix(teacher, "teacher.backbone.")
-        state = {name.removeprefix("vit."): value for name, value in tensors.items()}
-    else:
-        try:
-            source = parse_source(config.start)
-        except VetdinoError as error:
-            raise type(error)(f"start: {error}; a training's folder or checkpoint will do, too") from None
-        match source.kind:
-            case "timm":
-                state, normalization = published_state(source.place), published_normalization(source.place)
-            case "file":
-                state, normalization = file_state(Path(source.place), source.sha256), IMAGENET
-            case _:
-                state = timm_state(load(config.start))
+    # A kernel for color is folded for our default mean and std; one for gray keeps those that it was trained with.
+    kept = {} if weights.normalization else {"mean": card.mean, "std": card.std}
+    backbone.card = replace(backbone.card, positions=card.positions, **kept)
     try:
-        copy_weights(backbone, state, normalization)
+        copy_weights(backbone, weights.state, weights.normalization)
     except (RuntimeError, KeyError) as error:
         raise CheckpointError(
             f"{config.start}: holds another architecture than backbone {config.backbone.name}, "
             f"width {backbone.width}, {len(backbone.vit.blocks)} blocks ({error}); set --backbone.* to match it"
         ) from None
+    _check_hidden_settings(config, backbone, card)
     return backbone
+
+
+def _check_hidden_settings(config: PretrainConfig, backbone: Backbone, card: Card) -> None:
+    """Raises CheckpointError where a network differs from the source's in what the shapes of tensors do not tell."""
+    with torch.device("meta"):
+        there = hidden_settings(create_vit(card.config))
+    for name, here in hidden_settings(backbone.vit).items():
+        if here != there[name]:
+            setting = f"--backbone.{name}" if name in ("heads", "eps") else "--backbone.name"
+            raise CheckpointError(
+                f"{config.start}: its {name} is {there[name]}, that of backbone {config.backbone.name} is {here}; "
+                f"set {setting} to match it"
+            )
+
+
+def _source_weights(start: str) -> SourceWeights:
+    """Weights and card of a backbone folder, a weights file or a name. Raises as `starting_point`."""
+    try:
+        parse_source(start)
+    except VetdinoError as error:
+        raise type(error)(f"start: {error}; a training's folder or checkpoint will do, too") from None
+    return source_weights(start)
+
+
+def _checkpoint_weights(folder: Path, state: Mapping[str, Tensor]) -> SourceWeights:
+    """The backbone of a checkpoint's teacher, with the architecture and the preparation of images of its training."""
+    tensors = _with_prefix(state, "teacher.backbone.")
+    card = Card(label=str(folder), config=trained_config(folder).backbone, **image_settings(folder))
+    return SourceWeights(card, {name.removeprefix("vit."): value for name, value in tensors.items()}, None)
 
 
 def _reused_heads(config: PretrainConfig, teacher: Mapping[str, Tensor]) -> dict[str, Tensor]:

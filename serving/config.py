@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ..platform.core.device import DeviceConfig
+
 HOST = "127.0.0.1"
 """The only address served: the app is for the person at this machine."""
 
@@ -14,7 +16,7 @@ RANDOM = "random"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class AppConfig:
+class AppConfig(DeviceConfig):
     """What the app shows, and on which port."""
 
     shards: Path

@@ -149,6 +149,9 @@ def load_backbones(config: AppConfig) -> list[Backbone]:
             f"{len(config.features)} feature tables for {len(config.backbones)} backbones; "
             "give the i-th table for the i-th backbone"
         )
-    first = load(config.backbones[0])
+    first = load(config.backbones[0], config.device)
     others = config.backbones[1:]
-    return [first, *(random_like(first) if str(name) == RANDOM else load(name) for name in others)]
+    return [
+        first,
+        *(random_like(first) if str(name) == RANDOM else load(name, config.device) for name in others),
+    ]

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...platform.core.device import DeviceChoice
 from ...platform.core.errors import ConfigError, FeaturesError
 from ...platform.data.manifest import load_manifest
 from ...platform.measure.descriptors import Descriptor, Level, Pool
 from ...platform.measure.extraction import extract_all, pixel_features
 from ...platform.measure.features import Features, by_study, load_features, save_features
-from ...platform.models.weights import split_sha256
+from ...platform.models.source import split_source
 from .config import SourceConfig
 
 if TYPE_CHECKING:
@@ -114,12 +115,13 @@ class SourceFactory:
     folder: Path
     config: SourceConfig = field(default_factory=SourceConfig)
     planned: tuple[Descriptor, ...] = ()
+    device: DeviceChoice = "cpu"
 
     def backbone(self, name: str, origin: str | Path) -> Source:
         """A backbone folder, a weights file, timm:NAME or random:NAME, as `platform.models.loading.load` takes it."""
         from ...platform.models.loading import load
 
-        return self._backbone_source(name, load(origin))
+        return self._backbone_source(name, load(origin, self.device))
 
     def random(self, name: str, twin: Source, seed: int = 0) -> Source:
         """Architecture and preprocessing of another source's backbone, with random weights."""
@@ -171,7 +173,7 @@ def source_names(backbones: Sequence[str | Path]) -> list[str]:
     ['mine', 'dino', 'vit_tiny_patch16_224', 'mine-2']
     """
     names: list[str] = []
-    for path in (Path(split_sha256(backbone)[0]) for backbone in backbones):
+    for path in (Path(split_source(backbone)[0]) for backbone in backbones):
         parts = [part for part in path.parts if part not in ("backbone", "..", path.anchor)]
         name = path.stem if path.suffix in WEIGHTS else (parts or ["backbone"])[-1]
         name = re.sub(r"[^\w\-]", "_", name)

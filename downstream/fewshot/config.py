@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from ...platform.core.device import DeviceChoice
 from ...platform.core.errors import ConfigError
 from ..volumes.config import PrepareConfig
 from .learn.config import AdaptConfig, LearnConfig
@@ -44,8 +43,6 @@ class FewshotEvaluateConfig(FewshotConfig):
     """Training on each query slice before it is segmented; with steps, rows of their own."""
     learn: LearnConfig = field(default_factory=LearnConfig)
     """Which weights of a frozen backbone test-time training may change; encoders of `--trained` bring their own."""
-    device: DeviceChoice = "auto"
-    """Device of the encoders that were trained or are trained at test time."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ...platform.core.device import DeviceChoice
 from ...platform.core.errors import CheckpointError
 from ...platform.models.backbone import random_like
 from ...platform.models.loading import load
@@ -28,16 +29,16 @@ PIXELS = "pixels"
 """In place of a backbone: `PixelFeatures`, which need no network."""
 
 
-def load_source(source: str | Path) -> Backbone | None:
+def load_source(source: str | Path, device: DeviceChoice = "cpu") -> Backbone | None:
     """The backbone of a folder, weights file, timm:NAME or random:NAME; None for `pixels`. Raises as `load` does."""
-    return None if str(source) == PIXELS else load(source)
+    return None if str(source) == PIXELS else load(source, device)
 
 
-def load_sources(sources: Sequence[str | Path]) -> dict[str, Backbone | None]:
+def load_sources(sources: Sequence[str | Path], device: DeviceChoice = "cpu") -> dict[str, Backbone | None]:
     """Short name -> backbone; `pixels` keeps its name, others are named as in `compare-backbones`."""
     networks = [source for source in dict.fromkeys(map(str, sources)) if source != PIXELS]
     names = dict(zip(networks, source_names(networks), strict=True)) | {PIXELS: PIXELS}
-    return {names[source]: load_source(source) for source in dict.fromkeys(map(str, sources))}
+    return {names[source]: load_source(source, device) for source in dict.fromkeys(map(str, sources))}
 
 
 def slice_features(backbone: Backbone | None, config: TaskConfig) -> SliceFeatures:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ...platform.core.device import DeviceConfig
 from ...platform.core.errors import ConfigError
 
 
@@ -61,7 +62,7 @@ class CosegmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ZeroshotConfig:
+class ZeroshotConfig(DeviceConfig):
     """How frames are encoded, and how masks are made from the descriptors of their patches."""
 
     facet: Literal["query", "key", "value", "token"] = "key"

@@ -8,7 +8,6 @@ A file that cannot be used is left out with a reason, never silently. Masks hold
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ...platform.core.errors import DataError
+from ...platform.core.errors import DataError, PictureError
+from ...platform.data.pictures import read_color
 from ..common.shapes import shape_text
 
 if TYPE_CHECKING:
@@ -153,23 +153,12 @@ def list_pictures(folder: Path) -> list[Path]:
 
 def _read_picture(path: Path) -> np.ndarray:
     """A picture as (H, W) or (H, W, 3) uint8. Raises FrameError."""
-    from PIL import Image
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                if picture.mode.startswith(("I", "F")):
-                    raise FrameError(f"{picture.mode} pixels; export it with 8 bits a channel")
-                pixels = np.array(picture.convert("L" if picture.mode in ("1", "L", "LA") else "RGB"))
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        Image.DecompressionBombWarning,
-        Image.DecompressionBombError,
-    ) as error:
-        raise FrameError(f"not a readable picture ({type(error).__name__})") from None
+        pixels = read_color(path)
+    except PictureError as error:
+        raise FrameError(str(error)) from None
+    if pixels.dtype != np.uint8:
+        raise FrameError(f"{pixels.dtype} pixels; export it with 8 bits a channel")
     height, width = pixels.shape[:2]
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise FrameError(f"{shape_text(pixels.shape[:2])} pixels is a strip, no frame")

@@ -86,7 +86,7 @@ def synthesis(
     test_P2 = pairs["test"][[row not in left_out for row in pair_rows(test, pairs["test"])]]
     if not len(test_P2):
         return Measurements((), left_out, facts)
-    decoder, fit_facts = _fitted_decoder(views, pairs, config, seed, source.backbone.mask_token.device)
+    decoder, fit_facts = _fitted_decoder(views, pairs, config, seed, source.backbone.device)
     comparison = Comparison(
         decoder,
         train,

@@ -73,7 +73,8 @@ def read_series(folder: Path) -> Voxels:
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # LPS -> RAS
     values_ZHW = np.stack([slices[place].values for place in order])
     modality = {"CT": "ct", "MR": "mri"}.get(first.modality, "")
-    return Voxels(values_ZHW, affine, slices_first=True, order=order, modality=modality)
+    notes = tuple(dict.fromkeys(doubt for one in slices for doubt in one.doubts))
+    return Voxels(values_ZHW, affine, slices_first=True, order=order, modality=modality, notes=notes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,6 +88,7 @@ class _DicomSlice:
     thickness: float
     modality: str
     series: str
+    doubts: tuple[str, ...]
 
     @property
     def shape(self) -> str:
@@ -105,7 +107,9 @@ def _read_slice(file: Path) -> _DicomSlice:
             raise DataError("a file of several frames; export single frames or NIfTI")
         if dataset.PhotometricInterpretation != "MONOCHROME2":
             raise DataError(f"pixels are {dataset.PhotometricInterpretation}; a slice is MONOCHROME2")
-        values = _rescale(raw_pixels(dataset), dataset)
+        raw = raw_pixels(dataset)
+        with quiet():
+            values, doubts = _rescaled(raw, dataset), _doubts(raw, dataset)
     except DicomError as error:
         raise DataError(f"a slice that cannot be decoded ({error})") from None
     except OSError as error:
@@ -121,23 +125,39 @@ def _read_slice(file: Path) -> _DicomSlice:
             thickness=float(thickness) if thickness else 1.0,
             modality=str(dataset.get("Modality") or ""),
             series=str(dataset.get("SeriesInstanceUID") or ""),
+            doubts=doubts,
         )
 
 
-def _rescale(raw: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """Stored values through the modality LUT or slope and intercept, float32: HU for CT (PS3.3 C.11.1.1.2)."""
-    from pydicom.pixels import apply_modality_lut
+def _rescaled(raw: np.ndarray, dataset: Dataset) -> np.ndarray:
+    """Stored values through the modality LUT or slope and intercept, float32: HU for CT (PS3.3 C.11.1.1.2).
 
-    from ...platform.ingest.tags import quiet
+    Padding that is brighter than everything else becomes as dark as the darkest.
+    """
+    from ...platform.ingest.luts import modality_values
+    from ...platform.ingest.stored import padding_range
 
-    stored = int(dataset.get("BitsStored") or raw.itemsize * 8)
-    if raw.dtype.kind == "u" and stored < raw.itemsize * 8:
-        raw = raw & ((1 << stored) - 1)  # old files keep overlays in the bits above
-    with quiet():
-        try:
-            return np.asarray(apply_modality_lut(raw, dataset), np.float32)
-        except Exception:  # a LUT that contradicts itself can raise anything
-            raise DataError("a modality LUT that cannot be applied") from None
+    values = modality_values(dataset, raw).astype(np.float32)
+    padding = padding_range(dataset)
+    if padding is not None:
+        is_padding = (raw >= padding[0]) & (raw <= padding[1])
+        others = values[~is_padding]
+        if is_padding.any() and others.size and values[is_padding].min() > others.max():
+            values[is_padding] = others.min()
+    return values
+
+
+def _doubts(raw: np.ndarray, dataset: Dataset) -> tuple[str, ...]:
+    """Where a slice's header contradicts its pixels or says nothing about their unit."""
+    from ...platform.ingest.luts import rescale_doubt
+    from ...platform.ingest.stored import bits_doubt
+
+    doubts = [bits_doubt(dataset, raw), rescale_doubt(dataset)]
+    if dataset.get("Modality") == "CT" and not {"RescaleIntercept", "ModalityLUTSequence"} & set(
+        dataset.dir()
+    ):
+        doubts.append("no RescaleIntercept: stored values are taken as Hounsfield units")
+    return tuple(filter(None, doubts))
 
 
 def _numbers(dataset: Dataset, name: str, count: int) -> np.ndarray:

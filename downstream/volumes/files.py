@@ -9,7 +9,6 @@ shown.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ...platform.core.errors import DataError
+from ...platform.data import pictures
 from ..common.shapes import shape_text
 from .dicom import is_slice, read_series
 from .grid import Spacing, Voxels, affine_of
@@ -190,7 +190,8 @@ def _read_stack(path: Path, geometry: StackGeometry, *, labels: bool) -> Voxels:
     files = [path] if path.is_file() else sorted(_pictures(path), key=lambda file: natural_key(file.name))
     if labels and any(file.name.lower().endswith(LOSSY) for file in files):
         raise DataError("labels as JPEG, which does not keep numbers; give PNG")
-    slices = [_read_picture(file, labels) for file in files]
+    read = pictures.read_labels if labels else pictures.read_gray
+    slices = [read(file) for file in files]
     shapes = {one.shape for one in slices}
     if len(shapes) > 1:
         raise DataError(f"slices of several sizes ({first_few(sorted(map(str, shapes)))}); give one size")
@@ -241,22 +242,3 @@ def _split_tall(tall: np.ndarray, card: Mapping[str, Any], axes: str) -> tuple[n
     except (TypeError, ValueError):
         raise DataError(f"{TALL} gives no spacing_xyz of three numbers") from None
     return tall.reshape(shape), (z, y, x), str(card.get("axes", axes))
-
-
-def _read_picture(file: Path, labels: bool) -> np.ndarray:
-    """(H, W): gray values, or the numbers of a label picture as stored (of a palette, its indices)."""
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # tall pictures are large
-            with Image.open(file) as picture:
-                if picture.mode == "1":
-                    return np.array(picture).astype(np.uint8)
-                if picture.mode in ("L", "I", "F") or picture.mode.startswith("I;"):
-                    return np.array(picture)
-                if labels and picture.mode != "P":
-                    raise DataError(f"labels in color ({picture.mode}); give one number a pixel")
-                return np.array(picture if labels else picture.convert("L"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"a picture that cannot be read ({type(error).__name__})") from None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from tyro.conf import Positional, arg
 
 SOURCE = (
-    "Backbone folder, weights file (PATH or PATH#sha256=HEX), timm:NAME (published weights) or random:NAME "
+    "Backbone folder, weights file (PATH, or PATH#heads=N,sha256=HEX), timm:NAME (published weights) or random:NAME "
     "(random weights)"
 )
 BACKBONE = Annotated[Positional[str], arg(metavar="BACKBONE", help=f"{SOURCE}.")]

@@ -8,14 +8,15 @@ from typing import Annotated, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
+from ...platform.core.device import DeviceConfig
 from .arguments import BACKBONE, SHARDS, Command
 
 
 @dataclass(frozen=True, kw_only=True)
-class Embed(Command):
+class Embed(DeviceConfig, Command):
     """Write a backbone's features of each study (or view) as a Parquet table with the labels."""
 
-    basic: ClassVar = ("level", "splits", "batch")
+    basic: ClassVar = ("level", "splits", "batch", "device")
     backbone: BACKBONE
     shards: SHARDS
     out: Annotated[Positional[Path], arg(metavar="OUT")]
@@ -32,7 +33,7 @@ class Embed(Command):
         from ...platform.measure.features import save_features
         from ...platform.models.loading import load
 
-        backbone = load(self.backbone)
+        backbone = load(self.backbone, self.device)
         features = extract(backbone, self.shards, self.splits, level=self.level, batch=self.batch)
         save_features(features, self.out)
         return self.out

@@ -10,7 +10,16 @@ from ...downstream.config import EvaluateConfig
 from ...platform.core.config import subconfig
 from .arguments import BACKBONE, SHARDS, Command
 
-BASIC = ("tasks", "fractions", "resamples", "seed", "knn.level", "finetune.epochs", "finetune.workers")
+BASIC = (
+    "tasks",
+    "fractions",
+    "resamples",
+    "seed",
+    "knn.level",
+    "finetune.epochs",
+    "finetune.workers",
+    "device",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

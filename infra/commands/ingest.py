@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -17,14 +18,27 @@ from .arguments import Command
 class Ingest(IngestConfig, Command):
     """Turn a DICOM tree, or an image table (CSV, Parquet), into pseudonymized shards."""
 
-    basic: ClassVar = ("name", "labels", "val", "test", "min_views", "workers", "secret", "table.labels")
+    basic: ClassVar = (
+        "name",
+        "labels",
+        "val",
+        "test",
+        "min_views",
+        "max_refused",
+        "workers",
+        "secret",
+        "table.labels",
+    )
     source: Annotated[Positional[Path], arg(metavar="SRC")]
     """Folder of DICOM files, or a table with one row for each image (path, patient, study, view, labels)."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Folder for the shards, manifest.json and quarantine.csv."""
 
     def run(self) -> Path:
+        from ...platform.ingest.assembly import summary
         from ...platform.ingest.ingest import ingest
 
-        ingest(self.source, self.out, subconfig(IngestConfig, self))
+        print(
+            summary(ingest(self.source, self.out, subconfig(IngestConfig, self))), file=sys.stderr, flush=True
+        )
         return self.out

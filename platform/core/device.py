@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from .errors import ConfigError
@@ -11,6 +12,15 @@ if TYPE_CHECKING:
 
 DeviceChoice: TypeAlias = Literal["auto", "cpu", "cuda"]
 """auto: a GPU where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceConfig:
+    """What every command that runs a network shares."""
+
+    device: DeviceChoice = "auto"
+    """Where networks compute; `auto` takes a GPU where there is one. Its results differ from a CPU's by rounding, which
+    `cpu` avoids."""
 
 
 def resolve_device(choice: DeviceChoice, setting: str = "device") -> torch.device:

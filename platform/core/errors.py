@@ -28,6 +28,10 @@ class DicomError(DataError):
         self.detail = detail
 
 
+class PictureError(DataError):
+    """A picture file that cannot be read, or not in one way only; the message names no path."""
+
+
 class ShardError(DataError):
     """A shard or manifest that is damaged, incomplete or of another version."""
 

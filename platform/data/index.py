@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -14,16 +15,20 @@ import fsspec
 import numpy as np
 
 from ..core.errors import ShardError
+from .checksums import check_sample, load_sums
 from .manifest import Shard, load_manifest, open_shard
 from .samples import not_a_tar, padded_size, sample_key, study_from_files, tar_files
 from .study import Study
+
+HANDLES = 64
+"""Files that an index keeps open in a process: a system allows a process 1,024 or fewer in all."""
 
 
 class StudyIndex:
     """Studies of one split by position, from one pass over the headers of the tars.
 
-    Pickles small (three integers and a key per study) and opens its files again in each process that loads, so
-    that it can be handed to the workers of a data loader. Position i is the i-th study that `read` yields.
+    Pickles small (three integers, a key and a checksum per study) and opens its files again in each process that
+    loads, so that it can be handed to the workers of a data loader. Position i is the i-th study that `read` yields.
     """
 
     def __init__(self, folder: str | Path, split: str) -> None:
@@ -35,7 +40,8 @@ class StudyIndex:
         self._keys: list[str] = []
         rows = [row for number, shard in enumerate(shards) for row in self._scan(number, shard)]
         self._rows = np.array(rows, np.int64).reshape(-1, 3)  # shard, first byte, last byte + 1
-        self._handles: dict[tuple[int, int], IO[bytes]] = {}
+        self._sums = self._checksums()
+        self._process, self._handles = os.getpid(), OrderedDict[int, IO[bytes]]()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -48,7 +54,10 @@ class StudyIndex:
         return list(self._keys)
 
     def load(self, index: int) -> Study:
-        """The study at a position, in one read, its views undecoded. Raises ShardError if it is damaged."""
+        """The study at a position, in one read, its views undecoded.
+
+        Raises ShardError if it is damaged or differs from its checksum.
+        """
         shard, start, stop = map(int, self._rows[index])
         path = self._paths[shard]
         file = self._handle(shard)
@@ -56,8 +65,11 @@ class StudyIndex:
         content = file.read(stop - start)
         if len(content) < stop - start:
             raise ShardError(f"{path}: shorter than it was; ingest again")
+        key, digest = self._keys[index], self._sums[index].tobytes().hex()
         try:
-            return study_from_files(self._keys[index], dict(tar_files(io.BytesIO(content), path)))
+            files = dict(tar_files(io.BytesIO(content), path))
+            check_sample(key, files, {key: digest} if int(digest, 16) else {})
+            return study_from_files(key, files)
         except ShardError as error:
             raise ShardError(f"{path}: at byte {start}: {error}") from None
 
@@ -87,17 +99,36 @@ class StudyIndex:
             self._keys.append(key)
             yield number, group[0][1], group[-1][2]
 
+    def _checksums(self) -> np.ndarray:
+        """(N, 32) uint8: the checksum of each study, zeros where its shard has none. Raises ShardError."""
+        by_shard = [load_sums(self._files, path) for path in self._paths]
+        sums_N32 = np.zeros((len(self), 32), np.uint8)
+        for row, (number, _, _) in enumerate(self._rows):
+            if sums := by_shard[number]:
+                if (digest := sums.get(self._keys[row])) is None:
+                    raise ShardError(
+                        f"{self._paths[number]}: a study is not among its checksums; "
+                        "copy the shard again, or ingest again"
+                    )
+                sums_N32[row] = np.frombuffer(bytes.fromhex(digest), np.uint8)
+        return sums_N32
+
     def _handle(self, shard: int) -> IO[bytes]:
+        """The open file of a shard; the one that was used longest ago is closed where there are too many."""
         # A forked worker shares file positions with its parent: a handle belongs to one process.
-        place = (os.getpid(), shard)
-        if place not in self._handles:
-            self._handles[place] = open_shard(self._files, self._paths[shard])
-        return self._handles[place]
+        if self._process != os.getpid():
+            self._process, self._handles = os.getpid(), OrderedDict()
+        if shard not in self._handles:
+            while len(self._handles) >= HANDLES:
+                self._handles.popitem(last=False)[1].close()
+            self._handles[shard] = open_shard(self._files, self._paths[shard])
+        self._handles.move_to_end(shard)
+        return self._handles[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handles": {}}
+        return {**self.__dict__, "_handles": OrderedDict()}
 
     def __del__(self) -> None:
-        for (process, _), file in self.__dict__.get("_handles", {}).items():
-            if process == os.getpid():
+        if self.__dict__.get("_process") == os.getpid():
+            for file in self._handles.values():
                 file.close()

@@ -87,18 +87,6 @@ def load_manifest(folder: str | Path) -> Manifest:
     return manifest
 
 
-def verify(folder: str | Path) -> Manifest:
-    """The manifest, after every shard was compared with its SHA-256. Raises ShardError where one differs."""
-    manifest = load_manifest(folder)
-    files, root = fsspec.core.url_to_fs(str(folder))
-    for shard in manifest.shards:
-        with open_shard(files, f"{root}/{shard.path}") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != shard.sha256:
-            raise ShardError(f"{root}/{shard.path}: its content is not what was written; ingest again")
-    return manifest
-
-
 def open_shard(files: fsspec.AbstractFileSystem, path: str) -> Any:
     """The file of a shard, open for reading. Raises ShardError where it is missing."""
     try:

@@ -1,7 +1,7 @@
 """Shards: tars of whole studies, written whole or not at all, and read in the order they were written.
 
 Folders are local paths or any fsspec URL. `samples` has the layout of a study in a tar, `manifest` the list of the
-shards, `index` the way to a study by its position.
+shards, `checksums` those of samples, `index` the way to a study by its position.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import logging
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from typing import IO, Literal
 import fsspec
 
 from ..core.errors import ShardError
+from .checksums import check_sample, load_sums, sample_digest, save_sums, sums_path
 from .config import ShardConfig
 from .manifest import Shard, load_manifest, open_shard
 from .samples import BLOCK, padded_size, sample_files, sample_key, study_from_files, tar_files
@@ -101,6 +102,7 @@ class _OpenShard:
         self._files, self._path, self._part = files, path, f"{path}.part"
         self._file = files.open(self._part, "wb")
         self._hash = hashlib.sha256()
+        self._sums: dict[str, str] = {}
         self.written = self.studies = self.views = 0
 
     def append(self, sample: list[tuple[str, bytes]]) -> None:
@@ -109,12 +111,14 @@ class _OpenShard:
             header.size = len(content)
             self._write(header.tobuf(format=tarfile.USTAR_FORMAT))
             self._write(content.ljust(padded_size(len(content)), b"\0"))
+        self._sums[sample_key(sample[0][0])] = sample_digest(sample)
         self.studies += 1
         self.views += len(sample) - 1
 
     def close(self, split: str) -> Shard:
         self._write(bytes(2 * BLOCK))  # the end of a tar
         self._file.close()
+        save_sums(self._files, self._path, self._sums)  # before the shard, which never is without
         self._files.mv(self._part, self._path)
         return Shard(
             path=self._path.rsplit("/", 1)[-1],
@@ -128,8 +132,9 @@ class _OpenShard:
     def abandon(self) -> None:
         with contextlib.suppress(OSError):  # closing flushes, and the disk may still be full
             self._file.close()
-        with contextlib.suppress(OSError):
-            self._files.rm_file(self._part)
+        for path in (self._part, sums_path(self._path), f"{sums_path(self._path)}.part"):
+            with contextlib.suppress(OSError):
+                self._files.rm_file(path)
 
     def _write(self, content: bytes) -> None:
         self._file.write(content)
@@ -140,29 +145,34 @@ class _OpenShard:
 def read(folder: str | Path, split: str, *, on_error: OnError = "raise") -> Iterator[Study]:
     """The studies of one split in the order they were written, views undecoded.
 
-    on_error: `raise` stops with ShardError at a damaged sample, `skip` logs it and goes on with the next
-    (where the tar itself is cut, with the next shard).
+    on_error: `raise` stops with ShardError at a damaged sample (one that differs from its checksum, too), `skip` logs
+    it and goes on with the next (where the tar itself is cut, with the next shard).
     """
     manifest = load_manifest(folder)
     files, root = fsspec.core.url_to_fs(str(folder))
     for shard in manifest.of(split):
         path = f"{root}/{shard.path}"
         try:
+            sums = load_sums(files, path)
             with open_shard(files, path) as file:
-                yield from _studies(file, path, shard.studies, on_error)
+                yield from _studies(file, path, shard.studies, sums, on_error)
         except ShardError as error:
             if on_error == "raise":
                 raise
             log.warning("%s; going on with the next shard", error)
 
 
-def _studies(file: IO[bytes], path: str, promised: int, on_error: OnError) -> Iterator[Study]:
-    """The studies of one open tar. promised: their number in the manifest."""
+def _studies(
+    file: IO[bytes], path: str, promised: int, sums: Mapping[str, str], on_error: OnError
+) -> Iterator[Study]:
+    """The studies of one open tar. promised: their number in the manifest. sums: their checksums, or none."""
     count = 0
     for key, sample in groupby(tar_files(file, path), key=lambda member: sample_key(member[0])):
         count += 1
         try:
-            yield study_from_files(key, dict(sample))
+            files = dict(sample)
+            check_sample(key, files, sums)
+            yield study_from_files(key, files)
         except ShardError as error:
             refusal = ShardError(f"{path}: study {count} of {promised}: {error}")
             if on_error == "raise":

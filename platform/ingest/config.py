@@ -44,7 +44,9 @@ class TableConfig:
     view: str = ""
     """Column of the projection (AP, PA, LATERAL, VD, ...)."""
     labels: str = ""
-    """Column that lists the findings as text, or `*`: every other column that holds only 1, 0, -1 or nothing."""
+    """Column that lists the findings as text, `A,B` for columns of labels (1, 0, yes, no; -1 or nothing where unknown),
+    or `*` for every other column that mostly holds labels; without it, `*` for --labels. A cell that is no label is an
+    error."""
     separators: str = "|,;"
     """Characters that separate findings in a list."""
     absent: tuple[str, ...] = ("No Finding", "Normal", "No Fracture")
@@ -63,13 +65,16 @@ class IngestConfig:
     """File with the key of the pseudonyms; none: OUT.secret beside the output, made on first use. Keep it:
     the same key gives the same pseudonyms and splits."""
     labels: Path | None = None
-    """For a DICOM tree: CSV or Parquet with a `study` column (StudyInstanceUID) and a 0/1 column per finding."""
+    """CSV or Parquet with a `study` column (StudyInstanceUID, or the study of an image table) and a 0/1 column per
+    finding. What is present in one of a study's rows is present in the study."""
     val: float = 0.1
     """Fraction of the patients in the val split."""
     test: float = 0.1
     """Fraction of the patients in the test split; the rest is train."""
     min_views: int = 1
     """Studies with fewer views are refused."""
+    max_refused: float = 1.0
+    """Share of the files that may be refused, duplicates not counted; above it nothing is written."""
     workers: int = 0
     """Processes that decode; 0 takes every core. The output does not depend on it."""
     timeout_s: float = 120.0
@@ -85,3 +90,5 @@ class IngestConfig:
             raise ConfigError(f"val {self.val} and test {self.test} must leave something for train")
         if self.min_views < 1:
             raise ConfigError(f"min_views is {self.min_views}; a study has at least 1 view")
+        if not 0 <= self.max_refused <= 1:
+            raise ConfigError(f"max_refused is {self.max_refused}; a share is between 0 and 1")

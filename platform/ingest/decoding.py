@@ -76,7 +76,12 @@ def _decode(root: Path, task: DecodeTask, secret: bytes, config: IngestConfig) -
         view = picture_view(raw, config.dicom)
     if task.named is not None:
         patient, study, projection = task.named
-        view = replace(view, projection=projection, facts={**view.facts, "projection_source": "table"})
+        view = replace(
+            view,
+            projection=projection,
+            laterality=task.laterality or view.laterality,
+            facts={**view.facts, "projection_source": "table"},
+        )
     if not patient or not study:
         raise DicomError("NO_IDENTITY", "no study" if patient else "no patient")
     return DecodeResult(

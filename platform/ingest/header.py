@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import DicomError
@@ -36,7 +37,7 @@ CODES: Mapping[str, str] = {
     "PATIENT_CLASH": "one study under two patients",
     "TOO_FEW_VIEWS": "its study has fewer views than demanded",
     "DUPLICATE": "the same file or the same pixels as another file of the archive",
-    "MISSING_FILE": "the table names a file that is not there",
+    "MISSING_FILE": "a table or a link names a file that is not there",
     "NOT_PICTURE": "neither DICOM nor a picture that can be read",
 }
 """The closed list of reasons for which a file gives no view."""
@@ -165,6 +166,23 @@ def identity_of(dataset: Dataset) -> tuple[str, str]:
     """(patient with its issuer, study) in clear text, to be hashed before they go anywhere; empty where not given."""
     patient, issuer = tag_text(dataset, "PatientID"), tag_text(dataset, "IssuerOfPatientID")
     return f"{issuer}\0{patient}" if patient else "", tag_text(dataset, "StudyInstanceUID")
+
+
+def study_uid(path: Path) -> str:
+    """The StudyInstanceUID in clear text, without reading pixels; empty where there is none or no DICOM."""
+    import pydicom
+
+    try:
+        with open(path, "rb") as file, quiet():
+            if not is_dicom(file.read(132)):
+                return ""
+            file.seek(0)
+            dataset = pydicom.dcmread(
+                file, force=True, stop_before_pixels=True, specific_tags=["StudyInstanceUID"]
+            )
+            return tag_text(dataset, "StudyInstanceUID")
+    except Exception:  # decoding says why
+        return ""
 
 
 def frame_count(dataset: Dataset) -> int:

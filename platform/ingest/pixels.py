@@ -7,18 +7,20 @@ value. The histogram over that table decides whether the file's own window can b
 from __future__ import annotations
 
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..core.errors import DicomError
+from ..core.errors import DicomError, PictureError
+from ..data.pictures import read_gray
 from ..data.study import View
 from .config import DicomConfig
-from .header import IMAGECODECS, PIXEL_BYTES_LIMIT, check_radiograph, frame_count, modality_of, read_header
+from .header import IMAGECODECS, check_radiograph, frame_count, modality_of, read_header
+from .luts import modality_values, rescale_doubt, voi_luts
 from .projection import laterality_of, projection_of
-from .tags import quiet, tag_items, tag_numbers, tag_text
+from .stored import bits_doubt, padding_range, stored_values
+from .tags import quiet, tag_numbers, tag_text
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -49,23 +51,31 @@ def read_view(path: str | Path, config: DicomConfig | None = None) -> View:
 def raw_pixels(dataset: Dataset) -> np.ndarray:
     """The stored values, nothing applied: (H, W), with frames first and samples last where there are any.
 
-    Raises DicomError DECODE_FAILED or TRUNCATED_PIXEL_DATA.
+    Raises DicomError DECODE_FAILED, TRUNCATED_PIXEL_DATA, or INVALID_PIXEL_TAG (see `stored_values`).
     """
+    with quiet():
+        decoded = _decoded_words(dataset)
+        if decoded.dtype.kind not in "iu" or dataset.SamplesPerPixel != 1:
+            return decoded
+        return stored_values(dataset, decoded)
+
+
+def _decoded_words(dataset: Dataset) -> np.ndarray:
+    """What a decoder gives, with all bits of each word: those beside the stored value are dealt with later."""
     first, second = _decode_with_imagecodecs, _decode_with_pydicom
     if str(dataset.file_meta.TransferSyntaxUID) in PYDICOM_FIRST:
         first, second = second, first
-    with quiet():
-        _check_end_marker(dataset)
-        try:
-            return first(dataset)
-        except Exception:  # whatever one decoder raises, the other may be able to read the file
-            pass
-        try:
-            return second(dataset)
-        except MemoryError:
-            raise DicomError("DECODE_FAILED", "it needs more memory than allowed") from None
-        except Exception as error:
-            raise DicomError("DECODE_FAILED", type(error).__name__) from None
+    _check_end_marker(dataset)
+    try:
+        return first(dataset)
+    except Exception:  # whatever one decoder raises, the other may be able to read the file
+        pass
+    try:
+        return second(dataset)
+    except MemoryError:
+        raise DicomError("DECODE_FAILED", "it needs more memory than allowed") from None
+    except Exception as error:
+        raise DicomError("DECODE_FAILED", type(error).__name__) from None
 
 
 def _check_end_marker(dataset: Dataset) -> None:
@@ -83,6 +93,7 @@ def _check_end_marker(dataset: Dataset) -> None:
 
 
 def _decode_with_pydicom(dataset: Dataset) -> np.ndarray:
+    dataset.pixel_array_options(correct_unused_bits=False)
     return dataset.pixel_array
 
 
@@ -101,14 +112,10 @@ def _decode_with_imagecodecs(dataset: Dataset) -> np.ndarray:
     pixels_HW = getattr(imagecodecs, name)(get_frame(dataset.PixelData, 0, number_of_frames=1))
     if pixels_HW.shape != (dataset.Rows, dataset.Columns) or pixels_HW.itemsize * 8 > dataset.BitsAllocated:
         raise ValueError("another shape or type than the header says")
-    pixels_HW = pixels_HW.astype(f"u{dataset.BitsAllocated // 8}", copy=False)
-    return _sign_extended(pixels_HW, dataset.BitsStored) if dataset.PixelRepresentation else pixels_HW
-
-
-def _sign_extended(pixels: np.ndarray, stored: int) -> np.ndarray:
-    """Two's complement of `stored` bits, extended to the full width of the type."""
-    spare = pixels.itemsize * 8 - stored
-    return (pixels << spare).view(f"i{pixels.itemsize}") >> spare
+    kind = (
+        "i" if dataset.PixelRepresentation or pixels_HW.dtype.kind == "i" else "u"
+    )  # JPEG 2000 has a sign itself
+    return pixels_HW.astype(f"{kind}{dataset.BitsAllocated // 8}", copy=False)
 
 
 def normalized_view(dataset: Dataset, raw_HW: np.ndarray, config: DicomConfig) -> View:
@@ -117,7 +124,7 @@ def normalized_view(dataset: Dataset, raw_HW: np.ndarray, config: DicomConfig) -
     Raises DicomError LOW_CONTRAST, INVALID_PIXEL_TAG.
     """
     with quiet():
-        index_HW, levels_N = _levels(raw_HW, dataset)
+        index_HW, levels_N = _levels(raw_HW)
         is_padding_N = _padding(dataset, levels_N)
         modality_values_N = _modality_values(dataset, levels_N)
         counts_N = _counts_inside(index_HW, len(levels_N), config.border)
@@ -136,20 +143,14 @@ def normalized_view(dataset: Dataset, raw_HW: np.ndarray, config: DicomConfig) -
             laterality=laterality_of(dataset),
             modality=modality_of(dataset),
             spacing=_spacing(dataset, down, across),
-            facts={"projection_source": source, "voi": source_of_grey},
+            facts={"projection_source": source, "voi": source_of_grey, **_doubts(dataset, raw_HW)},
         )
 
 
-def _levels(raw_HW: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+def _levels(raw_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(index_HW, levels_N): levels_N[index_HW] are the stored values; N is at most 65536."""
     if raw_HW.dtype.kind in "iu" and raw_HW.dtype.itemsize <= 2:
         raw_HW = raw_HW.astype(raw_HW.dtype.newbyteorder("="), copy=False)
-        stored = int(dataset.BitsStored)
-        if stored < raw_HW.dtype.itemsize * 8:  # overlays or dirt may be in the bits above
-            if raw_HW.dtype.kind == "u":
-                raw_HW = raw_HW & ((1 << stored) - 1)
-            else:
-                raw_HW = _sign_extended(raw_HW.view(f"u{raw_HW.itemsize}"), stored)
         lowest, highest = int(raw_HW.min()), int(raw_HW.max())
         return raw_HW.astype(np.int32) - lowest, np.arange(lowest, highest + 1)
     low, high = float(raw_HW.min()), float(raw_HW.max())
@@ -160,24 +161,20 @@ def _levels(raw_HW: np.ndarray, dataset: Dataset) -> tuple[np.ndarray, np.ndarra
 
 
 def _padding(dataset: Dataset, levels_N: np.ndarray) -> np.ndarray:
-    """Which levels mean that nothing was measured (PS3.3 C.7.5.1.1.2), (N,) bool."""
-    value = tag_numbers(dataset, "PixelPaddingValue")
-    limit = tag_numbers(dataset, "PixelPaddingRangeLimit") or value
-    if len(value) != 1 or len(limit) != 1:
+    """Which levels mean that nothing was measured, (N,) bool."""
+    padding = padding_range(dataset)
+    if padding is None:
         return np.zeros(len(levels_N), bool)
-    return (levels_N >= min(value + limit)) & (levels_N <= max(value + limit))
+    return (levels_N >= padding[0]) & (levels_N <= padding[1])
 
 
 def _modality_values(dataset: Dataset, levels_N: np.ndarray) -> np.ndarray:
-    """Levels after the modality LUT or rescale, (N,) float64."""
-    from pydicom.pixels import apply_modality_lut
-
-    try:
-        values_N = np.asarray(apply_modality_lut(levels_N, dataset), np.float64)
-    except Exception:  # a LUT that contradicts itself
-        raise DicomError("INVALID_PIXEL_TAG", "the modality LUT cannot be applied") from None
+    """Levels after the modality LUT or rescale, (N,) float64. Raises DicomError INVALID_PIXEL_TAG."""
+    values_N = modality_values(dataset, levels_N)
     if not np.isfinite(values_N).all():
-        raise DicomError("INVALID_PIXEL_TAG", "the modality LUT gives values that are not finite")
+        raise DicomError(
+            "INVALID_PIXEL_TAG", "RescaleSlope and RescaleIntercept give values that are not finite"
+        )
     return values_N
 
 
@@ -209,14 +206,8 @@ def _grey(
 
 def _windows(dataset: Dataset, values_N: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """(source, grey_N) for each VOI LUT and each window of the file, unusable ones left out."""
-    from pydicom.pixels.processing import apply_voi
-
-    for index, item in enumerate(tag_items(dataset, "VOILUTSequence")):
-        try:
-            integers_N = np.rint(values_N).astype(np.int64)
-            yield "lut", apply_voi(integers_N, dataset, index=index) / (2.0 ** int(item.LUTDescriptor[2]) - 1)
-        except Exception:  # a LUT that contradicts itself is no reason to lose the picture
-            continue
+    for grey_N in voi_luts(dataset, values_N):
+        yield "lut", grey_N
     function = tag_text(dataset, "VOILUTFunction").upper() or "LINEAR"
     centers, widths = tag_numbers(dataset, "WindowCenter"), tag_numbers(dataset, "WindowWidth")
     for center, width in zip(centers, widths, strict=False):
@@ -251,7 +242,24 @@ def _percentiles(
 
 def _is_inverted(dataset: Dataset) -> bool:
     shape = tag_text(dataset, "PresentationLUTShape").upper()
-    return shape == "INVERSE" if shape else tag_text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    if shape in ("IDENTITY", "INVERSE"):
+        return shape == "INVERSE"
+    return tag_text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+
+
+def _doubts(dataset: Dataset, raw_HW: np.ndarray) -> dict[str, str]:
+    """Where the header contradicts itself or the pixels, so that another reading was possible: one fact, or none."""
+    doubts = [bits_doubt(dataset, raw_HW), rescale_doubt(dataset)]
+    is_monochrome1 = tag_text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    if (
+        _is_inverted(dataset) != is_monochrome1
+    ):  # PS3.3 C.11.6.1.2: INVERSE where and only where it is MONOCHROME1
+        doubts.append(
+            "MONOCHROME1 with PresentationLUTShape IDENTITY, taken as not inverted"
+            if is_monochrome1
+            else "MONOCHROME2 with PresentationLUTShape INVERSE, taken as inverted"
+        )
+    return {"doubts": "; ".join(filter(None, doubts))} if any(doubts) else {}
 
 
 def _spacing(dataset: Dataset, down: float, across: float) -> tuple[float, float] | None:
@@ -280,33 +288,29 @@ def picture_pixels(data: bytes) -> np.ndarray:
 
     Raises DicomError NOT_PICTURE.
     """
-    from PIL import Image
-
     try:
-        with Image.open(BytesIO(data)) as picture:
-            if picture.width * picture.height * 4 > PIXEL_BYTES_LIMIT:
-                raise DicomError("NOT_PICTURE", f"{picture.width}x{picture.height} pixels are too many")
-            if picture.mode.startswith(("I", "F")):
-                return np.asarray(picture)
-            return np.asarray(picture.convert("L"))
-    except DicomError:
-        raise
-    except Exception as error:
-        raise DicomError("NOT_PICTURE", type(error).__name__) from None
+        return read_gray(data)
+    except PictureError as error:
+        raise DicomError("NOT_PICTURE", str(error)) from None
 
 
 def picture_view(raw_HW: np.ndarray, config: DicomConfig) -> View:
     """The view of a picture without a window: 8 bits as they are, more between percentiles; bright is dense.
 
-    Raises DicomError NOT_RADIOGRAPH, LOW_CONTRAST.
+    NaN is padding: black, and without a say in the percentiles. Raises DicomError NOT_RADIOGRAPH, LOW_CONTRAST.
     """
     if min(raw_HW.shape) < config.min_side:
         raise DicomError("NOT_RADIOGRAPH", f"{raw_HW.shape[0]}x{raw_HW.shape[1]} pixels")
-    low, high = np.percentile(raw_HW, config.percentiles)
+    is_padding_HW = np.isnan(raw_HW)
+    tissue = raw_HW[~is_padding_HW]
+    if not np.isfinite(tissue).all():
+        raise DicomError("LOW_CONTRAST", "infinite pixels")
+    low, high = np.percentile(tissue, config.percentiles) if tissue.size else (0, 0)
     if not high > low:
         raise DicomError("LOW_CONTRAST", "constant pixels")
     if raw_HW.dtype == np.uint8:
         return View(pixels=shrunk(raw_HW, config.side), facts={"voi": "none"})
     grey_HW = np.clip((raw_HW.astype(np.float32) - low) / (high - low), 0, 1)
+    grey_HW[is_padding_HW] = 0
     pixels_HW = np.rint(shrunk(grey_HW, config.side) * 255).astype(np.uint8)
     return View(pixels=pixels_HW, facts={"voi": "percentiles"})

@@ -33,13 +33,19 @@ def split_of(secret: bytes, patient: str, config: IngestConfig) -> str:
 def load_secret(path: Path) -> bytes:
     """The key in a file; where there is no file, 32 random bytes in one that only its owner can read.
 
-    Raises ConfigError where the key is shorter than 16 bytes.
+    Raises ConfigError where the key is shorter than 16 bytes, or cannot be read or written.
     """
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError), open(path, "xb", opener=owner_only) as file:
-            file.write(secrets.token_bytes(32))
-    key = path.read_bytes()
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError), open(path, "xb", opener=owner_only) as file:
+                file.write(secrets.token_bytes(32))
+        key = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: the key of the pseudonyms cannot be read or written ({error.strerror}); "
+            "give its file with --secret"
+        ) from None
     if len(key) < 16:
         raise ConfigError(f"{path}: a secret of {len(key)} bytes can be guessed; give a file of 16 or more")
     return key

@@ -18,6 +18,9 @@ from .pseudonyms import pseudonym
 COMMIT_EVERY = 2.0
 """Seconds of results that a kill may cost."""
 
+RETRIED = ("DECODER_CRASHED", "DECODE_FAILED", "UNREADABLE_HEADER")
+"""Refusals that more time, more memory or a permission may change: such a file is decoded again."""
+
 
 class ResultStore:
     """Results on disk by the key of what they were made from, see `result_key`."""
@@ -49,8 +52,9 @@ class ResultStore:
         self._last_commit = time.monotonic()
 
     def keys(self) -> set[str]:
-        """Keys of all results."""
-        return {key for (key,) in self._database.execute("SELECT key FROM parts")}
+        """Keys of all results but those to try again."""
+        query = "SELECT key FROM parts WHERE json_extract(record, '$.code') NOT IN (?, ?, ?)"
+        return {key for (key,) in self._database.execute(query, RETRIED)}
 
     def without_view(self, key: str) -> DecodeResult:
         """A result without its view."""
@@ -81,4 +85,4 @@ def result_key(root: Path, task: DecodeTask, secret: bytes) -> str:
     with suppress(OSError):
         status = os.stat(root / task.path)
         state = f"{status.st_size} {status.st_mtime_ns}"
-    return pseudonym(secret, f"part:{task.path}\0{task.named}\0{state}")
+    return pseudonym(secret, f"part:{task.path}\0{task.named}{task.laterality}\0{state}")

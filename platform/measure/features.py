@@ -134,7 +134,7 @@ def save_features(features: Features, path: Path | str) -> Path:
     }
     table = pa.table(columns).replace_schema_metadata({"vetdino": json.dumps(card)})
     with atomic_path(path) as temporary:
-        parquet.write_table(table, temporary, row_group_size=GROUP)
+        parquet.write_table(table, temporary, row_group_size=GROUP, write_page_checksum=True)
     return path
 
 
@@ -182,7 +182,7 @@ class FeatureTable:
         from pyarrow import parquet
 
         try:
-            return _from_arrow(parquet.read_table(self.path), self._card)
+            return _from_arrow(parquet.read_table(self.path, page_checksum_verification=True), self._card)
         except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):
             raise self._damaged() from None
 
@@ -192,7 +192,7 @@ class FeatureTable:
         from pyarrow import parquet
 
         try:
-            with parquet.ParquetFile(self.path) as file:
+            with parquet.ParquetFile(self.path, page_checksum_verification=True) as file:
                 for batch in file.iter_batches(rows):
                     features = _from_arrow(pa.Table.from_batches([batch]), self._card)
                     check_features(features, str(self.path))

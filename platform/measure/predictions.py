@@ -67,9 +67,8 @@ def save_predictions(path: Path, predictions: Predictions, manifest: str, source
         columns[SCORE + finding] = pa.array(np.asarray(score_N, np.float64))
     card = {"version": VERSION, "manifest": manifest, "source": source, "findings": predictions.findings}
     with atomic_path(path) as temporary:
-        parquet.write_table(
-            pa.table(columns).replace_schema_metadata({"vetdino": json.dumps(card)}), temporary
-        )
+        table = pa.table(columns).replace_schema_metadata({"vetdino": json.dumps(card)})
+        parquet.write_table(table, temporary, write_page_checksum=True)
 
 
 def load_predictions(path: Path) -> SavedPredictions:
@@ -78,7 +77,7 @@ def load_predictions(path: Path) -> SavedPredictions:
     from pyarrow import parquet
 
     try:
-        table = parquet.read_table(path)
+        table = parquet.read_table(path, page_checksum_verification=True)
         card = json.loads((table.schema.metadata or {})[b"vetdino"])
         if card["version"] != VERSION:
             raise DataError(

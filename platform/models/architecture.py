@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,19 @@ if TYPE_CHECKING:
 
 KERNEL = "patch_embed.proj.weight"
 BIAS = "patch_embed.proj.bias"
+
+PUBLISHED_HEADS = {
+    (192, 12): 3,
+    (384, 12): 6,
+    (768, 12): 12,
+    (1024, 24): 16,
+    (1280, 32): 16,
+    (1408, 40): 16,
+    (1536, 40): 24,
+    (1664, 48): 16,
+}
+"""(width, blocks) -> heads of the Vision Transformers that are published as tiny, small, base, large, huge, giant and
+gigantic, DINO's and DINOv2's among them. Their layer norms have an epsilon of 1e-6."""
 
 
 def create_vit(config: BackboneConfig) -> VisionTransformer:
@@ -61,14 +75,28 @@ def create_vit(config: BackboneConfig) -> VisionTransformer:
 
 def timm_overrides(config: BackboneConfig) -> dict[str, Any]:
     """The settings that differ from the named architecture, as arguments of `timm.create_model`."""
+    from torch import nn
+
     arguments = {
         "patch_size": config.patch,
         "embed_dim": config.width,
         "depth": config.depth,
         "num_heads": config.heads,
         "reg_tokens": config.registers,
+        "norm_layer": None if config.eps is None else partial(nn.LayerNorm, eps=config.eps),
     }
     return {key: value for key, value in arguments.items() if value is not None}
+
+
+def hidden_settings(vit: VisionTransformer) -> dict[str, int | float | str | None]:
+    """What a network computes with that the shapes of its tensors do not tell: heads, epsilon and activation."""
+    block: Any = vit.blocks[0]
+    attention, norm, mlp = (getattr(block, name, None) for name in ("attn", "norm1", "mlp"))
+    return {
+        "heads": getattr(attention, "num_heads", None),
+        "eps": getattr(norm, "eps", None),
+        "activation": type(getattr(mlp, "act", None)).__name__,
+    }
 
 
 def check_name(name: str) -> None:
@@ -99,8 +127,20 @@ def published_config(name: str) -> PretrainedCfg:
     return config
 
 
-def config_from_shapes(state: Mapping[str, Tensor]) -> BackboneConfig:
-    """The architecture of DINO's or DINOv2's weights, under timm's names, read off the shapes of the tensors."""
+def native_side(state: Mapping[str, Tensor]) -> int:
+    """The image side in pixels that the position embeddings of weights under timm's names are for."""
+    # A square grid and a few prefix tokens: the root, rounded down, is the grid's side.
+    return math.isqrt(state["pos_embed"].shape[1]) * state[KERNEL].shape[-1]
+
+
+def config_from_shapes(
+    state: Mapping[str, Tensor], heads: int | None = None, eps: float | None = None
+) -> BackboneConfig:
+    """The architecture of DINO's or DINOv2's weights, under timm's names, read off the shapes of the tensors.
+
+    Shapes do not tell the heads: those of published sizes are known. Raises ConfigError, which names the option, for
+    another size where `heads` is None.
+    """
     width, _, patch, _ = state[KERNEL].shape
     registers = state["reg_token"].shape[1] if "reg_token" in state else None
     name = "vit_small_patch16_224"
@@ -108,14 +148,22 @@ def config_from_shapes(state: Mapping[str, Tensor]) -> BackboneConfig:
         fc1, fc2 = (state.get(f"blocks.0.mlp.{layer}.weight") for layer in ("fc1", "fc2"))
         gated = fc1 is not None and fc2 is not None and len(fc1) == 2 * fc2.shape[1]  # DINOv2's largest
         name = f"vit_{'giant' if gated else 'small'}_patch14_{'reg4_' if registers else ''}dinov2"
+    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
+    heads = heads or PUBLISHED_HEADS.get((width, depth))
+    if heads is None:
+        raise ConfigError(
+            f"width {width} and {depth} blocks are no published size, and tensors do not tell the number of heads; "
+            "add #heads=N to the path, or #timm=NAME for an architecture of timm"
+        )
+    if width % heads:
+        raise ConfigError(f"width {width} cannot be divided among {heads} heads; give the right #heads=N")
     return BackboneConfig(
         name=name,
-        # A square grid and a CLS position: the root, rounded down, is the grid's side.
-        side=math.isqrt(state["pos_embed"].shape[1]) * patch,
+        side=native_side(state),
         patch=patch,
         width=width,
-        depth=len({key.split(".")[1] for key in state if key.startswith("blocks.")}),
-        # Shapes do not say it; all of DINO's and DINOv2's heads are 64 wide.
-        heads=max(1, width // 64),
+        depth=depth,
+        heads=heads,
         registers=registers,
+        eps=eps,
     )

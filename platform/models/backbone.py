@@ -54,6 +54,11 @@ class Backbone(nn.Module):
         self.mask_token = nn.Parameter(torch.zeros(self.vit.embed_dim))
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes: images are moved there, and tokens and attention stay there."""
+        return self.mask_token.device
+
+    @property
     def width(self) -> int:
         """Width of a token."""
         return self.vit.embed_dim
@@ -92,7 +97,7 @@ class Backbone(nn.Module):
     def tokens(self, images_B1SS: Tensor) -> Tokens:
         """`forward` without gradient, in evaluation mode, on the backbone's device."""
         with torch.inference_mode():
-            return self.eval()(images_B1SS.to(self.mask_token.device))
+            return self.eval()(images_B1SS.to(self.device))
 
     def attention(self, images_B1SS: Tensor, block: int = -1) -> Tensor:
         """Attention weights of one block's CLS token over the patches: (B, H, N), each row's sum <= 1.
@@ -126,7 +131,7 @@ class Backbone(nn.Module):
 
     def normalize(self, gray_uint8: Tensor) -> Tensor:
         """uint8 pixels of any shape -> float32 by the card's mean and std, on the backbone's device."""
-        scaled = gray_uint8.to(self.mask_token.device).float() / 255.0
+        scaled = gray_uint8.to(self.device).float() / 255.0
         return (scaled - self.card.mean) / self.card.std
 
 
@@ -140,11 +145,11 @@ def random_backbone(config: BackboneConfig, seed: int, *, mean: float = 0.5, std
 
 
 def random_like(backbone: Backbone, seed: int = 0) -> Backbone:
-    """The same architecture and preparation of images at random initialization: the baseline of every metric."""
+    """The same architecture, on the same device, at random initialization: the baseline of every metric."""
     card = backbone.card
     like = random_backbone(card.config, seed, mean=card.mean, std=card.std)
     like.card = replace(like.card, positions=card.positions)
-    return like
+    return like.to(backbone.device)
 
 
 def resized(backbone: Backbone, side: int) -> Backbone:
@@ -154,7 +159,7 @@ def resized(backbone: Backbone, side: int) -> Backbone:
     copy_weights(other, backbone.vit.state_dict())
     with torch.no_grad():
         other.mask_token.copy_(backbone.mask_token)
-    return with_weights_digest(other).eval()
+    return with_weights_digest(other).eval().to(backbone.device)
 
 
 def with_weights_digest(backbone: Backbone) -> Backbone:

@@ -36,9 +36,10 @@ class Card:
     def digest(self) -> str:
         """Identity of what it computes: weights, architecture and preprocessing; never its name or path."""
         identity = asdict(replace(self, label="", origin={}, metrics={}))
-        # Cards from before there were these two settings keep their digest.
-        if identity["config"]["registers"] is None:
-            del identity["config"]["registers"]
+        # Cards from before there were these settings keep their digest.
+        for name in ("registers", "eps"):
+            if identity["config"][name] is None:
+                del identity["config"][name]
         if identity["positions"] == "timm":
             del identity["positions"]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

@@ -27,5 +27,7 @@ class BackboneConfig:
     """Attention heads a block; None keeps the architecture's."""
     registers: int | None = None
     """Register tokens beside the CLS (arXiv 2309.16588); None keeps the architecture's."""
+    eps: float | None = None
+    """Epsilon of the layer norms; None keeps the architecture's."""
     drop_path: float = 0.0
     """Rate of stochastic depth in the last block, rising linearly from 0 in the first (student only)."""

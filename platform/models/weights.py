@@ -17,12 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..core.errors import CheckpointError, ConfigError
+from ..core.errors import CheckpointError
 from .architecture import KERNEL, check_name, published_config
 
 # C color channels, D width, P side of a patch.
-
-SHA256 = "#sha256="
 
 RENAMED = {
     r"^register_tokens$": "reg_token",
@@ -44,26 +42,6 @@ class ColorNormalization:
 
 IMAGENET = ColorNormalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 """That of DINO, DINOv2 and most others."""
-
-
-def split_sha256(source: str | Path) -> tuple[str, str]:
-    """`PLACE#sha256=HEX` -> the place, and the sha256 in lower case ("" where none is given).
-
-    >>> split_sha256("dino.pth")
-    ('dino.pth', '')
-    >>> place, sha256 = split_sha256("dino.pth#sha256=" + 32 * "5E")
-    >>> place, sha256[:8]
-    ('dino.pth', '5e5e5e5e')
-
-    Raises ConfigError where it has not 64 hexadecimal digits.
-    """
-    place, mark, sha256 = str(source).partition(SHA256)
-    if mark and not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise ConfigError(
-            f"{source}: a sha256 has 64 hexadecimal digits, here are {len(sha256)} characters; "
-            f"write PATH{SHA256}HEX as `sha256sum PATH` prints it"
-        )
-    return place, sha256.lower()
 
 
 def file_state(path: Path, sha256: str = "") -> dict[str, Tensor]:

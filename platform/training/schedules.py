@@ -6,6 +6,24 @@ import math
 from dataclasses import dataclass
 
 
+def share_of_steps(share: float, steps: int) -> int:
+    """The nearest whole number of steps: 0.29 of 100 is 28.999… in floating point, and 29 steps.
+
+    >>> share_of_steps(0.29, 100), share_of_steps(0.07, 100), share_of_steps(0.0, 100)
+    (29, 7, 0)
+    """
+    return round(share * steps)
+
+
+def steps_begun(share: float, steps: int) -> int:
+    """The steps that lie in a first share of all, if only in part: one at least for any share above 0.
+
+    >>> steps_begun(0.01, 20), steps_begun(0.07, 100), steps_begun(0.0, 100)
+    (1, 7, 0)
+    """
+    return math.ceil(round(share * steps, 6))  # 0.07 of 100 is 7.000000000000001, and not 8 steps
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cosine:
     """From `start` to `end` along half a cosine, after a linear rise from zero."""
@@ -25,7 +43,7 @@ class Cosine:
         >>> [round(Cosine(start=1.0, end=0.0, warmup=0.3).at(step, 10), 3) for step in (0, 1, 2, 3, 9)]
         [0.0, 0.5, 1.0, 1.0, 0.05]
         """
-        rise = int(self.warmup * steps)
+        rise = share_of_steps(self.warmup, steps)
         if step < rise:
             return self.start * step / max(1, rise - 1)
         done = (step - rise) / max(1, steps - rise)
@@ -63,7 +81,7 @@ def warmup_cosine(step: int, steps: int, *, peak: float, warmup: float) -> float
     [0.5, 1.0, 1.0, 0.5, 0.038]
     """
     # timm's CosineLRScheduler has the same cosine, but its rise begins at 0 and reaches the peak a step later.
-    rise = round(warmup * steps)
+    rise = share_of_steps(warmup, steps)
     if step < rise:
         return peak * (step + 1) / rise
     return _half_cosine(peak, 0.0, math.pi * (step - rise) / (steps - rise))

@@ -1,4 +1,4 @@
-"""Settings of crops and of hidden patches. Imports no torch and no numpy: the command line shows them."""
+"""Settings of the order, the crops and the hidden patches. Imports no torch and no numpy: command lines show them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,33 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...platform.core.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrderConfig:
+    """In which order an epoch's studies are read: all shuffled, or a few whole shards at a time."""
+
+    window: int = 0
+    """Shards whose studies are shuffled together: shards are taken in a random order, so many at a time. 0 shuffles all
+    studies at once, which costs one read at a random place for each; then `order.lanes` stays 1."""
+    lanes: int = 1
+    """Parts of an epoch, of equal length, that are read side by side: a batch takes equally many studies of each. It
+    divides `batch` and is a multiple of every number of workers that may train; each worker reads its part of
+    the lanes, and at most `order.window` shards of each at a time."""
+
+    def check(self, batch: int) -> None:
+        """Raises ConfigError if the lanes do not divide the batch, or have no window."""
+        if self.window < 0 or self.lanes < 1:
+            raise ConfigError(
+                f"order.window {self.window} must be at least 0, order.lanes {self.lanes} at least 1"
+            )
+        if self.lanes > 1 and not self.window:
+            raise ConfigError(
+                f"order.lanes {self.lanes} has no effect while order.window is 0, which shuffles all studies; set "
+                "order.window, or leave out order.lanes"
+            )
+        if batch % self.lanes:
+            raise ConfigError(f"batch {batch} cannot be divided among order.lanes {self.lanes}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ...platform.training.checkpoint import AsyncWriter
 from ...platform.training.parameter_groups import parameter_groups
+from ...platform.training.schedules import steps_begun
 from .blocks import prepare_blocks
 from .config import OptimConfig
 from .deepspeed_adapter import DeepSpeedStudent
@@ -54,6 +55,7 @@ class Engine:
         config.check(device.type)
         self.config, self.steps, self.device, self.world = config, steps, device, world
         self.frozen_steps = frozen_steps
+        self.frozen_prototype_steps = steps_begun(config.freeze_prototypes, steps)
         self.rank = dist.get_rank()
         self.lr_scale = math.sqrt(batch / 1024)
         self.micro_batches = config.micro_batches(batch, world)
@@ -76,7 +78,7 @@ class Engine:
         lr = self.config.lr.at(step, self.steps) * self.lr_scale * factor
         decay = self.config.weight_decay.at(step, self.steps)
         frozen = {
-            "prototypes": step < self.config.freeze_prototypes * self.steps,
+            "prototypes": step < self.frozen_prototype_steps,
             "backbone": step < self.frozen_steps,
         }
         for group, rule in zip(self._deepspeed.param_groups, self.rules, strict=True):

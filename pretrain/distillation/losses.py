@@ -95,8 +95,8 @@ def koleo_loss(vectors_BD: Tensor) -> Tensor:
     """Spreads vectors out: minus the mean log distance to the nearest other vector on the unit sphere.
 
     vectors_BD: CLS tokens of B different images, of any length and float type; scalar, float32.
-    Zero for fewer than two vectors; duplicates count as a distance of 1e-8, DINOv2's own floor, and have no
-    gradient.
+    Zero for fewer than two vectors; duplicates count as a distance of 1e-8 and have no gradient. DINOv2's code adds
+    1e-8 to each coordinate's difference and to the distance, so that its floor is 1e-8 (1 + sqrt D).
     Sablayrolles et al. (arXiv 1806.03198), section 3; DINOv2, section 4.
     """
     if len(vectors_BD) < 2:

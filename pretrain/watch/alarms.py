@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ...platform.training.schedules import share_of_steps
 from .config import AlarmConfig
 
 # D width, K prototypes.
@@ -98,7 +99,7 @@ class Alarms:
 
     def __init__(self, config: AlarmConfig, *, prototypes: int, width: int, batch: int, steps: int) -> None:
         self.config = config
-        self.grace = max(SETTLING, int(config.grace * steps))
+        self.grace = max(SETTLING, share_of_steps(config.grace, steps))
         ln_k = math.log(prototypes)
         # n centered vectors have at most n - 1 directions; one is the least that can be measured.
         rank = 1 + config.rank * (min(width, max(batch, 2) - 1) - 1)

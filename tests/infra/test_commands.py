@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from vetdino.infra.cli import COMMANDS
 from vetdino.infra.commands.arguments import Command
@@ -55,6 +57,26 @@ def test_the_kind_of_phantom_chooses_its_settings(kind):
     assert PhantomRadiographs.parse_start(["out", "--kind", kind])[0] is KINDS[kind]
 
 
+def test_ingest_ends_with_one_line_of_what_was_read_written_refused_and_found(tmp_path, capfd):
+    from vetdino.infra import cli
+
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 40, 40)).astype(np.uint8)
+    for number, pixels in enumerate(pictures):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    table = tmp_path / "t.csv"
+    table.write_text("path,patient,study,mass\n0.png,p,s,yes\n1.png,q,t,NA\n2.png,q,t,0\n")
+    arguments = ["ingest", str(table), str(tmp_path / "out"), "--table.labels", "*", "--workers", "1"]
+    assert cli.main([*arguments, "--max-refused", "0.3"]) == 1
+    assert "1 of 3 files are refused (MISSING_FILE 1)" in capfd.readouterr().err
+    assert cli.main(arguments) == 0
+    output = capfd.readouterr()
+    assert output.out == f"{tmp_path / 'out'}\n"
+    assert output.err.splitlines()[-1] == (
+        "read 3 files: wrote 2 views of 2 studies; refused 1 (MISSING_FILE 1); 1 finding (mass), "
+        "2 of 2 studies labelled"
+    )
+
+
 @pytest.mark.slow
 def test_embedding_writes_what_the_shards_hold(tmp_path):
     from vetdino.infra import cli
@@ -69,3 +91,19 @@ def test_embedding_writes_what_the_shards_hold(tmp_path):
     manifest = load_manifest(Path(shards))
     assert len(load_features(tmp_path / "study").keys) == manifest.counts["studies"] == 4
     assert len(load_features(tmp_path / "view").keys) > 4
+
+
+def test_verify_says_that_all_is_well_or_which_shard_changed(tmp_path, capsys):
+    from tests.platform.data.written import written
+    from vetdino.infra import cli
+
+    written(tmp_path, 3)
+    assert cli.main(["verify", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == "1 shards, 3 studies: all as they were written\n"
+    (tmp_path / "train-000000.samples.sha256").unlink()
+    assert cli.main(["verify", str(tmp_path)]) == 0
+    assert "1 of them have no checksums of single studies" in capsys.readouterr().out
+    path = tmp_path / "train-000000.tar"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert cli.main(["verify", str(tmp_path)]) == 1
+    assert "train-000000.tar" in capsys.readouterr().err.splitlines()[-1]

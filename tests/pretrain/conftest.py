@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from vetdino.platform.core.config import to_json
+from vetdino.platform.data.config import ShardConfig
 from vetdino.platform.data.manifest import VERSION, Manifest, save_manifest
 from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study, View
@@ -53,11 +54,13 @@ def grey_study_of(split: str, number: int) -> Study:
     return Study(key, f"p{key}", views, {"bright": float(number % 2), "rare": np.nan}, split)
 
 
-def write_shards(folder: Path, make: Callable[[str, int], Study] = study_of) -> Path:
+def write_shards(
+    folder: Path, make: Callable[[str, int], Study] = study_of, config: ShardConfig | None = None
+) -> Path:
     """A folder of shards: 16 training and 6 validation studies."""
     written = []
     for split, count in SPLITS.items():
-        with ShardWriter(folder, split) as writer:
+        with ShardWriter(folder, split, config) as writer:
             for number in range(count):
                 writer.write(make(split, number))
         written += writer.shards
@@ -99,6 +102,12 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def grey_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(tmp_path_factory.mktemp("grey"), grey_study_of)
+
+
+@pytest.fixture(scope="session")
+def small_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same studies in shards of two or three."""
+    return write_shards(tmp_path_factory.mktemp("small_shards"), config=ShardConfig(max_bytes=12_000))
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,7 @@ def write_checkpoint(
     followers = {name: value for name, value in state.items() if not name.startswith("student.")}
     save_file(followers, draft / "teacher.safetensors")
     rows = {f"weight {name} 0": p.detach().view(-1) for name, p in distiller.student.named_parameters()}
+    (draft / "position.json").write_text("{}")
     (draft / "engine").mkdir()
     save_file(rows | {"step": torch.tensor(float(step))}, draft / "engine" / "worker0000.safetensors")
     checkpoint.publish(root, step)

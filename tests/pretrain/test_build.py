@@ -9,11 +9,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from vetdino.platform.data.manifest import load_manifest
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.saving import save_backbone
 from vetdino.platform.training.cluster import WorkerContext
 from vetdino.pretrain import build
+from vetdino.pretrain.bad_steps import BadSteps
+from vetdino.pretrain.batches.config import OrderConfig
 from vetdino.pretrain.build import Trainer, build_trainer
+from vetdino.pretrain.checkpoints import Checkpoints, LoopState
 
 
 @pytest.fixture
@@ -55,6 +59,31 @@ def test_micro_batches_are_made_again_as_all_workers_computed_them(made, run_con
     assert all(torch.equal(a.globals_GB1SS, b.globals_GB1SS) for a, b in zip(again, computed, strict=True))
 
 
+def test_lanes_give_any_number_of_workers_the_batches_of_one_and_each_can_be_made_again(
+    made, run_config, small_shards
+):
+    config = replace(run_config, shards=small_shards, order=OrderConfig(window=2, lanes=4))
+    one = made(config)
+    assert one.order.shards == tuple(shard.studies for shard in load_manifest(small_shards).of("train"))
+    whole = [batch.keys for batch in one.batches(1)]
+    assert whole != [batch.keys for batch in made(run_config).batches(1)]
+    for world in (2, 4):
+        trainers = [made(config, rank, world) for rank in range(world)]
+        shares = zip(*([batch.keys for batch in trainer.batches(1)] for trainer in trainers), strict=True)
+        assert [sum(parts, ()) for parts in shares] == whole
+        again = trainers[0].remade_micro_batches(1)
+        assert sum((part.keys for part in again), ()) == whole[0]
+
+
+@pytest.mark.slow
+def test_heads_are_whitened_on_the_same_studies_whatever_the_order(made, run_config, small_shards):
+    distill = replace(run_config.distill, spread_head=True)
+    plain = replace(run_config, shards=small_shards, distill=distill)
+    lanes = replace(plain, order=OrderConfig(window=1, lanes=8))
+    one, two = (made(config).distiller.state_dict() for config in (plain, lanes))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 def test_a_backbone_without_heads_is_frozen_at_first_and_a_resumed_training_remembers_it(
     made, run_config, tmp_path
 ):
@@ -64,3 +93,17 @@ def test_a_backbone_without_heads_is_frozen_at_first_and_a_resumed_training_reme
     (tmp_path / "step").mkdir()
     (tmp_path / "step" / "position.json").write_text(json.dumps({"head_warmup": 7}))
     assert made(replace(config, start="gone"), newest=tmp_path / "step").engine.frozen_steps == 7
+
+
+def test_a_resumed_training_prepares_images_as_it_began_to(made, run_config, tmp_path):
+    other = random_backbone(run_config.backbone, 5, mean=0.3, std=0.6)
+    save_backbone(tmp_path / "backbone", other)
+    config = replace(run_config, start=str(tmp_path / "backbone"))
+    began = made(config)
+    state = LoopState(SimpleNamespace(state=dict), BadSteps(3))
+    position = Checkpoints(config, began.worker, began.distiller, began.engine, state)._position(2)
+    (tmp_path / "step").mkdir()
+    (tmp_path / "step" / "position.json").write_text(position)
+    resumed = made(replace(config, start="gone"), newest=tmp_path / "step").distiller
+    for learner in (resumed.student, resumed.teacher):
+        assert (learner.backbone.card.mean, learner.backbone.card.std) == (0.3, 0.6)

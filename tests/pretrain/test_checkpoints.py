@@ -12,6 +12,7 @@ from tests.pretrain.examples import write_checkpoint
 from vetdino.platform.core.config import to_json
 from vetdino.platform.core.errors import CheckpointError
 from vetdino.platform.data.manifest import load_manifest
+from vetdino.pretrain.batches.config import OrderConfig
 from vetdino.pretrain.checkpoints import (
     POSITION,
     best_step,
@@ -59,7 +60,16 @@ def test_settings_that_do_not_change_the_result_may_differ_on_resume(run_config,
     check_resumable(replace(run_config, steps=100, workers=2, resume=True), resumable)
 
 
-@pytest.mark.parametrize(("name", "value"), [("batch", 4), ("seed", 1), ("head_warmup", 0.5)])
+def test_a_training_that_began_before_there_were_lanes_goes_on(run_config, resumable):
+    began = json.loads((resumable / "config.json").read_text())
+    del began["order"]
+    (resumable / "config.json").write_text(json.dumps(began))
+    check_resumable(run_config, resumable)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch", 4), ("seed", 1), ("head_warmup", 0.5), ("order", OrderConfig(window=2))]
+)
 def test_settings_that_change_the_result_may_not(name, value, run_config, resumable):
     with pytest.raises(CheckpointError, match=f"{name} differs"):
         check_resumable(replace(run_config, **{name: value}), resumable)

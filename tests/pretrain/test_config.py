@@ -9,7 +9,9 @@ import pytest
 from vetdino.platform.core.config import cli_config
 from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.models.config import BackboneConfig
+from vetdino.pretrain.batches.config import OrderConfig
 from vetdino.pretrain.config import native_patch_side
+from vetdino.pretrain.distillation.config import OptimConfig
 from vetdino.pretrain.recipes import recipe
 
 
@@ -25,6 +27,14 @@ def test_an_unknown_setting_is_met_with_the_nearest(capsys):
     [
         ({"batch": 65, "workers": 2}, "batch 65 cannot be divided among workers 2"),
         ({"batch": 2, "workers": 2}, "batch 2 gives some of the workers 2 fewer than 2 studies"),
+        (
+            {"batch": 64, "workers": 4, "min_workers": 2},
+            "batch 64 cannot be divided among workers 3, which min_workers 2 allows",
+        ),
+        (
+            {"batch": 12, "workers": 3, "min_workers": 2, "optim": OptimConfig(micro_batch=4)},
+            r"optim.micro_batch 4 does not divide a worker's 6 studies \(batch 12, workers 2\)",
+        ),
         ({"workers": 0}, "workers 0 must be at least 1"),
         ({"steps": 0}, "steps 0 must be at least 1"),
         ({"keep": 0}, "keep 0 must be at least 1"),
@@ -43,6 +53,34 @@ def test_an_unknown_setting_is_met_with_the_nearest(capsys):
 def test_settings_that_contradict_each_other_are_refused(changes, said):
     with pytest.raises(ConfigError, match=said):
         replace(recipe("small"), **changes).check()
+
+
+@pytest.mark.parametrize(
+    ("order", "changes", "said"),
+    [
+        ({"window": 4, "lanes": 24}, {}, "batch 64 cannot be divided among order.lanes 24"),
+        ({"window": 4, "lanes": 2}, {"workers": 4}, "order.lanes 2 cannot be divided among workers 4"),
+        ({"window": 4}, {"workers": 2}, "order.lanes 1 cannot be divided among workers 2"),
+        (
+            {"window": 4, "lanes": 4},
+            {"batch": 12, "workers": 4, "min_workers": 2},
+            "order.lanes 4 cannot be divided among workers 3, which min_workers 2 allows",
+        ),
+        ({"lanes": 8}, {}, "order.lanes 8 has no effect while order.window is 0"),
+        ({"window": 4, "lanes": 0}, {}, "order.lanes 0 at least 1"),
+        ({"window": -1}, {}, "order.window -1 must be at least 0"),
+    ],
+)
+def test_lanes_that_fit_no_batch_or_no_number_of_workers_are_refused(order, changes, said):
+    config = replace(recipe("small"), order=OrderConfig(**order), **changes)
+    with pytest.raises(ConfigError, match=said):
+        config.check()
+
+
+def test_lanes_fit_every_number_of_workers_that_divides_them():
+    for workers, fewest in ((1, 0), (2, 1), (4, 0), (8, 0)):
+        order = OrderConfig(window=4, lanes=8)
+        replace(recipe("small"), order=order, workers=workers, min_workers=fewest).check()
 
 
 def test_a_patch_is_read_off_the_architectures_name():

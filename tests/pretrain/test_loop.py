@@ -87,6 +87,16 @@ def moved(compared, folder, tiny, launched) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def lanes(folder, tiny, launched, small_shards) -> Path:
+    """A training in lanes on one worker, and one that two workers begin and one continues."""
+    order = {"order.window": 2, "order.lanes": 4, "optim.zero": 0}
+    alone, moved = (tiny(folder / name, order, shards=small_shards) for name in ("lanes", "moved_lanes"))
+    launched([(moved, 2)], 2)
+    launched([(alone, None), (moved, None)], 1)
+    return folder
+
+
 @pytest.fixture(scope="module", params=WORKERS)
 def micro_batched(request, compared, tiny, launched) -> Path:
     """Two studies at a time; on two workers under ZeRO 3 as well."""
@@ -231,6 +241,12 @@ def test_divided_state_continues_with_another_number_of_workers(moved):
     for term in ("loss/total", "loss/view", "loss/patch"):
         expected = series(moved / "one" / "sinkhorn", term)
         assert series(moved / "divided", term) == pytest.approx(expected, abs=1e-4)
+
+
+def test_lanes_give_another_number_of_workers_the_studies_that_were_to_come(lanes):
+    assert keys(lanes / "moved_lanes") == keys(lanes / "lanes")[2:]
+    expected = series(lanes / "lanes", "loss/total")
+    assert series(lanes / "moved_lanes", "loss/total") == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_training_leaves_its_backbone_and_the_newest_checkpoints(resumed):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
 
+from tests.platform.models.examples import published
+from vetdino.platform.core.config import to_json
 from vetdino.platform.core.errors import CheckpointError, ConfigError
+from vetdino.platform.models import loading
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.card import WEIGHTS
+from vetdino.platform.models.loading import load
 from vetdino.platform.models.saving import save_backbone
 from vetdino.platform.models.weights import IMAGENET
 from vetdino.platform.training import checkpoint
@@ -34,7 +40,9 @@ def config(tiny, tmp_path) -> PretrainConfig:
 def trained(config, tmp_path) -> Callable[..., tuple[Path, Distiller]]:
     """Makes the folder of a training: one checkpoint or more, and the newest distiller in it."""
 
-    def make(made: PretrainConfig = config, steps: tuple[int, ...] = (4,)) -> tuple[Path, Distiller]:
+    def make(
+        made: PretrainConfig = config, steps: tuple[int, ...] = (4,), images: dict | None = None
+    ) -> tuple[Path, Distiller]:
         run = tmp_path / "run"
         for step in steps:
             torch.manual_seed(step)
@@ -45,7 +53,8 @@ def trained(config, tmp_path) -> Callable[..., tuple[Path, Distiller]]:
             state = {name: value.contiguous() for name, value in distiller.state_dict().items()}
             followers = {name: value for name, value in state.items() if not name.startswith("student.")}
             save_file(followers, str(draft / TEACHER))
-            (draft / "position.json").write_text("{}")
+            (draft / "position.json").write_text(json.dumps({"images": images} if images else {}))
+            (draft / "config.json").write_text(to_json(made))
             checkpoint.publish(run / "checkpoints", step)
         return run, distiller
 
@@ -84,6 +93,54 @@ def test_a_backbone_folder_gives_its_weights_and_new_heads_a_warm_up(config, tmp
     assert starting_point(replace(config, start=str(tmp_path / "b"), head_warmup=0.0)).frozen_steps == 0
 
 
+def test_a_backbone_folder_is_started_from_as_its_card_says(config, tmp_path):
+    other = random_backbone(config.backbone, 7, mean=0.3, std=0.6)
+    other.card = replace(other.card, positions="dino")
+    save_backbone(tmp_path / "b", other)
+    views = [np.random.default_rng(0).integers(0, 256, (40, 48), np.uint8)]
+    for side in (32, 48):  # 48 resamples the position embeddings
+        expected = load(tmp_path / "b").tokens(other.prepare_many(views, side)).cls
+        backbone = starting_point(replace(config, start=str(tmp_path / "b"))).backbone
+        assert torch.equal(backbone.tokens(backbone.prepare_many(views, side)).cls, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"heads": 4}, "its heads is 2, that of backbone .* is 4; set --backbone.heads"),
+        ({"eps": 1e-3}, "its eps is 1e-06, that of backbone .* is 0.001; set --backbone.eps"),
+    ],
+)
+def test_what_shapes_do_not_tell_is_compared_with_the_settings(changes, said, config, trained, tmp_path):
+    run, before = trained()
+    save_backbone(tmp_path / "b", before.teacher.backbone)
+    for source in (run, tmp_path / "b"):
+        other = replace(config, backbone=replace(config.backbone, **changes), start=str(source))
+        with pytest.raises(CheckpointError, match=said):
+            starting_point(other)
+
+
+def test_a_file_of_dino_keeps_its_rule_for_positions(config, tmp_path):
+    state = published(width=192, depth=12, patch=8, grid=8)
+    torch.save(state, tmp_path / "dino.pth")
+    backbone = replace(config.backbone, width=192, depth=12, heads=3, side=64)
+    start = starting_point(replace(config, backbone=backbone, start=str(tmp_path / "dino.pth"))).backbone
+    views, before = (
+        [np.random.default_rng(0).integers(0, 256, (40, 48), np.uint8)],
+        load(tmp_path / "dino.pth"),
+    )
+    for side in (64, 96):
+        expected = before.tokens(before.prepare_many(views, side)).cls
+        assert torch.allclose(start.tokens(start.prepare_many(views, side)).cls, expected, atol=1e-4)
+
+
+def test_a_training_is_started_from_with_the_images_that_it_was_shown(config, trained):
+    images = {"mean": 0.3, "std": 0.6, "positions": "dino"}
+    run, _ = trained(images=images)
+    card = starting_point(replace(config, start=str(run))).backbone.card
+    assert {name: getattr(card, name) for name in images} == images
+
+
 @pytest.mark.parametrize("file", ["dino.pth", "dino.safetensors"])
 def test_a_foreign_file_is_folded_to_grey_and_resampled_to_the_grid(file, config, tmp_path):
     vit = timm.create_model(
@@ -91,7 +148,8 @@ def test_a_foreign_file_is_folded_to_grey_and_resampled_to_the_grid(file, config
     ).eval()
     write = save_file if file.endswith("safetensors") else torch.save
     write(vit.state_dict(), str(tmp_path / file))
-    start = starting_point(replace(config, start=str(tmp_path / file)))
+    said = "heads=2,mean=0.485/0.456/0.406,std=0.229/0.224/0.225"
+    start = starting_point(replace(config, start=f"{tmp_path / file}#{said}"))
     grey = torch.rand(1, 1, 64, 64)
     image = (grey - start.backbone.card.mean) / start.backbone.card.std
     mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (IMAGENET.mean, IMAGENET.std))
@@ -216,6 +274,7 @@ def test_published_weights_of_a_timm_name_are_adopted_or_their_absence_is_explai
         return published if pretrained else make(name, **settings)
 
     monkeypatch.setattr("timm.create_model", fetched)
+    monkeypatch.setattr(loading, "native_config", lambda name: replace(config.backbone, name=name))
     start = starting_point(replace(config, start="timm:vit_tiny_patch16_224"))
     assert ("vit_tiny_patch16_224", True) in requests
     assert torch.equal(start.backbone.vit.pos_embed, published.pos_embed)

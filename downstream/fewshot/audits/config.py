@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ....platform.core.device import DeviceChoice
 from ....platform.core.errors import ConfigError
 from ..learn.config import AdaptConfig, LearnConfig
 from ..method.config import FoldsConfig
@@ -53,8 +52,6 @@ class TttConfig(AuditConfig):
     """Rows trained on the true mask, with this fraction of its pixels replaced by pixels around it."""
     learn: LearnConfig = field(default_factory=LearnConfig)
     """Which weights are trained where no trained encoder is given."""
-    device: DeviceChoice = "auto"
-    """Where encoders are trained."""
 
     def __post_init__(self) -> None:
         AuditConfig.__post_init__(self)

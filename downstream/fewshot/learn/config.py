@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ....platform.core.device import DeviceChoice
+from ....platform.core.device import DeviceConfig
 from ....platform.core.errors import ConfigError
 from ..method.config import PrototypeConfig, SliceConfig
 
@@ -75,7 +75,7 @@ class EpisodeConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TrainConfig:
+class TrainConfig(DeviceConfig):
     """How encoders are trained on episodes; the defaults are the published recipe."""
 
     slices: SliceConfig = field(default_factory=SliceConfig)
@@ -105,8 +105,6 @@ class TrainConfig:
     """Steps between two log entries of the mean losses; each also writes a state to resume from."""
     seed: int = 0
     """Seed for the LoRA start and the episodes."""
-    device: DeviceChoice = "auto"
-    """Where encoders are trained."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "decay_every", "record_every"):

@@ -26,7 +26,7 @@ from ....platform.core.files import atomic_write
 from ...volumes.volume import Volume
 from ..method.config import SliceConfig
 from ..method.slices import resized, standardized, with_coordinates
-from ..method.token_features import TokenFeatures
+from ..method.token_features import TokenFeatures, image_batches
 from .config import LearnConfig
 from .lora import add_lora, weight_sharing_copy
 
@@ -77,14 +77,15 @@ class TrainableEncoder(nn.Module):
             add_lora(self.backbone, self.learn.rank, torch.Generator().manual_seed(seed))
         self.adapter: Adapter | None = None
         if self.learn.neighbours:
-            self.adapter = Adapter(self.learn.neighbours, self.learn.channels).to(backbone.mask_token.device)
+            self.adapter = Adapter(self.learn.neighbours, self.learn.channels).to(backbone.device)
         self.features = TokenFeatures(self.backbone, self.slices, blank=backbone)
 
     def forward(self, volume: Volume, slices: Sequence[int]) -> Tensor:
         """Features (n, C, h, w) float32 on the CPU with body coordinates, no gradient. Raises as `TokenFeatures`."""
         images_nKST = self.network_input(with_neighbors(standardized(volume), slices, self.learn.neighbours))
         with torch.no_grad():
-            features = torch.cat([self.tokens(image_KST[None]).cpu() for image_KST in images_nKST])
+            parts = image_batches(images_nKST, self.backbone.device)
+            features = torch.cat([self.tokens(part_bKST).cpu() for part_bKST in parts])
         return with_coordinates(features, volume, slices, self.slices.coordinates)
 
     def network_input(self, slices_nKHW: np.ndarray) -> Tensor:

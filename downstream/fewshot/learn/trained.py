@@ -74,6 +74,6 @@ def load_trained_encoders(
         )
     encoders: dict[tuple[int, int], TrainableEncoder] = {}
     for fold, organs, folder in entries:
-        encoder = load_encoder(backbone, folder, slices).to(device)
+        encoder = load_encoder(backbone, folder, slices).to(device or backbone.device)
         encoders |= {(fold, organ): encoder for organ in organs}
     return encoders

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from ....platform.core.device import DeviceConfig
 from ....platform.core.errors import ConfigError
 
 Compat: TypeAlias = Literal["ours", "alpnet", "levayz"]
@@ -125,7 +126,7 @@ class SliceConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class TaskConfig:
+class TaskConfig(DeviceConfig):
     """How an organ is segmented, in evaluation and in new scans."""
 
     slices: SliceConfig = field(default_factory=SliceConfig)

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ....platform.models.backbone import Backbone
 
 
+GPU_BATCH = 16
+"""Slices that a GPU takes at once."""
+
+
 class TokenFeatures:
     """A backbone's normalized patch tokens: `SliceFeatures`.
 
@@ -41,15 +45,16 @@ class TokenFeatures:
         _check_fit(self.config, backbone)
 
     def __call__(self, volume: Volume, slices: Sequence[int]) -> Tensor:
-        """Features (n, C, h, w) float32 on the CPU, coordinates appended; a slice's do not depend on the others.
+        """Features (n, C, h, w) float32 on the CPU, coordinates appended; a slice's do not depend on the others
+        (on a GPU but for rounding, see `image_batches`).
 
         Raises DataError for a constant scan.
         """
         values_nHW = intensity_scale(volume).apply(volume.image_ZHW[list(slices)])
         images_n1ST = resized(values_nHW, self.side, self.backbone.patch)
         with torch.no_grad():
-            # One by one: the rounding of a batch's products depends on its size.
-            features = torch.cat([self.encode(image_1ST[None]).cpu() for image_1ST in images_n1ST])
+            parts = image_batches(images_n1ST, self.backbone.device)
+            features = torch.cat([self.encode(part_b1ST).cpu() for part_b1ST in parts])
         return with_coordinates(features, volume, slices, self.config.coordinates)
 
     def encode(self, images_n1ST: Tensor) -> Tensor:
@@ -97,6 +102,15 @@ class TokenFeatures:
 
     def __repr__(self) -> str:
         return f"TokenFeatures({self.backbone.card.label}, side {self.side}, stride {self.stride})"
+
+
+def image_batches(images_nKST: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    """Images in the parts in which a network on this device takes them.
+
+    One by one on a CPU: the rounding of a batch's products depends on its size, and a slice's features are to be the
+    same to the last bit in any company. A GPU would idle; there they go in batches and differ by that rounding.
+    """
+    return images_nKST.split(1 if device.type == "cpu" else GPU_BATCH)
 
 
 def patch_tokens(backbone: Backbone, images_n1ST: Tensor, layers: Sequence[int], stride: int) -> Tensor:

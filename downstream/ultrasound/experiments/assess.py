@@ -22,7 +22,7 @@ from ..config import AssessConfig
 from ..domains import Domain, shuffled_frames, usable_domains
 from ..figures import curves
 from ..frames import Frame, network_input
-from ..method.encoding import covered_size
+from ..method.encoding import patch_coverage
 from ..method.masks import patch_shares
 from ..record import ZeroshotResult
 from .best_buddies import find_buddies
@@ -125,7 +125,7 @@ def _frame_facets(network: Backbone, frame: Frame, config: AssessConfig) -> _Fra
         stride=config.stride,
         position=config.position,
     )
-    covered = covered_size(facets.grid, input_1hw.shape[-2:], frame.pixels.shape, network, config.stride)
+    covered = patch_coverage(facets.grid, input_1hw.shape[-2:], frame.pixels.shape, network, config.stride)
     return _FrameFacets(
         frame,
         {

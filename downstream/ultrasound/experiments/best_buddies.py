@@ -136,7 +136,7 @@ def _patch_centers(encoded: EncodedFrame, patch_P: np.ndarray) -> np.ndarray:
     """(P, 2): row and column of the center of each patch, in pixels of the frame, counted from 0."""
     grid = encoded.descriptors.shape[:2]
     place_P2 = np.stack(np.unravel_index(patch_P, grid), axis=1)
-    return (place_P2 + 0.5) * (np.array(encoded.covered) / grid) - 0.5
+    return encoded.covered.centers(place_P2, grid)
 
 
 def _table_rows(a: Frame, b: Frame, buddies: _FrameBuddies) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ def segment(
     frames, left_out = read_frames(images)
     for file, reason in left_out.items():
         log.warning("%s left out: %s", file, reason)
-    network = load(backbone)
+    network = load(backbone, config.device)
     encoder = FrameEncoder(network, config, tokencut=config.method == "tokencut")
     encoded = [encoder.encode(frame) for frame in track(frames, label="encode", unit="frames")]
     set_masks = segment_set(encoded, config.method, config)

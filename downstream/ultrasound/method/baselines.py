@@ -11,7 +11,7 @@ import numpy as np
 
 from ....platform.core.errors import DataError
 from .cosegmentation import Cosegmentation
-from .masks import enlarge
+from .masks import Coverage, enlarge
 
 EXACT = 16
 """Most clusters of which the oracle tries every subset: 65,536 of them."""
@@ -20,7 +20,7 @@ EXACT = 16
 def oracle_clusters(
     cosegmentation: Cosegmentation,
     truths: Sequence[np.ndarray],
-    covered: Sequence[tuple[float, float] | None],
+    covered: Sequence[Coverage | None],
 ) -> tuple[list[int], float]:
     """(the set of clusters with the largest mean Dice over the images, that Dice before any refinement).
 
@@ -37,7 +37,7 @@ def oracle_clusters(
 
 
 def _areas(
-    cluster_RC: np.ndarray, truth_MW: np.ndarray, covered: tuple[float, float] | None, k: int
+    cluster_RC: np.ndarray, truth_MW: np.ndarray, covered: Coverage | None, k: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """(area of each cluster (K,), its area inside the truth (K,), area of the truth) in pixels of one image."""
     height, width = truth_MW.shape

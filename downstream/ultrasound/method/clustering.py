@@ -93,18 +93,14 @@ def _k_means(
     import faiss
     from threadpoolctl import threadpool_limits
 
+    parameters = faiss.ClusteringParameters()
+    parameters.niter, parameters.nredo, parameters.seed = MAX_ITERATIONS, config.tries, config.seed
+    # The default of faiss: at most 256 points per cluster, drawn at random.
+    parameters.max_points_per_centroid, parameters.min_points_per_centroid = len(fit_MD), 1
+    # Not faiss.Kmeans, which fails where SimpleITK was imported first: both name C++ vectors in one SWIG table.
+    centers = faiss.IndexFlatL2(all_ND.shape[1])
     # One thread: with more of them sums run in another order, and a patch between two clusters may change sides.
     with threadpool_limits(1):
-        k_means = faiss.Kmeans(
-            all_ND.shape[1],
-            k,
-            niter=MAX_ITERATIONS,
-            nredo=config.tries,
-            seed=config.seed,
-            # The default of faiss: at most 256 points per cluster, drawn at random.
-            max_points_per_centroid=len(fit_MD),
-            min_points_per_centroid=1,
-        )
-        k_means.train(fit_MD)
-        square_N1, label_N1 = k_means.index.search(all_ND, 1)
+        faiss.Clustering(all_ND.shape[1], k, parameters).train(fit_MD, centers)
+        square_N1, label_N1 = centers.search(all_ND, 1)
     return label_N1[:, 0], float(square_N1.sum(dtype=np.float64))

@@ -21,7 +21,7 @@ from ....platform.models.facets import extract_facets
 from ..config import ZeroshotConfig
 from ..frames import Frame, network_input
 from .descriptors import log_binned
-from .masks import enlarge, patch_shares
+from .masks import Coverage, enlarge, patch_shares
 from .tokencut import tokencut
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ class EncodedFrame:
     """One frame as a backbone encodes it.
 
     descriptors: (R, C, D) of single patches. attention: (A, R, C), of the CLS token in
-    `attention_block`. covered: height and width of the part of the frame that the patches cover, in pixels of the
-    frame. pixels: (H, W) uint8, the encoded image. cut: TokenCut's mask (R, C), None where it was not computed.
+    `attention_block`. covered: where the patches lie in the frame. pixels: (H, W) uint8, the encoded image. cut:
+    TokenCut's mask (R, C), None where it was not computed.
     """
 
     descriptors: np.ndarray
     attention: np.ndarray
-    covered: tuple[float, float]
+    covered: Coverage
     pixels: np.ndarray
     cut: np.ndarray | None = None
 
@@ -101,7 +101,7 @@ class FrameEncoder:
         return EncodedFrame(
             descriptors=vectors(config.facet),
             attention=attention_1AN[0].reshape(-1, *grid).cpu().numpy(),
-            covered=covered_size(grid, input_1hw.shape[-2:], pixels_HW.shape, self.backbone, config.stride),
+            covered=patch_coverage(grid, input_1hw.shape[-2:], pixels_HW.shape, self.backbone, config.stride),
             pixels=pixels_HW,
             cut=tokencut(vectors("key")) if with_cut else None,
         )
@@ -129,20 +129,24 @@ class EncoderPair:
             self.encode([frame])
 
 
-def covered_size(
+def patch_coverage(
     grid: tuple[int, int],
     input_size: tuple[int, ...],
     frame_size: tuple[int, ...],
     backbone: Backbone,
     stride: int | None,
-) -> tuple[float, float]:
-    """Height and width of the part of a frame that the patches cover, in pixels of the frame, from the top left."""
+) -> Coverage:
+    """Where the patches of a network's input lie in the frame that it was made of."""
     step = stride or backbone.patch
     spans = [
         ((count - 1) * step + backbone.patch) / side for count, side in zip(grid, input_size, strict=True)
     ]
     height, width = (min(side, span * side) for span, side in zip(spans, frame_size, strict=True))
-    return height, width
+    margins = [
+        (backbone.patch - step) / 2 / pixels * side
+        for pixels, side in zip(input_size, frame_size, strict=True)
+    ]
+    return Coverage(height, width, *margins)
 
 
 def block_index(block: int | None, backbone: Backbone) -> int:

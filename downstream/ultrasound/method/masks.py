@@ -6,6 +6,7 @@ R x C the patch grid, M x W the pixels of an image.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,41 +16,79 @@ from ...common.shapes import shape_text
 from ..config import CosegmentConfig
 
 
+class Coverage(NamedTuple):
+    """Where the patches of a grid lie in an image, from its top left, in its pixels; fractions where the network's
+    input has another size than the image.
+
+    rows, columns: height and width of the part that the patches cover. row_margin, column_margin: half of what a patch
+    is longer than the step to the next one; 0 where patches lie side by side. The patches' centers are a step apart,
+    the first half a step from the margin.
+    """
+
+    rows: float
+    columns: float
+    row_margin: float = 0.0
+    column_margin: float = 0.0
+
+    @property
+    def axes(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """(covered, margin) of the rows and of the columns."""
+        return (self.rows, self.row_margin), (self.columns, self.column_margin)
+
+    def centers(self, patch_P2: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        """(P, 2): row and column of the centers of patches, in pixels counted from 0. patch_P2: in the grid."""
+        covered_2, margin_2 = np.array(self.axes).T
+        return margin_2 + (patch_P2 + 0.5) * ((covered_2 - 2 * margin_2) / grid) - 0.5
+
+
 def enlarge(
-    grid_RC: np.ndarray, height: int, width: int, covered: tuple[float, float] | None = None, outside: int = 0
+    grid_RC: np.ndarray, height: int, width: int, covered: Coverage | None = None, outside: int = 0
 ) -> np.ndarray:
     """A mask or a map of clusters at image size, (height, width) of the same dtype, by nearest patch.
 
-    covered: pixels from the top and from the left that the patches lie on, all by default; they may be fractions,
-    where the network's input has another size than the image. What lies beyond is `outside`.
+    covered: where the patches lie, side by side over all of the image by default. What lies beyond is `outside`.
 
-    >>> enlarge(np.array([[True, False]]), 2, 5, covered=(2, 4)).astype(int)
+    >>> enlarge(np.array([[True, False]]), 2, 5, covered=Coverage(2, 4)).astype(int)
     array([[1, 1, 0, 0, 0],
            [1, 1, 0, 0, 0]])
     """
-    rows, columns = covered or (height, width)
-    if not (0 < rows < height + 0.5 and 0 < columns < width + 0.5):
-        raise DataError(f"patches cover {rows}x{columns} pixels of an image of {height}x{width}; check sizes")
+    covered = covered or Coverage(height, width)
+    if not (0 < covered.rows < height + 0.5 and 0 < covered.columns < width + 0.5):
+        raise DataError(
+            f"patches cover {covered.rows}x{covered.columns} pixels of an image of {height}x{width}; check sizes"
+        )
     image_MW = np.full((height, width), outside, grid_RC.dtype)
-    index = np.ix_(*map(_nearest_patch, (height, width), (rows, columns), grid_RC.shape))
+    index = np.ix_(*map(_nearest_patch, (height, width), covered.axes, grid_RC.shape))
     image_MW[: index[0].size, : index[1].size] = grid_RC[index]
     return image_MW
 
 
-def _nearest_patch(side: int, covered: float, patches: int) -> np.ndarray:
-    """The patch that the center of each covered pixel falls into, the patches laid side by side."""
+def _nearest_patch(side: int, axis: tuple[float, float], patches: int) -> np.ndarray:
+    """The patch whose center is nearest to that of each covered pixel."""
+    covered, margin = axis
     centers = np.arange(side) + 0.5
-    return np.minimum((centers[centers < covered] * patches / covered).astype(np.int64), patches - 1)
+    places = (centers[centers < covered] - margin) * patches / (covered - 2 * margin)
+    return np.clip(np.floor(places), 0, patches - 1).astype(np.int64)
 
 
-def patch_shares(mask_MW: np.ndarray, grid: tuple[int, int], covered: tuple[float, float]) -> np.ndarray:
+def patch_shares(mask_MW: np.ndarray, grid: tuple[int, int], covered: Coverage) -> np.ndarray:
     """The share of each patch's area that a mask covers: (R, C) float32, 0..1; pixels without a patch are ignored.
 
-    covered: as in `enlarge`.
+    Patches that overlap count what they share each for itself.
     """
-    inside = mask_MW[: round(covered[0]), : round(covered[1])].astype(np.float32)
-    # Rounded area weights can add up to a little more than the whole.
-    return cv2.resize(inside, (grid[1], grid[0]), interpolation=cv2.INTER_AREA).clip(0, 1)
+    rows_RM, columns_CW = map(_overlaps, mask_MW.shape, covered.axes, grid)
+    area_RC = rows_RM.sum(axis=1)[:, None] * columns_CW.sum(axis=1)
+    # The product of the lengths is exact for whole pixels: half a patch is half.
+    return (rows_RM @ mask_MW.astype(np.float64) @ columns_CW.T / area_RC).astype(np.float32).clip(0, 1)
+
+
+def _overlaps(side: int, axis: tuple[float, float], patches: int) -> np.ndarray:
+    """(patches, side): the length of each pixel that lies in each patch, in pixels."""
+    covered, margin = axis
+    step = (covered - 2 * margin) / patches
+    start_P1 = step * np.arange(patches)[:, None]
+    end_P1, pixel_S = start_P1 + step + 2 * margin, np.arange(side)
+    return (np.minimum(end_P1, pixel_S + 1) - np.maximum(start_P1, pixel_S)).clip(min=0)
 
 
 def refine(mask_MW: np.ndarray, pixels_MW: np.ndarray, config: CosegmentConfig) -> np.ndarray:

@@ -28,7 +28,7 @@ class CcaAudit(CcaConfig, Command):
         from ....downstream.fewshot.sources import load_source
 
         config = subconfig(CcaConfig, self)
-        volumes, backbone = volumes_for(self.out, self.volumes), load_source(self.backbone)
+        volumes, backbone = volumes_for(self.out, self.volumes), load_source(self.backbone, self.device)
         audit = cca_audit(volumes, backbone, config)
         record(cca_record(audit, backbone_label(backbone), config), volumes, backbone, config, self.out)
         return self.out

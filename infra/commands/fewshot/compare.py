@@ -38,5 +38,5 @@ class FewshotCompare(FewshotConfig, Command):
 
         volumes = volumes_for(self.out, self.volumes)
         config = subconfig(FewshotConfig, self)
-        compare(volumes, load_sources(self.backbones), config, self.out, self.trained)
+        compare(volumes, load_sources(self.backbones, self.device), config, self.out, self.trained)
         return self.out

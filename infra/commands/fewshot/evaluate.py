@@ -37,7 +37,7 @@ class FewshotEvaluate(FewshotEvaluateConfig, Command):
     def run(self) -> Path:
         from ....downstream.fewshot.experiments import evaluate
 
-        volumes, encoders = volumes_for(self.out, self.volumes), one_encoder(self.backbone)
+        volumes, encoders = volumes_for(self.out, self.volumes), one_encoder(self.backbone, self.device)
         trained = [self.trained] if self.trained else []
         evaluate(volumes, encoders, subconfig(FewshotEvaluateConfig, self), self.out, trained)
         return self.out

@@ -25,6 +25,6 @@ class Kshot(KshotConfig, Command):
     def run(self) -> Path:
         from ....downstream.fewshot.experiments import kshot
 
-        volumes, encoders = volumes_for(self.out, self.volumes), one_encoder(self.backbone)
+        volumes, encoders = volumes_for(self.out, self.volumes), one_encoder(self.backbone, self.device)
         kshot(volumes, encoders, subconfig(KshotConfig, self), self.out)
         return self.out

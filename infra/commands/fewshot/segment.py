@@ -38,5 +38,7 @@ class FewshotSegment(FewshotSegmentConfig, Command):
         from ....downstream.fewshot.sources import load_source
 
         config = subconfig(FewshotSegmentConfig, self)
-        segment(self.scans, self.support, self.mask, load_source(self.backbone), self.out, config)
+        segment(
+            self.scans, self.support, self.mask, load_source(self.backbone, self.device), self.out, config
+        )
         return self.out

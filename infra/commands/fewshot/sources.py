@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ....platform.core.device import DeviceChoice
 from ....platform.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,21 +22,21 @@ def volumes_for(out: Path, folder: Path) -> Volumes:
     return load_volumes(folder)
 
 
-def one_encoder(source: str) -> dict[str, Backbone | None]:
+def one_encoder(source: str, device: DeviceChoice) -> dict[str, Backbone | None]:
     """The only encoder of a table, under its name there; None stands for pixels."""
     from ....downstream.fewshot.sources import PIXELS, load_source
 
-    return {PIXELS if source == PIXELS else "encoder": load_source(source)}
+    return {PIXELS if source == PIXELS else "encoder": load_source(source, device)}
 
 
-def network(source: str, purpose: str) -> Backbone:
+def network(source: str, purpose: str, device: DeviceChoice) -> Backbone:
     """A backbone that can be trained. Raises ConfigError for `pixels`, which have no network.
 
     purpose: what trains it, as the start of the message.
     """
     from ....downstream.fewshot.sources import load_source
 
-    backbone = load_source(source)
+    backbone = load_source(source, device)
     if backbone is None:
         raise ConfigError(f"{purpose} trains a network and `pixels` have none; give --backbone a backbone")
     return backbone

@@ -27,5 +27,5 @@ class Train(TrainConfig, Command):
         from ....downstream.fewshot.learn.training import train
         from ....downstream.volumes.volume import load_volumes
 
-        backbone = network(self.backbone, "fewshot train")
+        backbone = network(self.backbone, "fewshot train", self.device)
         return train(load_volumes(self.volumes), backbone, subconfig(TrainConfig, self), self.out)

@@ -35,7 +35,10 @@ class TttAudit(TttConfig, Command):
 
         config = subconfig(TttConfig, self)
         device = resolve_device(config.device)
-        volumes, backbone = volumes_for(self.out, self.volumes), network(self.backbone, "ttt-audit")
+        volumes, backbone = (
+            volumes_for(self.out, self.volumes),
+            network(self.backbone, "ttt-audit", self.device),
+        )
         if self.trained is None:
             fresh = TrainableEncoder(backbone, config.learn, config.slices, config.seed).to(device)
             audit = ttt_audit(volumes, lambda _: fresh, config)

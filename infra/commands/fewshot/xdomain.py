@@ -32,5 +32,11 @@ class Xdomain(XdomainConfig, Command):
         from ....downstream.fewshot.xdomain import xdomain
 
         folders = [volumes_for(self.out, folder) for folder in self.volumes]
-        xdomain(folders, one_encoder(self.backbone), subconfig(XdomainConfig, self), self.out, self.trained)
+        xdomain(
+            folders,
+            one_encoder(self.backbone, self.device),
+            subconfig(XdomainConfig, self),
+            self.out,
+            self.trained,
+        )
         return self.out

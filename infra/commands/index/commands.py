@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from tyro.conf import Positional, arg
 
 from ....platform.core.config import subconfig
+from ....platform.core.device import DeviceConfig
 from ....serving.gallery.config import IndexConfig
 from ..arguments import BUNDLE, SOURCE, Command
 
@@ -85,10 +86,10 @@ class IndexCompact(Command):
 
 
 @dataclass(frozen=True, kw_only=True)
-class IndexVerify(Command):
+class IndexVerify(DeviceConfig, Command):
     """Read every file of a gallery and compare it with its SHA-256, with the other files, and with a backbone."""
 
-    basic: ClassVar = ("backbone",)
+    basic: ClassVar = ("backbone", "device")
     bundle: BUNDLE
     backbone: Annotated[str, arg(help=f"{SOURCE}. Empty: none is compared.")] = ""
 
@@ -100,7 +101,7 @@ class IndexVerify(Command):
         if self.backbone:
             from ....platform.models.loading import load
 
-            Gallery.open(self.bundle, load(self.backbone)).close()
+            Gallery.open(self.bundle, load(self.backbone, self.device)).close()
         return _printed(manifest, self.bundle)
 
 

@@ -45,8 +45,8 @@ class Experiment(Command):
         from ....platform.models.loading import load
 
         check_ours(self.out)
-        domains, backbone = read_domains(self.domains), load(self.backbone)
         config: Any = subconfig(self.config_class, self)
+        domains, backbone = read_domains(self.domains), load(self.backbone, config.device)
         result = self.experiment()(domains, backbone, config)
         record(self.name, result, domains, backbone, config, self.out)
         return self.out

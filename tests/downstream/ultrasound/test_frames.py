@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.downstream.ultrasound.frame_files import reason, save
+from tests.platform.data.picture_files import png_file
 from vetdino.downstream.ultrasound.domains import read_domains
 from vetdino.downstream.ultrasound.frames import Frame, network_input, read_frames
 from vetdino.platform.core.errors import DataError
@@ -43,6 +44,42 @@ def test_sixteen_bits_and_strips_are_left_out(tmp_path, drawn):
     [domain] = read_domains(folder)
     assert "8 bits" in domain.left_out["images/01.png"]
     assert "strip" in domain.left_out["images/02.png"]
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_frame_lies_as_its_mask(tmp_path, drawn, orientation):
+    folder = drawn(tmp_path / "leg", 1)
+    [before] = read_domains(folder)[0].frames
+    (folder / "images" / "00.png").write_bytes(png_file(before.pixels, orientation=orientation))
+    [after] = read_domains(folder)[0].frames
+    assert np.array_equal(after.pixels, before.pixels)
+
+
+def test_what_a_frame_or_a_mask_hides_is_black(tmp_path, drawn):
+    folder = drawn(tmp_path / "leg", 1)
+    [before] = read_domains(folder)[0].frames
+    alpha = np.where(before.mask, 255, 0)
+    white = np.full_like(before.pixels, 255)
+    (folder / "images" / "00.png").write_bytes(png_file(np.dstack([before.pixels, alpha]), "la"))
+    (folder / "masks" / "00.png").write_bytes(png_file(np.dstack([white, white, white, alpha]), "rgba"))
+    [after] = read_domains(folder)[0].frames
+    assert np.array_equal(after.mask, before.mask)
+    assert np.array_equal(after.pixels, before.pixels * before.mask)
+
+
+def test_a_mask_in_the_alpha_channel_alone_is_left_out_not_taken_as_empty(tmp_path, drawn):
+    folder = drawn(tmp_path / "leg", 2)
+    alpha = (np.indices((48, 64))[0] > 20) * 255
+    (folder / "masks" / "01.png").write_bytes(png_file(np.dstack([0 * alpha, alpha]), "la"))
+    [domain] = read_domains(folder)
+    assert "alpha channel" in reason(domain, "images/01.png")
+
+
+def test_sixteen_bits_of_color_are_left_out_like_those_of_gray(tmp_path, drawn):
+    folder = drawn(tmp_path / "leg", 2)
+    (folder / "images" / "01.png").write_bytes(png_file(np.full((48, 64, 3), 4000), "rgb", depth=16))
+    [domain] = read_domains(folder)
+    assert "8 bits" in reason(domain, "images/01.png")
 
 
 def test_two_images_of_one_name_are_left_out(tmp_path, drawn):

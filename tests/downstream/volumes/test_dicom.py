@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pydicom
 import pytest
 
+from tests.platform.ingest.radiographs import lut_item
 from vetdino.downstream.volumes.files import (
     StackGeometry,
     read_image,
@@ -47,6 +49,61 @@ def test_bits_above_those_stored_are_no_pixels(tmp_path, save_series, hounsfield
         tmp_path / "a", hu, PixelData=lambda z: ((hu[z] + 1024) | 0x8000).astype("<u2").tobytes()
     )
     np.testing.assert_array_equal(read_image(folder, PLAIN).values, hu)
+
+
+def test_left_justified_slices_have_their_values(tmp_path, save_series, hounsfield):
+    hu = hounsfield()
+    words = {"HighBit": 15, "PixelData": lambda z: ((hu[z] + 1024) << 4).astype("<u2").tobytes()}
+    result = read_image(save_series(tmp_path, hu, **words), PLAIN)
+    np.testing.assert_array_equal(result.values, hu)
+    assert result.notes == ("HighBit is not BitsStored 12 - 1",)
+
+
+def test_slices_of_more_bits_than_bits_stored_keep_them_with_a_note(tmp_path, save_series):
+    ramp = np.add.outer(np.arange(5), np.add.outer(np.arange(40) * 90, np.arange(40) * 70))
+    words = {"PixelData": lambda z: (ramp[z] + 1024).astype("<u2").tobytes()}
+    result = read_image(save_series(tmp_path, ramp, **words), PLAIN)
+    np.testing.assert_array_equal(result.values, ramp)
+    assert "BitsStored 12" in result.notes[0]
+
+
+def test_empty_rescale_tags_leave_the_stored_values_with_a_note(tmp_path, save_series, hounsfield):
+    hu = hounsfield()
+    result = read_image(save_series(tmp_path, hu, RescaleSlope="", RescaleIntercept=""), PLAIN)
+    np.testing.assert_array_equal(result.values, hu + 1024)
+    assert result.notes == ("RescaleSlope and RescaleIntercept without a usable number",)
+
+
+def test_a_ct_without_rescale_tags_is_noted(tmp_path, save_series, hounsfield):
+    folder = save_series(tmp_path, hounsfield())
+    for file in folder.iterdir():
+        dataset = pydicom.dcmread(file)
+        del dataset.RescaleSlope, dataset.RescaleIntercept
+        dataset.save_as(file)
+    assert "Hounsfield" in read_image(folder, PLAIN).notes[0]
+
+
+def test_an_intercept_without_a_slope_is_applied(tmp_path, save_series, hounsfield):
+    hu = hounsfield()
+    result = read_image(save_series(tmp_path, hu, RescaleSlope=None), PLAIN)
+    np.testing.assert_array_equal(result.values, hu)
+
+
+def test_a_modality_lut_of_twelve_bits_is_applied(tmp_path, save_series, hounsfield):
+    hu = hounsfield()
+    item = lut_item(np.arange(4096)[::-1], bits=12)
+    result = read_image(save_series(tmp_path, hu, ModalityLUTSequence=[item]), PLAIN)
+    np.testing.assert_array_equal(result.values, 4095 - (hu + 1024))
+
+
+def test_padding_brighter_than_everything_becomes_dark(tmp_path, save_series, hounsfield):
+    hu = hounsfield()
+    words = (hu + 1024).astype("<u2")
+    words[:, 0] = 63536  # BitsStored is 12
+    changes = {"PixelPaddingValue": 63536, "PixelData": lambda z: words[z].tobytes()}
+    result = read_image(save_series(tmp_path, hu, **changes), PLAIN)
+    np.testing.assert_array_equal(result.values[:, 1:], hu[:, 1:])
+    np.testing.assert_array_equal(result.values[:, 0], hu[:, 1:].min((1, 2))[:, None] + np.zeros(7))
 
 
 @pytest.mark.parametrize(

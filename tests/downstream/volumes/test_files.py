@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.platform.data.picture_files import png_file
 from vetdino.downstream.volumes.files import (
     StackGeometry,
     file_kind,
@@ -149,6 +150,27 @@ def test_a_palette_gives_label_numbers_not_colors(tmp_path):
     picture.putpalette([0, 0, 0, 9, 9, 9, 8, 8, 8, 200, 10, 10] + [0] * 756)
     picture.save(tmp_path / "0.png")
     assert read_labels(tmp_path, PLAIN, {}).values.tolist() == [[[0, 3]]]
+
+
+def test_a_turned_slice_lies_as_its_turned_labels(tmp_path):
+    values = np.random.default_rng(0).integers(0, 9, (4, 4), dtype=np.uint8)
+    for name, orientation in (("scan", 6), ("labels", 1)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(png_file(values, orientation=orientation))
+    scan, labels = read_image(tmp_path / "scan", PLAIN), read_labels(tmp_path / "labels", PLAIN, {})
+    np.testing.assert_array_equal(scan.values, labels.values)
+
+
+def test_labels_of_four_bits_are_not_stretched(tmp_path):
+    (tmp_path / "0.png").write_bytes(png_file(np.array([[0, 1, 2, 15]]), depth=4))
+    assert read_labels(tmp_path, PLAIN, {}).values.tolist() == [[[0, 1, 2, 15]]]
+
+
+def test_a_tiff_of_several_slices_is_refused_rather_than_cut_to_its_first(tmp_path):
+    first = Image.fromarray(np.zeros((4, 4), np.uint8))
+    first.save(tmp_path / "0.tif", save_all=True, append_images=[first, first])
+    with pytest.raises(DataError, match="3 pictures in one file"):
+        read_image(tmp_path, PLAIN)
 
 
 def test_white_is_class_one(tmp_path, save_picture):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pickle
+import resource
 from multiprocessing import get_context
 
 import pytest
 
 from tests.platform.data.written import written
 from vetdino.platform.core.errors import ShardError
+from vetdino.platform.data import index as index_module
 from vetdino.platform.data.config import ShardConfig
 from vetdino.platform.data.index import StudyIndex
 from vetdino.platform.data.samples import (
@@ -58,3 +60,58 @@ def test_a_shard_cut_after_it_was_indexed_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(ShardError, match="shorter than it was"):
         index.load(2)
+
+
+EACH_ALONE = ShardConfig(max_bytes=1)
+"""One study a shard."""
+
+
+@pytest.fixture
+def few_files():
+    """The process may open 256 files, as on macOS and on many clusters."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def _keys_in_a_child_of_few_files(index: StudyIndex, pipe) -> None:
+    pipe.send([index.load(place).key for place in range(len(index))])
+
+
+def test_more_shards_than_a_process_may_open_are_read(tmp_path, few_files):
+    written(tmp_path, 300, EACH_ALONE)
+    index = StudyIndex(tmp_path, "train")
+    assert len(index._paths) == 300
+    for _ in range(2):
+        assert [index.load(place).key for place in range(300)] == index.keys()
+    # The files of the parent stay usable, and the worker has its own.
+    here, there = get_context("fork").Pipe()
+    child = get_context("fork").Process(target=_keys_in_a_child_of_few_files, args=(index, there))
+    child.start()
+    assert here.recv() == index.keys()
+    child.join()
+    assert [index.load(place).key for place in range(299, -1, -1)] == index.keys()[::-1]
+    here.close()
+    there.close()
+
+
+def test_the_file_used_longest_ago_is_closed(tmp_path, monkeypatch):
+    monkeypatch.setattr(index_module, "HANDLES", 2)
+    opened, open_shard = [], index_module.open_shard
+
+    def counted(files, path):
+        opened.append((path[-5:-4], file := open_shard(files, path)))
+        return file
+
+    written(tmp_path, 4, EACH_ALONE)
+    index = StudyIndex(tmp_path, "train")
+    monkeypatch.setattr(index_module, "open_shard", counted)
+    for place in (0, 1, 0, 2, 0, 1):
+        index.load(place)
+    assert [shard for shard, _ in opened] == ["0", "1", "2", "1"]
+    assert [file.closed for _, file in opened] == [False, True, True, False]
+    copy = pickle.loads(pickle.dumps(index))
+    del index
+    assert all(file.closed for _, file in opened)
+    assert copy.load(3).key == copy.keys()[3]

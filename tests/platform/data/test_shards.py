@@ -15,9 +15,10 @@ import pytest
 
 from tests.platform.data.written import a_study, written
 from vetdino.platform.core.errors import ShardError
+from vetdino.platform.data.checksums import sums_path, verify
 from vetdino.platform.data.config import ShardConfig
 from vetdino.platform.data.index import StudyIndex
-from vetdino.platform.data.manifest import load_manifest, verify
+from vetdino.platform.data.manifest import load_manifest
 from vetdino.platform.data.shards import ShardWriter, read
 
 
@@ -114,6 +115,7 @@ def test_a_missing_shard_is_refused(tmp_path):
 def test_a_broken_sample_stops_reading_or_is_left_out(tmp_path, caplog):
     written(tmp_path, 3)
     path = tmp_path / "train-000000.tar"
+    Path(sums_path(str(path))).unlink()  # so that not the checksum notices it
     content = bytearray(path.read_bytes())
     place = content.index(b'"labels"', content.index(b'"labels"') + 1)
     content[place : place + 8] = b'"lables"'

@@ -55,6 +55,25 @@ def radiograph(pixels: np.ndarray = RAMP, **tags: object) -> Dataset:
     return dataset
 
 
+def lut_item(entries: np.ndarray, first: int = 0, bits: int = 12, vr: str = "US", **tags: object) -> Dataset:
+    """An item of a VOI or modality LUT sequence, its first value unsigned or signed (vr US or SS)."""
+    item = Dataset()
+    item.add_new("LUTDescriptor", vr, [len(entries) % 65536, first, bits])
+    item.add_new("LUTData", "OW", np.asarray(entries).astype("<u2").tobytes())
+    for name, value in tags.items():
+        setattr(item, name, value)
+    return item
+
+
+def compressed(dataset: Dataset, syntax: str) -> Dataset:
+    """The data set with its words compressed whole: 16 bits of them, whatever BitsStored and HighBit say."""
+    declared = dataset.BitsStored, dataset.HighBit
+    dataset.BitsStored, dataset.HighBit = dataset.BitsAllocated, dataset.BitsAllocated - 1
+    dataset.compress(syntax, generate_instance_uid=False)
+    dataset.BitsStored, dataset.HighBit = declared
+    return dataset
+
+
 def saved(dataset: Dataset) -> bytes:
     """The data set as a file."""
     file = BytesIO()

@@ -6,7 +6,17 @@ import stat
 from dataclasses import replace
 from pathlib import Path
 
-from vetdino.platform.ingest.assembly import counts_of, judged, no_views_message, save_quarantine
+import pytest
+
+from vetdino.platform.data.manifest import Manifest
+from vetdino.platform.ingest.assembly import (
+    counts_of,
+    foreseen,
+    judged,
+    refusal_of_archive,
+    save_quarantine,
+    summary,
+)
 from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.decoding import DecodeResult
 from vetdino.platform.ingest.discovery import DecodeTask
@@ -60,16 +70,60 @@ def test_a_refused_file_stays_refused_and_every_file_is_counted():
 
 
 def test_an_archive_without_views_names_the_commonest_reasons():
-    results = [DecodeResult(code="TOO_FEW_VIEWS")] * 3 + [DecodeResult(code="NOT_DICOM")]
-    message = no_views_message(Path("in"), results)
+    results = [DecodeResult(code="NOT_DICOM")] + [DecodeResult(code="TOO_FEW_VIEWS")] * 3
+    message = refusal_of_archive(Path("in"), counts_of(results), IngestConfig())
+    assert "none of its 4 files" in message
     assert "TOO_FEW_VIEWS 3, NOT_DICOM 1" in message
     assert "--min-views" in message
-    assert "--min-views" not in no_views_message(Path("in"), results[3:])
+    assert "--min-views" not in refusal_of_archive(Path("in"), counts_of(results[:1]), IngestConfig())
+
+
+@pytest.mark.parametrize(("share", "refused"), [(1.0, False), (0.29, False), (0.28, True), (0.0, True)])
+def test_more_refused_than_allowed_is_a_refusal_of_the_archive(share, refused):
+    good = [accepted(f"{number}") for number in range(71)]
+    counts = counts_of([*good, *[DecodeResult(code="NOT_DICOM")] * 29])  # 0.29 * 100 is 28.999999999999996
+    message = refusal_of_archive(Path("in"), counts, IngestConfig(max_refused=share))
+    assert bool(message) == refused
+    assert not refused or "29 of 100 files are refused (NOT_DICOM 29)" in message
+
+
+def test_duplicates_are_no_loss():
+    counts = counts_of(judged([accepted("a"), accepted("a")], IngestConfig()))
+    assert refusal_of_archive(Path("in"), counts, IngestConfig(max_refused=0.0)) == ""
+
+
+def test_a_table_tells_what_will_be_refused(tmp_path):
+    (tmp_path / "a").write_text("")
+    tasks = [
+        DecodeTask("a", named)
+        for named in (("p", "s", "AP"), ("", "s", "AP"), ("p", "", "AP"), ("p", "s", "PA"))
+    ]
+    results = judged(foreseen(tmp_path, [*tasks, DecodeTask("gone", ("p", "s", "AP"))]), IngestConfig())
+    assert [result.code for result in results] == [
+        "",
+        "NO_IDENTITY",
+        "NO_IDENTITY",
+        "DUPLICATE",
+        "MISSING_FILE",
+    ]
+
+
+def test_the_summary_says_what_was_read_written_refused_and_found():
+    counts = {"files": 9, "views": 4, "refused": 4, "duplicates": 1, "studies": 3, "labelled_studies": 2}
+    codes = {"refused.NOT_DICOM": 1, "refused.PATIENT_CLASH": 3}
+    line = summary(Manifest(1, "dogs", ("mass", "edema"), (), {**counts, **codes}, ""))
+    assert line == (
+        "read 9 files: wrote 4 views of 3 studies; refused 4 (PATIENT_CLASH 3, NOT_DICOM 1); 1 duplicates left out; "
+        "2 findings (mass, edema), 2 of 3 studies labelled"
+    )
+    nothing = {**counts, "refused": 0, "duplicates": 0}
+    assert summary(Manifest(1, "dogs", (), (), nothing, "")).endswith("refused 0; no findings")
 
 
 def test_the_quarantine_lists_what_was_refused_for_its_owner_alone(tmp_path):
     tasks = [DecodeTask("a"), DecodeTask("b, c")]
-    save_quarantine(tmp_path, tasks, [accepted("a"), DecodeResult(code="NOT_DICOM", detail="text")])
-    path = tmp_path / "quarantine.csv"
+    results = [accepted("a"), DecodeResult(code="NOT_DICOM", detail="text")]
+    path = save_quarantine(tmp_path, tasks, results)
+    assert path == tmp_path / "quarantine.csv"
     assert path.read_text() == 'path,code,detail\n"b, c",NOT_DICOM,text\n'
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

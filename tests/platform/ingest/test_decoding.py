@@ -61,6 +61,9 @@ def test_what_a_table_names_comes_before_the_header(archive, config):
     assert result.patient == pseudonym(b"key", "patient:p")
     assert result.view.projection == "LLAT"
     assert result.view.facts["projection_source"] == "table"
+    assert result.view.laterality == ""
+    sided = decode(archive, DecodeTask("Rex/00", ("p", "s", "CC"), "L"), b"key", config)
+    assert (sided.view.projection, sided.view.laterality) == ("CC", "L")
 
 
 @pytest.mark.parametrize(

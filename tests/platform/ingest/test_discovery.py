@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vetdino.platform.core.errors import DataError
+from vetdino.platform.core.errors import ConfigError, DataError
 from vetdino.platform.ingest.config import IngestConfig, TableConfig
+from vetdino.platform.ingest.decoding import decode
 from vetdino.platform.ingest.discovery import discover
+from vetdino.platform.ingest.tables import patient_study
 
 
 def a_folder(folder: Path) -> Path:
@@ -51,6 +54,88 @@ def test_a_finding_in_one_row_of_a_study_is_in_the_study(tmp_path):
     assert archive.tasks[0].named == ("p", "s", "UNKNOWN")
     assert archive.labels["s"] == {"mass": 1.0}
     assert np.isnan(archive.labels["t"]["mass"])
+
+
+def a_restarting_table(folder: Path) -> Path:
+    """Six pictures of three patients, whose studies are numbered from 0 for each."""
+    table = folder / "t.csv"
+    rows = [("p", 0, 1), ("p", 1, 0), ("q", 0, 0), ("q", 1, 1), ("r", 0, ""), ("r", 2, 1)]
+    lines = [f"{number}.png,{patient},{study},{mass}" for number, (patient, study, mass) in enumerate(rows)]
+    table.write_text("\n".join(["path,patient,study,mass", *lines]) + "\n")
+    return table
+
+
+def test_studies_that_restart_for_each_patient_are_kept_apart(tmp_path, caplog):
+    config = IngestConfig(table=TableConfig(labels="*"))
+    archive = discover(a_restarting_table(tmp_path), tmp_path / "out", config)
+    studies = [task.named[1] for task in archive.tasks]
+    assert studies == [patient_study(*pair) for pair in ("p0", "p1", "q0", "q1", "r0", "r2")]
+    assert [archive.labels[study]["mass"] for study in studies[:4]] == [1, 0, 0, 1]
+    assert "recur under several patients" in caplog.text
+
+
+def test_one_wrong_patient_does_not_divide_the_studies(tmp_path):
+    rows = ["path,patient,study", "a,p,1", "b,p,1", "c,p,2", "d,q,3", "e,q,3", "f,p,3"]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    archive = discover(tmp_path / "t.csv", tmp_path / "out", IngestConfig())
+    assert [task.named[1] for task in archive.tasks] == ["1", "1", "2", "3", "3", "3"]
+
+
+def test_labels_of_a_table_of_their_own_join_those_of_an_image_table(tmp_path):
+    (tmp_path / "t.csv").write_text("path,patient,study,mass\na,p,s,\nb,q,t,0\n")
+    (tmp_path / "l.csv").write_text("study,edema,mass\ns,1,1\nt,NA,\nelse,0,0\n")
+    config = IngestConfig(table=TableConfig(labels="mass"), labels=tmp_path / "l.csv")
+    archive = discover(tmp_path / "t.csv", tmp_path / "out", config)
+    assert archive.findings == ("mass", "edema")
+    assert archive.labels["s"] == {"mass": 1.0, "edema": 1.0}
+    assert archive.labels["t"]["mass"] == 0
+    assert np.isnan(archive.labels["t"]["edema"])
+    (tmp_path / "l.csv").write_text("study,edema\nu,1\n")
+    with pytest.raises(DataError, match="names none of the 2 studies"):
+        discover(tmp_path / "t.csv", tmp_path / "out", config)
+
+
+def test_labels_of_studies_that_restart_need_the_patient(tmp_path):
+    table = a_restarting_table(tmp_path)
+    (tmp_path / "l.csv").write_text("study,edema\n0,1\n")
+    with pytest.raises(DataError, match="no column for the patient"):
+        discover(table, tmp_path / "out", IngestConfig(labels=tmp_path / "l.csv"))
+    (tmp_path / "l.csv").write_text("patient,study,edema\np,0,1\nq,0,0\n")
+    archive = discover(table, tmp_path / "out", IngestConfig(labels=tmp_path / "l.csv"))
+    assert [archive.labels[patient_study(patient, "0")]["edema"] for patient in "pq"] == [1, 0]
+
+
+def test_what_cannot_be_looked_at_is_listed_and_not_passed_over(tmp_path):
+    folder = a_folder(tmp_path / "in")
+    (folder / "broken").symlink_to("nowhere")
+    (folder / "linked").symlink_to(tmp_path / "in" / "a", target_is_directory=True)
+    archive = discover(folder, tmp_path / "out", IngestConfig())
+    assert [task.path for task in archive.tasks] == ["a/1", "a/2", "b", "broken", "linked"]
+    codes = {task.path: decode(folder, task, b"key", IngestConfig()).code for task in archive.tasks}
+    assert (codes["broken"], codes["linked"]) == ("MISSING_FILE", "UNREADABLE_HEADER")
+
+
+def test_a_folder_without_permission_is_listed(tmp_path, monkeypatch):
+    folder = a_folder(tmp_path / "in")
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path) == str(folder / closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    closed = "a"
+    assert [task.path for task in discover(folder, tmp_path / "out", IngestConfig()).tasks] == ["a", "b"]
+    closed = ""
+    with pytest.raises(DataError, match="cannot be listed"):
+        discover(folder, tmp_path / "out", IngestConfig())
+
+
+def test_columns_of_labels_without_a_table_are_an_error(tmp_path):
+    config = IngestConfig(table=TableConfig(labels="*"))
+    with pytest.raises(ConfigError, match="--labels"):
+        discover(a_folder(tmp_path / "in"), tmp_path / "out", config)
 
 
 @pytest.mark.parametrize(("source", "fact"), [("empty", "an empty folder"), ("gone", "no such folder")])

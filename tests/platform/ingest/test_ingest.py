@@ -19,11 +19,13 @@ from PIL import Image
 
 from tests.platform.ingest.radiographs import NAMES, write_dicom
 from vetdino.platform.core.errors import ConfigError, DataError, ShardError
+from vetdino.platform.data.checksums import verify
 from vetdino.platform.data.config import ShardConfig
-from vetdino.platform.data.manifest import verify
+from vetdino.platform.data.manifest import save_manifest
 from vetdino.platform.data.shards import read
 from vetdino.platform.data.study import SPLITS, Study
 from vetdino.platform.ingest import ingest as module
+from vetdino.platform.ingest.config import TableConfig
 from vetdino.platform.ingest.header import CODES
 from vetdino.platform.ingest.ingest import ingest
 from vetdino.platform.ingest.pseudonyms import pseudonym, split_of
@@ -141,17 +143,72 @@ def test_labels_follow_their_study(archive, tmp_path, config):
     assert np.isnan(values[4:]).all()
 
 
-def test_labels_of_another_archive_are_refused(archive, tmp_path, config):
+def test_labels_of_another_archive_are_refused_before_anything_is_decoded(
+    archive, tmp_path, config, monkeypatch
+):
     labels = tmp_path / "labels.csv"
     pd.DataFrame({"study": ["9.9"], "mass": [1]}).to_csv(labels, index=False)
+    monkeypatch.setattr(module, "decode_all", lambda *arguments: pytest.fail("decoded"))
+    with pytest.raises(DataError, match="names none of the 8 studies"):
+        ingest(archive, tmp_path / "out", replace(config, labels=labels))
+    pictures = a_picture_table(tmp_path / "pictures")
+    with pytest.raises(DataError, match="names none of the 8 studies"):
+        ingest(pictures, tmp_path / "out", replace(config, labels=labels))
+    assert not (tmp_path / "out").exists()
+
+
+def test_labels_of_refused_studies_alone_are_an_error_that_keeps_what_was_decoded(
+    archive, tmp_path, config, capsys
+):
+    labels = tmp_path / "labels.csv"
+    pd.DataFrame({"study": ["1.2.4"], "mass": [1]}).to_csv(labels, index=False)  # the clash
     with pytest.raises(DataError, match="names none of the 6 studies"):
         ingest(archive, tmp_path / "out", replace(config, labels=labels))
+    assert not (tmp_path / "out").exists()
+    pd.DataFrame({"study": ["1.2.3.0"], "mass": [1]}).to_csv(labels, index=False)
+    capsys.readouterr()
+    assert ingest(archive, tmp_path / "out", replace(config, labels=labels)).counts["labelled_studies"] == 1
+    assert decoded_files(capsys.readouterr().err) == 0
+    assert sorted(os.listdir(tmp_path)) == ["archive", "key", "labels.csv", "out"]
+
+
+def decoded_files(stderr: str) -> int:
+    """How many files a run decoded, by its lines of progress."""
+    lines = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
+    return next(line["done"] for line in lines if line["progress"] == "decode")
 
 
 def test_too_few_views_everywhere_is_one_line(archive, tmp_path, config):
     with pytest.raises(DataError, match=r"none of its 20 files .*TOO_FEW_VIEWS 13.*--min-views"):
         ingest(archive, tmp_path / "out", replace(config, min_views=3))
-    assert sorted(os.listdir(tmp_path)) == ["archive", "key"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_refused_than_allowed_writes_a_list_and_no_shards(archive, tmp_path, config, capsys):
+    with pytest.raises(
+        DataError, match=r"6 of 20 files are refused \(PATIENT_CLASH 2, .*--max-refused 0.2"
+    ) as caught:
+        ingest(archive, tmp_path / "out", replace(config, max_refused=0.2))
+    assert not (tmp_path / "out").exists()
+    quarantine = Path(str(caught.value).split("; ")[1].removesuffix(" lists them"))
+    assert stat.S_IMODE(quarantine.stat().st_mode) == 0o600
+    assert quarantine.read_text().count("PATIENT_CLASH") == 2
+    capsys.readouterr()
+    manifest = ingest(archive, tmp_path / "out", replace(config, max_refused=0.3))
+    assert decoded_files(capsys.readouterr().err) == 0
+    assert sorted(os.listdir(tmp_path)) == ["archive", "key", "out"]
+    assert ingest(archive, tmp_path / "out", config) == manifest  # the share changes nothing of the output
+    with pytest.raises(DataError, match="6 of 20 files are refused"):
+        ingest(archive, tmp_path / "out", replace(config, max_refused=0.2))
+
+
+def test_what_a_table_refuses_is_known_before_anything_is_decoded(tmp_path, config, monkeypatch):
+    pictures = a_picture_table(tmp_path / "pictures")
+    monkeypatch.setattr(module, "decode_all", lambda *arguments: pytest.fail("decoded"))
+    with pytest.raises(DataError, match=r"1 of 11 files are refused \(MISSING_FILE 1\)"):
+        ingest(pictures, tmp_path / "out", replace(config, min_views=1, max_refused=0.05))
+    with pytest.raises(DataError, match=r"none of its 11 files .*--min-views"):
+        ingest(pictures, tmp_path / "out", replace(config, min_views=9))
 
 
 def test_a_finished_output_is_returned_and_another_one_is_left_alone(archive, tmp_path, config, capsys):
@@ -234,7 +291,7 @@ def test_a_table_of_pictures_becomes_studies(tmp_path, config):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_and_leaves_nothing(archive, tmp_path, config):
+def test_a_full_disk_is_one_line_and_leaves_no_half_written_output(archive, tmp_path, config):
     # A limit on the size of a file is a real refusal by the kernel, as a full disk is.
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
     code = (
@@ -255,14 +312,70 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(archive, tmp_path, config):
     assert "cannot be written" in run.stdout
     assert run.stdout.count("\n") == 1
     assert "Traceback" not in run.stderr
-    assert sorted(os.listdir(tmp_path)) == ["archive", "key"]
+    assert not (tmp_path / "out").exists()
+    assert ingest(archive, tmp_path / "out", replace(config, min_views=1)).counts["files"] == 20
+    assert sorted(os.listdir(tmp_path)) == ["archive", "key", "out"]
 
 
-def test_shards_that_cannot_be_written_leave_nothing(archive, tmp_path, config, monkeypatch):
+def test_shards_that_cannot_be_written_leave_what_was_decoded_and_nothing_else(
+    archive, tmp_path, config, monkeypatch, capsys
+):
     def refuse(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "save_manifest", refuse)
-    with pytest.raises(ShardError, match="No space left on device"):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "save_manifest", refuse)
+        with pytest.raises(ShardError, match=r"No space left on device.*kept in") as caught:
+            ingest(archive, tmp_path / "out", config)
+    work = Path(str(caught.value).rpartition("kept in ")[2])
+    assert os.listdir(work) == ["parts.sqlite"]
+    assert not (tmp_path / "out").exists()
+    capsys.readouterr()
+    ingest(archive, tmp_path / "out", replace(config, val=0.1))  # a split is no reason to decode again
+    assert decoded_files(capsys.readouterr().err) == 0
+
+
+def test_damaged_results_of_a_stopped_run_are_one_line(archive, tmp_path, config, monkeypatch):
+    monkeypatch.setattr(module, "_work_digest", lambda *arguments: "0" * 24)
+    (tmp_path / "out.tmp-00000000").mkdir()
+    (tmp_path / "out.tmp-00000000" / "parts.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(ShardError, match=r"damaged .* remove it"):
         ingest(archive, tmp_path / "out", config)
-    assert sorted(os.listdir(tmp_path)) == ["archive", "key"]
+
+
+def test_an_output_with_other_findings_is_not_taken_for_finished(archive, tmp_path, config):
+    labels = tmp_path / "labels.csv"
+    pd.DataFrame({"study": ["1.2.3.0"], "mass": [1]}).to_csv(labels, index=False)
+    out = tmp_path / "out"
+    manifest = ingest(archive, out, replace(config, labels=labels))
+    save_manifest(out, replace(manifest, findings=()))  # as a version that lost the column wrote it
+    with pytest.raises(DataError, match="already holds something else"):
+        ingest(archive, out, replace(config, labels=labels))
+
+
+def test_studies_that_restart_for_each_patient_lose_no_picture(tmp_path, config):
+    random = np.random.default_rng(0)
+    rows = [
+        ("Rex", 0, "L-CC"),
+        ("Rex", 1, "RMLO"),
+        ("Bello", 0, "AP"),
+        ("Bello", 1, "AP"),
+        ("Hasso", 0, "AP"),
+    ]
+    for number in range(5):
+        pixels = random.integers(0, 256, (60, 90)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    table = pd.DataFrame(rows, columns=["patient", "study", "view"])
+    table["path"], table["mass"] = [f"{number}.png" for number in range(5)], ["TRUE", "no", 1, "NA", 0]
+    table.to_csv(tmp_path / "t.csv", index=False)
+    settings = replace(config, min_views=1, table=TableConfig(labels="*"), max_refused=0.0)
+    manifest = ingest(tmp_path / "t.csv", tmp_path / "out", settings)
+    assert (manifest.counts["views"], manifest.counts["studies"], manifest.counts["patients"]) == (5, 5, 3)
+    assert (manifest.findings, manifest.counts["labelled_studies"]) == (("mass",), 4)
+    secret = config.secret.read_bytes()
+    studies = {study.key: study for study in studies_in(tmp_path / "out")}
+    first, second = (studies[pseudonym(secret, f"study:Rex\0{number}")] for number in range(2))
+    assert first.patient == second.patient == pseudonym(secret, "patient:Rex")
+    assert (first.labels, second.labels) == ({"mass": 1.0}, {"mass": 0.0})
+    assert (first.view(0).projection, first.view(0).laterality) == ("CC", "L")
+    assert (second.view(0).projection, second.view(0).laterality) == ("MLO", "R")

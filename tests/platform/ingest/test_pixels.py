@@ -19,6 +19,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from tests.platform.data.picture_files import png_file, tiff_file
 from tests.platform.ingest.radiographs import RAMP, radiograph, saved, the_code, the_view, view_in
 from vetdino.platform.core.errors import DicomError
 from vetdino.platform.ingest.config import DicomConfig
@@ -91,11 +92,14 @@ def test_bits_above_those_stored_are_masked():
         ("MONOCHROME1", "INVERSE", True),
         ("MONOCHROME2", "INVERSE", True),
         ("MONOCHROME1", "IDENTITY", False),
+        ("MONOCHROME1", "UNKNOWN", True),
     ],
 )
 def test_greys_are_inverted_once_or_not_at_all(photometric, shape, inverted):
     view = the_view(radiograph(PhotometricInterpretation=photometric, PresentationLUTShape=shape))
     assert (view.pixels[0, 0] > view.pixels[-1, -1]) == inverted
+    contradicts = (photometric, shape) in (("MONOCHROME2", "INVERSE"), ("MONOCHROME1", "IDENTITY"))
+    assert ("PresentationLUTShape" in view.facts.get("doubts", "")) == contradicts
 
 
 @pytest.mark.parametrize("shape", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
@@ -233,9 +237,29 @@ def test_eight_bits_stay_and_more_are_stretched_between_percentiles():
     assert (deep.pixels.min(), deep.pixels.max()) == (0, 255)
 
 
+def test_nan_is_padding_of_a_float_tiff():
+    tissue = np.random.default_rng(0).normal(100, 20, (40, 30)).astype(np.float32)
+    bordered = tissue.copy()
+    bordered[:, :6] = np.nan
+    view = picture_view(picture_pixels(tiff_file(bordered, photometric="minisblack")), DicomConfig())
+    assert (view.pixels[:, :6] == 0).all()
+    assert np.array_equal(view.pixels[:, 6:], picture_view(tissue[:, 6:], DicomConfig()).pixels)
+
+
+def test_a_turned_picture_becomes_an_upright_view():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30), np.uint8)
+    view = picture_view(picture_pixels(png_file(pixels, orientation=6)), DicomConfig())
+    assert np.array_equal(view.pixels, pixels)
+
+
 @pytest.mark.parametrize(
     ("pixels", "code"),
-    [(np.zeros((40, 40), np.uint8), "LOW_CONTRAST"), (np.zeros((40, 3), np.uint8), "NOT_RADIOGRAPH")],
+    [
+        (np.zeros((40, 40), np.uint8), "LOW_CONTRAST"),
+        (np.zeros((40, 3), np.uint8), "NOT_RADIOGRAPH"),
+        (np.full((40, 40), np.nan, np.float32), "LOW_CONTRAST"),
+        (np.where(np.eye(40) > 0, np.inf, 3).astype(np.float32), "LOW_CONTRAST"),
+    ],
 )
 def test_a_plain_picture_may_be_refused(pixels, code):
     with pytest.raises(DicomError, match=code):

@@ -41,3 +41,11 @@ def test_a_short_secret_is_refused(tmp_path):
     (tmp_path / "key").write_bytes(b"abc")
     with pytest.raises(ConfigError, match="3 bytes"):
         load_secret(tmp_path / "key")
+
+
+def test_a_secret_that_cannot_be_read_or_written_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="--secret"):
+        load_secret(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="--secret"):
+        load_secret(tmp_path / "file" / "key")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from vetdino.platform.data.study import StoredView
 from vetdino.platform.ingest.decoding import DecodeResult
 from vetdino.platform.ingest.discovery import DecodeTask
-from vetdino.platform.ingest.store import ResultStore, result_key
+from vetdino.platform.ingest.store import RETRIED, ResultStore, result_key
 
 VIEW = StoredView(b"jpeg", "VD", "L", "DX", (0.1, 0.2), {"voi": "window"})
 
@@ -45,16 +47,26 @@ def test_a_result_put_again_replaces_the_first(tmp_path):
     assert store.without_view("a").code == "DUPLICATE"
 
 
+@pytest.mark.parametrize("code", RETRIED)
+def test_what_more_time_or_a_permission_may_change_is_tried_again(tmp_path, code):
+    store = ResultStore(tmp_path / "r.sqlite")
+    store.put("a", DecodeResult(code=code))
+    store.put("b", DecodeResult(code="NOT_DICOM"))
+    assert store.keys() == {"b"}
+    assert store.without_view("a").code == code
+
+
 def test_a_key_changes_with_the_file_the_table_and_the_secret(tmp_path):
     path = tmp_path / "a"
     path.write_text("1")
     keys = {
         result_key(tmp_path, DecodeTask("a"), b"key"),
         result_key(tmp_path, DecodeTask("a", ("p", "s", "VD")), b"key"),
+        result_key(tmp_path, DecodeTask("a", ("p", "s", "VD"), "L"), b"key"),
         result_key(tmp_path, DecodeTask("a"), b"other"),
         result_key(tmp_path, DecodeTask("gone"), b"key"),
     }
     path.write_text("22")
     keys.add(result_key(tmp_path, DecodeTask("a"), b"key"))
-    assert len(keys) == 5
+    assert len(keys) == 6
     assert not any(key == "a" for key in keys)

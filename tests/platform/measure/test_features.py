@@ -106,6 +106,19 @@ def test_a_table_that_is_missing_damaged_or_foreign_is_refused(tmp_path):
             load_features(tmp_path / f"{name}.parquet")
 
 
+def test_bytes_that_changed_inside_the_vectors_are_noticed(tmp_path):
+    path = save_features(table(), tmp_path)
+    content = bytearray(path.read_bytes())
+    place = content.index(table().vectors[0].astype(np.float32).tobytes()[:8])
+    content[place + 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(FeaturesError, match="damaged"):
+        load_features(path)
+    parquet = pyarrow.parquet.read_table(save_features(table(), tmp_path / "old"))
+    pyarrow.parquet.write_table(parquet, path)  # as before there were checksums
+    np.testing.assert_array_equal(load_features(path).vectors, table().vectors)
+
+
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")

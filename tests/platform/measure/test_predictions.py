@@ -42,6 +42,16 @@ def test_predictions_come_back_so_that_every_metric_is_the_same(tmp_path):
     )
 
 
+def test_bytes_that_changed_inside_the_scores_are_noticed(tmp_path):
+    path = tmp_path / "a.parquet"
+    save_predictions(path, predictions(), "m", "s")
+    content = bytearray(path.read_bytes())
+    content[content.index(predictions().scores[0, 0].tobytes()) + 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet: damaged"):
+        load_predictions(path)
+
+
 def test_a_damaged_table_is_named(tmp_path):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(DataError, match=r"a\.parquet: damaged"):

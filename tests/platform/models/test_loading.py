@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +63,7 @@ def test_a_weights_file_gives_the_tokens_of_its_model_for_three_normalized_chann
 ):
     state = published(**made)
     (save_file if file.endswith("safetensors") else torch.save)(state, str(tmp_path / file))
-    backbone = load(tmp_path / file)
+    backbone = load(f"{tmp_path / file}#heads={made.get('width', 64) // 64}")
     card, side, width = backbone.card, 4 * made.get("patch", 16), made.get("width", 64)
     assert (backbone.side, backbone.width, len(backbone.vit.blocks)) == (side, width, 3)
     assert (card.config.name, card.positions, card.label) == (name, rule, file)
@@ -103,7 +105,7 @@ def test_files_of_the_published_sizes_are_read(made, digits, tmp_path):
 
 def test_weights_with_another_sha256_than_the_given_one_are_refused(tmp_path):
     file = tmp_path / "dino.pth"
-    torch.save(published(), file)
+    torch.save(published(width=192, depth=12), file)
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
     backbone = load(f"{file}#sha256={sha256.upper()}")
     assert backbone.card == load(file).card == load(Path(f"{file}#sha256={sha256}")).card
@@ -113,8 +115,9 @@ def test_weights_with_another_sha256_than_the_given_one_are_refused(tmp_path):
     assert load(f"{tmp_path / 'b'}#sha256={card.weights_sha256}").card == card
     with pytest.raises(CheckpointError, match=r"its sha256 is .*, not 000000000000…"):
         load(f"{tmp_path / 'b'}#sha256={'0' * 64}")
+    assert load(f"{file}#heads=3,sha256={sha256}").card == backbone.card
     for name in ("", "12345678", "g" * 64, f"{sha256}0"):
-        with pytest.raises(ConfigError, match="a sha256 has 64 hexadecimal digits"):
+        with pytest.raises(ConfigError, match="is not 64 hexadecimal digits"):
             load(f"{file}#sha256={name}")
     with pytest.raises(ConfigError, match="a timm name has no file"):
         load(f"timm:vit_tiny_patch16_224#sha256={sha256}")
@@ -198,13 +201,95 @@ def test_weights_with_registers_as_dinov2_publishes_them_answer_as_they_did(tmp_
         x = vit._pos_embed(vit.patch_embed(images))
         x = torch.cat([x[:, :1], registers.expand(2, -1, -1), x[:, 1:]], dim=1)
         expected = vit.norm(vit.blocks(x))
-    backbone = load(tmp_path / "dinov2_vits14_reg4.pth")
+    backbone = load(f"{tmp_path / 'dinov2_vits14_reg4.pth'}#heads=1,mean=0.5,std=0.25")
     assert backbone.card.config.registers == 4
     tokens = backbone.tokens(images)
     assert torch.allclose(tokens.cls, expected[:, 0], atol=1e-5)
     assert torch.allclose(tokens.patches, expected[:, 5:], atol=1e-5)
     assert backbone.attention(images).shape == (2, 1, 16)
     assert resized(backbone, 48).tokens(images_of(1, side=48)).grid == (6, 6)
+
+
+def test_heads_that_shapes_do_not_tell_are_refused_until_they_are_said(tmp_path):
+    state = published(width=320, depth=3)
+    torch.save(state, tmp_path / "a.pth")
+    with pytest.raises(ConfigError, match=r"a\.pth: width 320 and 3 blocks .*add #heads=N"):
+        load(tmp_path / "a.pth")
+    shown = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    for heads, eps in ((4, None), (5, 1e-2)):
+        norm = {} if eps is None else {"norm_layer": partial(torch.nn.LayerNorm, eps=eps)}
+        shape = {"img_size": 64, "embed_dim": 320, "depth": 3, "num_heads": heads, **norm}
+        _, expected = in_color("vit_small_patch16_224", IMAGENET, shown, state, **shape)
+        backbone = load(f"{tmp_path / 'a.pth'}#heads={heads}" + (f",eps={eps}" if eps else ""))
+        tokens = backbone.tokens(backbone.prepare_many([shown]))
+        torch.testing.assert_close(tokens.cls, expected[:, 0], atol=1e-5, rtol=1e-5)
+    save_backbone(tmp_path / "b", backbone)  # the card keeps both
+    assert torch.equal(load(tmp_path / "b").tokens(backbone.prepare_many([shown])).cls, tokens.cls)
+    with pytest.raises(ConfigError, match="320 cannot be divided among 7 heads"):
+        load(f"{tmp_path / 'a.pth'}#heads=7")
+
+
+HALF = ColorNormalization((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+def classifier_of_timm() -> tuple[dict[str, torch.Tensor], np.ndarray, torch.Tensor]:
+    """A ViT with a classifier whose images were normalized by 0.5 and 0.5, a gray image, and its tokens of it."""
+    shown = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
+    torch.manual_seed(0)
+    vit, expected = in_color("vit_tiny_patch16_224.augreg_in21k", HALF, shown, img_size=32)
+    return (
+        vit.state_dict() | {"head.weight": torch.zeros(5, 192), "head.bias": torch.zeros(5)},
+        shown,
+        expected,
+    )
+
+
+def test_a_timm_file_of_another_normalization_is_refused_until_it_is_said(tmp_path):
+    state, shown, expected = classifier_of_timm()
+    save_file(state, str(tmp_path / "a.safetensors"))
+    with pytest.raises(ConfigError, match=r"a\.safetensors: it holds a classifier.* add #timm=NAME"):
+        load(tmp_path / "a.safetensors")
+    for said in ("timm=vit_tiny_patch16_224.augreg_in21k", "mean=0.5,std=0.5", "mean=0.5/0.5/0.5,std=0.5"):
+        backbone = load(f"{tmp_path / 'a.safetensors'}#{said}")
+        assert (backbone.card.mean, backbone.card.std, backbone.card.positions) == (0.5, 0.5, "timm")
+        tokens = backbone.tokens(backbone.prepare_many([shown]))
+        torch.testing.assert_close(tokens.cls, expected[:, 0], atol=1e-5, rtol=1e-5)
+    with pytest.raises(CheckpointError, match="not the weights of a vit_small_patch16_224-like"):
+        load(f"{tmp_path / 'a.safetensors'}#timm=vit_small_patch16_224")
+
+
+def test_what_timms_hub_says_beside_its_weights_is_read(tmp_path):
+    state, shown, expected = classifier_of_timm()
+    save_file(state, str(tmp_path / "model.safetensors"))
+    facts = {"architecture": "vit_tiny_patch16_224", "pretrained_cfg": {"mean": HALF.mean, "std": HALF.std}}
+    (tmp_path / "config.json").write_text(json.dumps(facts))
+    backbone = load(tmp_path / "model.safetensors")
+    assert backbone.card.config == BackboneConfig(name="vit_tiny_patch16_224", side=32)
+    tokens = backbone.tokens(backbone.prepare_many([shown]))
+    torch.testing.assert_close(tokens.cls, expected[:, 0], atol=1e-5, rtol=1e-5)
+    (tmp_path / "config.json").write_text('{"architectures": ["ViTModel"]}')  # another library's
+    with pytest.raises(ConfigError, match="it holds a classifier"):
+        load(tmp_path / "model.safetensors")
+
+
+def test_the_weights_file_of_a_backbone_folder_is_that_folder(tmp_path):
+    before = random_backbone(DINO, 0, mean=0.3, std=0.2)
+    before.card = replace(before.card, positions="dino")
+    save_backbone(tmp_path / "b", before)
+    assert load(tmp_path / "b" / WEIGHTS).card == load(tmp_path / "b").card
+    assert load(tmp_path / "b" / WEIGHTS).card.config.heads == 2
+    with pytest.raises(ConfigError, match=r"heads is for weights files, here .*card\.json says it"):
+        load(f"{tmp_path / 'b'}#heads=4")
+    alone = tmp_path / "copied.safetensors"
+    alone.write_bytes((tmp_path / "b" / WEIGHTS).read_bytes())
+    with pytest.raises(ConfigError, match="width 64 and 2 blocks"):
+        load(alone)
+    with pytest.raises(ConfigError, match=r"one gray channel.*add #mean=M,std=S"):
+        load(f"{alone}#heads=2")
+    images = images_of(2)
+    assert torch.equal(
+        load(f"{alone}#heads=2,mean=0.3,std=0.2").tokens(images).cls, before.tokens(images).cls
+    )
 
 
 def test_a_source_says_which_weights(tmp_path):

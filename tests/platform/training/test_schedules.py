@@ -11,13 +11,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from timm.scheduler import CosineLRScheduler, StepLRScheduler
 
-from vetdino.platform.training.schedules import Cosine, Ramp, warmup_cosine
+from vetdino.platform.training.schedules import Cosine, Ramp, share_of_steps, steps_begun, warmup_cosine
 
 
-@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5])
+@given(st.integers(0, 100), st.integers(1, 2000))
+def test_a_whole_number_of_steps_is_that_number(percent, steps):
+    """Against integers: no share of whole percent loses or gains a step to floating point."""
+    exact = percent * steps
+    whole = share_of_steps(percent / 100, steps)
+    assert abs(100 * whole - exact) <= 50
+    assert steps_begun(percent / 100, steps) == -(-exact // 100)
+    if exact % 100 == 0:
+        assert whole == exact // 100
+        peak = [Cosine(start=1.0, end=0.0, warmup=percent / 100).at(step, steps) for step in range(steps)]
+        assert all(value < 1 for value in peak[: max(whole - 1, 0)])
+        assert whole < 2 or peak[whole - 1] == 1
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 0.5, 0.29])
 @pytest.mark.parametrize("steps", [2, 7, 100])
 def test_cosine_is_dinos_schedule(steps, warmup):
-    rise = int(warmup * steps)
+    rise = round(warmup * steps)
     iters = np.arange(steps - rise)
     fall = 0.1 + 0.5 * (2.0 - 0.1) * (1 + np.cos(np.pi * iters / len(iters)))
     expected = np.concatenate([np.linspace(0, 2.0, rise), fall])

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vetdino.pretrain.batches.order import StepSampler, StudyOrder
+from vetdino.pretrain.batches.order import StepSampler, StudyOrder, _linear_order
+
+PERMUTATION = [[9, 2, 6, 0], [1, 3, 5, 4], [3, 8, 9, 0], [1, 5, 7, 2]]
+"""Rows of the first steps with 10 studies, batch 4, seed 0, as they always were."""
+
+LANES = [[1, 2, 3, 6], [0, 11, 5, 4], [10, 9, 8, 7], [10, 5, 7, 2]]
+"""The same of 4 shards of 3 studies, window 2, 2 lanes."""
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 9))
@@ -46,3 +54,133 @@ def test_the_shares_of_all_workers_are_the_global_batch_in_its_order(world):
 def test_items_tell_how_far_the_training_is_at_the_start_of_their_epoch():
     items = list(StepSampler(StudyOrder(16, 8, 0), first=0, steps=8, rank=0, world=1))
     assert [step[0][1:] for step in items] == [(e, e * 2 / 8) for e in (0, 0, 1, 1, 2, 2, 3, 3)]
+
+
+def test_the_permutation_is_the_one_on_record():
+    order = StudyOrder(10, 4, 0)
+    assert [order.rows(step).tolist() for step in range(4)] == PERMUTATION
+    assert [StudyOrder(10, 4, 0, (3, 3, 4)).rows(step).tolist() for step in range(4)] == PERMUTATION
+
+
+# Lanes ----------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def lane_orders(draw) -> StudyOrder:
+    """Any order with a window and an epoch of at least a step."""
+    lanes, of_each = draw(st.integers(1, 6)), draw(st.integers(1, 3))
+    batch = lanes * of_each
+    shards = draw(
+        st.lists(st.integers(0, 9), min_size=1, max_size=12).filter(lambda counts: sum(counts) >= batch)
+    )
+    return StudyOrder(
+        sum(shards), batch, draw(st.integers(0, 99)), tuple(shards), draw(st.integers(1, 5)), lanes
+    )
+
+
+def lanes_of(order: StudyOrder, epoch: int) -> np.ndarray:
+    """The rows of each lane, in the order of the steps: (lanes, studies of a lane)."""
+    steps = range(epoch * order.per_epoch, (epoch + 1) * order.per_epoch)
+    return np.concatenate([order.rows(step).reshape(order.lanes, -1) for step in steps], axis=1)
+
+
+def closed_parts(shard_of_row: np.ndarray, rows: np.ndarray) -> list[set[int]]:
+    """Shards of each part of a sequence of all rows, as short as it can be with all studies of its shards in it."""
+    parts, shards, waiting = [], set(), 0
+    for row in rows:
+        shard = int(shard_of_row[row])
+        if shard not in shards:
+            shards.add(shard)
+            waiting += int((shard_of_row == shard).sum())
+        waiting -= 1
+        if waiting == 0:
+            parts, shards = [*parts, shards], set()
+    assert waiting == 0
+    return parts
+
+
+@given(lane_orders(), st.integers(0, 5))
+def test_each_study_comes_once_in_an_epoch_and_fewer_than_a_batch_are_dropped(order, epoch):
+    rows = lanes_of(order, epoch).ravel().tolist()
+    assert len(rows) == len(set(rows)) == order.studies // order.batch * order.batch
+    assert set(rows) <= set(range(order.studies))
+
+
+@given(lane_orders(), st.integers(0, 5))
+def test_studies_are_shuffled_among_a_windows_shards_alone(order, epoch):
+    one_by_one = replace(order, batch=1, lanes=1)
+    shard_of_row = np.repeat(np.arange(len(order.shards)), order.shards)
+    parts = closed_parts(shard_of_row, lanes_of(one_by_one, epoch)[0])
+    assert all(len(part) <= order.window for part in parts)
+    assert sorted(shard for part in parts for shard in part) == sorted(set(shard_of_row.tolist()))
+
+
+@given(lane_orders(), st.integers(0, 5))
+def test_lanes_and_batch_cut_the_same_linear_order(order, epoch):
+    linear = lanes_of(replace(order, batch=1, lanes=1), epoch)[0]
+    kept = lanes_of(order, epoch).ravel()
+    assert kept.tolist() == linear[: len(kept)].tolist()
+
+
+@given(lane_orders(), st.lists(st.integers(0, 40), min_size=1, max_size=6))
+def test_an_order_depends_on_seed_epoch_shards_window_and_lanes_alone(order, steps):
+    expected = [order.rows(step).tolist() for step in steps]
+    for step, rows in list(zip(steps, expected, strict=True))[::-1]:
+        _linear_order.cache_clear()
+        np.random.seed(step)
+        assert replace(order).rows(step).tolist() == rows
+
+
+@given(lane_orders(), st.integers(0, 20))
+def test_any_number_of_workers_that_divides_the_lanes_has_the_batch_of_one_lane_after_lane(order, first):
+    whole = list(StepSampler(order, first=first, steps=first + 3, rank=0, world=1))
+    for world in (world for world in range(1, order.lanes + 1) if order.lanes % world == 0):
+        shares = [
+            list(StepSampler(order, first=first, steps=first + 3, rank=rank, world=world))
+            for rank in range(world)
+        ]
+        assert [[item for share in shares for item in share[step]] for step in range(3)] == whole
+        lanes = order.rows(first).reshape(world, order.lanes // world, -1)
+        for share, rows in zip(shares, lanes, strict=True):
+            assert [row for row, _, _ in share[0]] == rows.ravel().tolist()
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_another_number_of_workers_after_a_resume_has_the_batches_that_were_to_come(world):
+    order = StudyOrder(60, 8, 3, (7, 13, 11, 9, 15, 5), window=2, lanes=4)
+    whole = [order.rows(step).tolist() for step in range(20)]
+    for rank in range(world):
+        for step, items in enumerate(StepSampler(order, first=9, steps=20, rank=rank, world=world), start=9):
+            share = 8 // world
+            assert [row for row, _, _ in items] == whole[step][rank * share : (rank + 1) * share]
+
+
+def test_a_window_of_all_shards_is_the_permutation():
+    wide, plain = StudyOrder(40, 8, 0, (10,) * 4, window=4), StudyOrder(40, 8, 0)
+    assert all(np.array_equal(wide.rows(step), plain.rows(step)) for step in range(15))
+
+
+def test_each_epoch_takes_the_shards_in_another_order_and_drops_other_studies():
+    order = StudyOrder(103, 10, 0, (25, 26, 26, 26), window=1, lanes=2)
+    epochs = [lanes_of(order, epoch).ravel().tolist() for epoch in range(12)]
+    assert len({tuple(rows) for rows in epochs}) == 12
+    assert set().union(*epochs) == set(range(103))
+    assert len({rows[0] // 26 for rows in epochs}) > 2
+
+
+def test_lanes_are_on_record():
+    order = StudyOrder(12, 4, 0, (3, 3, 3, 3), window=2, lanes=2)
+    assert [order.rows(step).tolist() for step in range(4)] == LANES
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"shards": (3, 3), "window": 1}, {"lanes": 3}, {"window": 1}], ids=["shards", "lanes", "none"]
+)
+def test_an_order_of_other_shards_or_uneven_lanes_is_our_own_mistake(wrong):
+    with pytest.raises(AssertionError):
+        StudyOrder(12, 4, 0, **wrong)
+
+
+def test_uneven_shares_are_refused_not_cut():
+    with pytest.raises(AssertionError, match="equally many"):
+        StepSampler(StudyOrder(20, 8, 0), first=0, steps=2, rank=0, world=3)

@@ -193,6 +193,10 @@ def test_koleo_of_duplicates_is_finite_and_so_is_its_gradient():
     loss = koleo_loss(vectors)
     loss.backward()
     assert loss.item() == pytest.approx(-math.log(1e-8))
+    # As DINOv2's code computes it: nn.PairwiseDistance(2, eps=1e-8), then log(distance + 1e-8).
+    same = torch.nn.functional.normalize(vectors.detach().double(), dim=-1)
+    distance = torch.nn.PairwiseDistance(2, eps=1e-8)(same[:1], same[:1])
+    assert (distance + 1e-8).item() == pytest.approx(1e-8 * (1 + math.sqrt(vectors.shape[1])))
     assert torch.isfinite(vectors.grad).all()
 
 

@@ -263,3 +263,8 @@ def _recorded(studies: list[Study], targets: str, steps: int) -> Iterator[tuple[
             spread = {"health/mean_cosine": cosine.item(), "health/effective_rank": rank.item()}
             yield step, {name: float(np.mean([line[name] for line in seen])) for name in seen[0]} | spread
             seen = []
+
+
+def test_a_share_of_the_steps_is_not_a_step_short():
+    assert alarms_of(AlarmConfig(grace=0.57), steps=1000).grace == 570
+    assert alarms_of(AlarmConfig(grace=0.57), steps=100).grace == 57  # 56.99999999999999 in floating point

@@ -7,7 +7,7 @@ import pytest
 
 from vetdino.downstream.ultrasound.config import AssessConfig
 from vetdino.downstream.ultrasound.experiments.assess import assess, attention_auc
-from vetdino.downstream.ultrasound.method.masks import patch_shares
+from vetdino.downstream.ultrasound.method.masks import Coverage, patch_shares
 from vetdino.platform.core.errors import ConfigError
 
 
@@ -15,7 +15,7 @@ def test_shares_that_round_to_1_have_an_auc():
     # OpenCV's weights sum to 1.0000002 here, so what lies outside would weigh less than nothing.
     mask = np.zeros((515, 518), bool)
     mask[:300] = True
-    share = patch_shares(mask, (55, 55), (515, 518))
+    share = patch_shares(mask, (55, 55), Coverage(515, 518))
     attention = np.random.default_rng(0).random((55, 55))
     assert 0 < attention_auc(attention, share) < 1
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from vetdino.downstream.ultrasound.config import AssessConfig
 from vetdino.downstream.ultrasound.domains import (
@@ -89,6 +90,24 @@ def test_every_salient_patch_of_a_copied_frame_is_its_own_buddy(domains, tiny, q
     assert all((row["row_a"], row["column_a"]) == (row["row_b"], row["column_b"]) for row in rows)
     assert {row["cosine"] for row in rows} == {1.0}
     assert result.metrics["assess/buddies_agree.arm.with_arm.backbone"] == 1
+
+
+@pytest.mark.parametrize("stride", [8, 4, 2])
+def test_ends_lie_in_the_middle_of_the_patches_that_the_network_sees(stride, tiny, quick):
+    noise = np.random.default_rng(0).integers(0, 256, (56, 56), np.uint8)
+    frames = (Frame("a", "arm", noise[:48, :48]), Frame("b", "arm", noise[8:, 8:]))  # moved by a patch
+    config = AssessConfig(buddies=1, facet="value", block=1, stride=stride, **quick)
+    still = random_like(tiny, 0).eval()
+    with torch.no_grad():
+        still.vit.pos_embed.zero_()
+    rows = find([Domain("arm", frames)], still, config).tables["buddies"]
+    same = 0
+    for row in rows:
+        ends = {row[f"image_{side}"]: np.array([row[f"row_{side}"], row[f"column_{side}"]]) for side in "ab"}
+        assert np.all((ends["a"] - 3.5) % stride == 0)
+        assert np.all((ends["b"] - 3.5) % stride == 0)
+        same += np.array_equal(ends["a"] - ends["b"], (8, 8))
+    assert same > 3
 
 
 def test_missing_buddies_or_agreement_are_left_out_with_a_reason(domains, tiny, quick):

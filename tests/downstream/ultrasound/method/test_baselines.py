@@ -8,7 +8,7 @@ import pytest
 from vetdino.downstream.ultrasound.config import CosegmentConfig
 from vetdino.downstream.ultrasound.method.baselines import EXACT, mean_of_other_masks, oracle_clusters
 from vetdino.downstream.ultrasound.method.cosegmentation import cosegment
-from vetdino.downstream.ultrasound.method.masks import dice_and_iou, enlarge
+from vetdino.downstream.ultrasound.method.masks import Coverage, dice_and_iou, enlarge
 from vetdino.platform.core.errors import DataError
 
 WHOLE = [None]
@@ -34,7 +34,7 @@ def test_the_oracle_is_the_best_of_all_subsets_at_image_size(seed, with_clusters
     random = np.random.default_rng(seed)
     clusters = [random.integers(0, 5, (4, 5)) for _ in range(3)]
     truths = [random.random((17, 22)) < share for share in (0.3, 0.6, 0.1)]
-    covered = [(16, 20), (17, 22), (16.5, 21)]
+    covered = [Coverage(16, 20), Coverage(17, 22), Coverage(16.5, 21)]
     chosen, dice = oracle_clusters(with_clusters(clusters, 5), truths, covered)
     top, best = brute(clusters, 5, truths, covered)
     assert dice == pytest.approx(top)
@@ -47,7 +47,7 @@ def test_the_oracle_chooses_nothing_only_where_nothing_is_best(with_clusters):
     assert oracle_clusters(with_clusters(clusters, 2), [empty, empty, left], WHOLE * 3)[0] == []
     assert oracle_clusters(with_clusters(clusters, 2), [empty, left, left], WHOLE * 3)[0] == [0]
     outside = np.array([[False, False, True]])  # no patch lies there: all subsets are as bad
-    assert oracle_clusters(with_clusters(clusters, 2), [outside] * 3, [(1, 2)] * 3)[0] != []
+    assert oracle_clusters(with_clusters(clusters, 2), [outside] * 3, [Coverage(1, 2)] * 3)[0] != []
 
 
 def test_the_oracle_never_falls_below_the_vote(scene):

@@ -1,5 +1,7 @@
 """k-means and the elbow rule: the clusters of patches, whatever the order, the threads and the lengths."""
 
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -35,6 +37,23 @@ def test_neither_threads_nor_other_peoples_draws_change_the_clusters(scene):
     finally:
         faiss.omp_set_num_threads(before)
     assert all(map(np.array_equal, one.clusters, other.clusters))
+
+
+def test_clusters_are_the_same_where_simpleitk_was_imported_first():
+    # A process of its own: in this one faiss has been imported already.
+    script = """
+import numpy as np
+import SimpleITK
+from vetdino.downstream.ultrasound.config import CosegmentConfig
+from vetdino.downstream.ultrasound.method.clustering import cluster_patches
+vectors = np.random.default_rng(0).normal(size=(2, 12, 10, 16)).astype(np.float32)
+_, _, (squares,) = cluster_patches(list(vectors), CosegmentConfig(clusters=5))
+print(squares)
+"""
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    vectors = np.random.default_rng(0).normal(size=(2, 12, 10, 16)).astype(np.float32)
+    _, _, (squares,) = cluster_patches(list(vectors), CosegmentConfig(clusters=5))
+    assert float(process.stdout) == squares
 
 
 def test_threads_are_given_back(scene):

@@ -7,7 +7,7 @@ import pytest
 
 from vetdino.downstream.ultrasound.config import ZeroshotConfig
 from vetdino.downstream.ultrasound.method import encoding
-from vetdino.downstream.ultrasound.method.encoding import EncoderPair, FrameEncoder, covered_size
+from vetdino.downstream.ultrasound.method.encoding import EncoderPair, FrameEncoder, patch_coverage
 from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.models.backbone import random_backbone
 
@@ -30,8 +30,9 @@ def test_blocks_are_counted_from_1_and_another_one_is_refused(tiny):
 
 
 def test_patches_cover_what_is_left_when_the_picture_is_no_multiple(tiny):
-    assert covered_size((6, 8), (48, 67), (480, 670), tiny, None) == (480, 640)
-    assert covered_size((11, 15), (48, 64), (48, 64), tiny, 4) == (48, 64)
+    assert patch_coverage((6, 8), (48, 67), (480, 670), tiny, None) == (480, 640, 0, 0)
+    assert patch_coverage((11, 15), (48, 64), (48, 64), tiny, 4) == (48, 64, 2, 2)
+    assert patch_coverage((11, 15), (48, 64), (96, 128), tiny, 4) == (96, 128, 4, 4)
 
 
 def test_an_encoded_frame_has_a_descriptor_and_an_attention_for_each_patch(domains, tiny, quick):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vetdino.downstream.ultrasound.config import CosegmentConfig
-from vetdino.downstream.ultrasound.method.masks import dice_and_iou, enlarge, patch_shares, refine
+from vetdino.downstream.ultrasound.method.masks import Coverage, dice_and_iou, enlarge, patch_shares, refine
 from vetdino.platform.core.errors import DataError
 
 
@@ -30,7 +30,7 @@ GRABCUT = CosegmentConfig(refine="grabcut", band=5)
 def test_enlarged_gives_each_pixel_the_patch_its_center_falls_into(rows, columns, height, width, data):
     covered = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
     grid = np.arange(rows * columns).reshape(rows, columns)
-    image = enlarge(grid, height, width, covered, outside=-1)
+    image = enlarge(grid, height, width, Coverage(*covered), outside=-1)
     for y, x in itertools.product(range(height), range(width)):
         if y >= covered[0] or x >= covered[1]:
             assert image[y, x] == -1
@@ -43,13 +43,41 @@ def test_enlarged_by_whole_patches_repeats_them_and_keeps_the_kind_of_number():
     grid = np.array([[True, False, True]])
     np.testing.assert_array_equal(enlarge(grid, 8, 24), np.kron(grid, np.ones((8, 8), bool)))
     assert enlarge(grid, 8, 24).dtype == bool
-    assert not enlarge(grid, 8, 25, covered=(8, 24.4))[:, 24].any()
+    assert not enlarge(grid, 8, 25, covered=Coverage(8, 24.4))[:, 24].any()
+
+
+@given(
+    st.integers(1, 6),
+    st.integers(1, 6),
+    st.sampled_from([(8, 8), (8, 4), (8, 2), (14, 7), (5, 1)]),
+    st.data(),
+)
+@settings(deadline=None, max_examples=50)
+def test_patches_that_overlap_are_where_the_network_sees_them(rows, columns, lengths, data):
+    """Against loops over the patches' own pixels: patch i covers i * stride .. i * stride + patch."""
+    patch, stride = lengths
+    height, width = ((count - 1) * stride + patch for count in (rows, columns))
+    covered = Coverage(height, width, (patch - stride) / 2, (patch - stride) / 2)
+    mask = data.draw(
+        st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).random((height, width)) < 0.5)
+    )
+    grid = np.arange(rows * columns).reshape(rows, columns)
+    shares, image = patch_shares(mask, grid.shape, covered), enlarge(grid, height, width, covered)
+    places = np.array([(row, column) for row in range(rows) for column in range(columns)])
+    centers = covered.centers(places, grid.shape)
+    for (row, column), center in zip(places, centers, strict=True):
+        box = (slice(row * stride, row * stride + patch), slice(column * stride, column * stride + patch))
+        assert shares[row, column] == np.float32(mask[box].mean())
+        assert center == pytest.approx([(one.start + one.stop - 1) / 2 for one in box])
+    for y, x in itertools.product(range(height), range(width)):
+        distance = np.abs(centers - (y, x))
+        assert (distance[image[y, x]] <= distance.min(axis=0) + 1e-9).all()
 
 
 @pytest.mark.parametrize("covered", [(0, 4), (9, 4), (4, 6)])
 def test_patches_that_cover_more_than_the_image_are_refused(covered):
     with pytest.raises(DataError, match="of an image of 8x5"):
-        enlarge(np.ones((2, 2), bool), 8, 5, covered)
+        enlarge(np.ones((2, 2), bool), 8, 5, Coverage(*covered))
 
 
 def test_grabcut_moves_the_border_to_the_edge(picture):
@@ -115,11 +143,11 @@ def test_both_empty_is_one_and_one_empty_is_nought():
 def test_a_share_is_the_mean_of_the_mask_over_a_patch():
     mask = np.zeros((4, 7), bool)
     mask[:2, :3] = True
-    assert patch_shares(mask, (2, 3), (4, 6)).tolist() == [[1, 0.5, 0], [0, 0, 0]]
+    assert patch_shares(mask, (2, 3), Coverage(4, 6)).tolist() == [[1, 0.5, 0], [0, 0, 0]]
 
 
 def test_no_share_is_above_1():
     # OpenCV's weights sum to 1.0000002 here, so the share outside would be below 0.
     mask = np.zeros((515, 518), bool)
     mask[:300] = True
-    assert patch_shares(mask, (55, 55), (515, 518)).max() == 1
+    assert patch_shares(mask, (55, 55), Coverage(515, 518)).max() == 1
