@@ -11,11 +11,11 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -31,7 +31,14 @@ from ...platform.measure.features import Features
 from ...platform.measure.predictions import Predictions
 from ...platform.models.backbone import Backbone
 from ...platform.models.saving import save_backbone
-from ...platform.training.cluster import WorkerConfig, WorkerContext, run_on_ray, watch_status
+from ...platform.training.cluster import (
+    STAGE,
+    WorkerConfig,
+    WorkerContext,
+    report_stage,
+    run_on_ray,
+    watch_status,
+)
 from .config import FinetuneConfig
 from .protocol import TaskSplits, patient_folds, task_splits
 from .tuning import RESULT, START, FinetuneJob, ReportProgress, load_progress, train
@@ -95,7 +102,7 @@ def _run(job: FinetuneJob, name: str, backbone: Backbone) -> None:
             progress.advance(max(0, studies - progress.done), **metrics)
 
         if config.workers:
-            _train_on_ray(job, report)
+            _train_on_ray(job, report, progress.stage)
         else:
             train(job, WorkerContext(0, 1, resolve_device(config.device, "finetune.device")), report)
         progress.total = progress.done  # it may have stopped early
@@ -151,23 +158,28 @@ def with_validation(table: Features, seed: int) -> Features:
     return replace(table, splits=tuple(splits))
 
 
-def _train_on_ray(job: FinetuneJob, report: ReportProgress) -> None:
-    """Train on Ray's workers and report what the first of them writes into the status file."""
+def _train_on_ray(job: FinetuneJob, report: ReportProgress, on_stage: Callable[[str], None]) -> None:
+    """Train on Ray's workers; report what the first writes into the status file. on_stage: see `run_on_ray`."""
     status = job.folder / STATUS
     status.unlink(missing_ok=True)
 
-    def forward(written: Mapping[str, float]) -> None:
-        if written:
+    def forward(written: Mapping[str, Any]) -> None:
+        if STAGE in written:
+            on_stage(written[STAGE])
+        elif written:
+            on_stage("")
             metrics = {name: value for name, value in written.items() if name != "shown"}
             report(int(written["shown"]), metrics)
 
     workers = WorkerConfig(workers=job.config.workers, device=job.config.device, restarts=RESTARTS)
     with watch_status(status, forward):
-        run_on_ray(_train_worker, job, workers, job.folder, lambda: "run the same command again to go on")
+        advice = "run the same command again to go on"
+        run_on_ray(_train_worker, job, workers, job.folder, lambda: advice, on_stage)
 
 
 def _train_worker(job: FinetuneJob, place: WorkerContext) -> None:
     """What each Ray worker runs."""
+    report_stage(job.folder / STATUS, place, "loading the network and the first epoch's studies")
     last_report = 0.0
 
     def report(studies: int, metrics: Mapping[str, float]) -> None:

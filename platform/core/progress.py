@@ -56,6 +56,17 @@ class Progress:
         elif time.monotonic() - self._last_line >= LINE_EVERY:
             self._print_line(finished=False)
 
+    def stage(self, text: str) -> None:
+        """Shows what is done while no unit is finished (`starting Ray`); a new stage is printed at once, "" ends it."""
+        if text == self.notes.get("stage", ""):
+            return
+        self.notes.pop("stage", None)
+        if text:
+            self.notes["stage"] = text
+        if self._bar is None and text:
+            self._print_line(finished=False)
+        self.advance(0)
+
     @property
     def rate(self) -> float:
         """Units a second since the start."""
