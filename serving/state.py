@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..platform.core.errors import ConfigError
+from ..platform.measure.features import load_features
 from .attention import MEAN_COLOR, attention_maps, head_colors, mean_attention_map, overlay
 from .config import RANDOM, AppConfig
-from .encoder import EncodedView, ViewEncoder
+from .encoder import EncodedView, ViewEncoder, check_side
 from .gallery import Gallery, Place, build_gallery
 from .images import jpeg, shrunk
 from .similarity import cosine_matrix, quantized
@@ -28,8 +29,11 @@ class AppState:
 
     def __init__(self, config: AppConfig) -> None:
         self.config = config
-        backbones = load_backbones(config)
         self.studies = StudyBrowser(config.shards, config.split, config.limit)
+        backbones = load_backbones(config)
+        self.given = [load_features(path) for path in config.features]
+        for backbone in backbones:  # before any of them embeds a split
+            check_side(config.side or backbone.side, backbone)
         self.encoders = [
             ViewEncoder(backbone, self._gallery(backbone, number), self.studies, config.side)
             for number, backbone in enumerate(backbones)
@@ -37,11 +41,10 @@ class AppState:
 
     def _gallery(self, backbone: Backbone, number: int) -> Gallery:
         from ..platform.measure.extraction import extract
-        from ..platform.measure.features import load_features
 
         config = self.config
-        if number < len(config.features):
-            features = load_features(config.features[number])
+        if number < len(self.given):
+            features = self.given[number]
         else:
             features = extract(backbone, config.shards, [config.split], level="study")
         places: dict[str, Place] = {}

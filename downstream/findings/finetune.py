@@ -24,8 +24,8 @@ from ...platform.core.device import resolve_device
 from ...platform.core.errors import ConfigError
 from ...platform.core.files import atomic_write
 from ...platform.core.progress import Progress
+from ...platform.data.labels import studies_without_views
 from ...platform.data.manifest import load_manifest
-from ...platform.data.shards import read
 from ...platform.data.study import SPLITS
 from ...platform.measure.features import Features
 from ...platform.measure.predictions import Predictions
@@ -124,10 +124,20 @@ def labeled_splits(shards: str | Path, config: FinetuneConfig) -> TaskSplits:
 
     Raises FeaturesError as `task_splits` does.
     """
+    table = label_table(shards)
+    if not load_manifest(shards).studies("val"):
+        table = with_validation(table, config.seed)
+    splits = task_splits(table, config.fraction, config.seed)
+    labeled = np.flatnonzero(~np.isnan(splits.train.labels).all(axis=1))
+    return replace(splits, train=splits.train.rows(labeled.tolist()))
+
+
+def label_table(shards: str | Path) -> Features:
+    """The labels of all studies, without vectors. Raises ShardError for damaged shards."""
     manifest = load_manifest(shards)
-    studies = [replace(study, views=()) for split in SPLITS for study in read(shards, split)]
+    studies = [study for split in SPLITS for study in studies_without_views(shards, split)]
     labels = [[study.labels.get(name, math.nan) for name in manifest.findings] for study in studies]
-    table = Features(
+    return Features(
         keys=tuple(study.key for study in studies),
         patients=tuple(study.patient for study in studies),
         splits=tuple(study.split for study in studies),
@@ -138,11 +148,6 @@ def labeled_splits(shards: str | Path, config: FinetuneConfig) -> TaskSplits:
         backbone="",
         manifest=manifest.digest,
     )
-    if not manifest.studies("val"):
-        table = with_validation(table, config.seed)
-    splits = task_splits(table, config.fraction, config.seed)
-    labeled = np.flatnonzero(~np.isnan(splits.train.labels).all(axis=1))
-    return replace(splits, train=splits.train.rows(labeled.tolist()))
 
 
 def with_validation(table: Features, seed: int) -> Features:

@@ -73,8 +73,8 @@ def folder_lock(out: Path | str, action: str) -> Iterator[None]:
     """Within the `with` block no other run that locks writes to the folder (or file) `out` or to a folder above it.
 
     action: what is done, such as `vetdino pretrain`. Raises LockError where another run writes there, before anything
-    is touched, and OSError where neither the parent nor the folder can be written. Parents that were made for the lock
-    are removed again where nothing was written.
+    is touched, and OSError where the folder, or the parent of a new one, cannot be written. Parents that were made
+    for the lock are removed again where nothing was written.
     """
     out = Path(out).resolve()
     for folder in (out, *out.parents):
@@ -83,6 +83,8 @@ def folder_lock(out: Path | str, action: str) -> Iterator[None]:
             nested = folder != out and owner is not None and owner.token in _held
             if owner is not None and not owner.has_ended and not nested:
                 raise _refusal(out, lock, owner)
+    if out.is_dir() and not os.access(out, os.W_OK | os.X_OK):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(out))
     made = [folder for folder in out.parents if not folder.exists()]
     try:
         try:

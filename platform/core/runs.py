@@ -33,7 +33,7 @@ class Run(MlflowRun):
 
     @property
     def view_hint(self) -> str:
-        """Where to look at the run: MLflow's pages and the command that serves them, or a file or folder that exists."""
+        """Where to look at the run: MLflow's pages and the command that serves them, or what there is in files."""
         measured = any((folder / METRICS).is_file() for folder in (self.folder, self.shown_folder))
         place = self.shown_folder / METRICS if measured else self.shown_folder
         return self.pages or f"no run was recorded; see {place}"
