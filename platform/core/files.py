@@ -41,6 +41,7 @@ REMEDIES = {
     errno.EACCES: "choose another path, or change its permissions",
     errno.EPERM: "choose another path, or change its permissions",
     errno.EROFS: "choose a path that can be written",
+    errno.EEXIST: "choose another path",
     errno.ENOENT: "check the path",
     errno.ENOTDIR: "check the path",
     errno.EISDIR: "check the path",

@@ -19,7 +19,7 @@ from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study, View
 
 BOTH = {"train": "0101", "val": "01", "test": "01"}
-"""A study for each digit, 1 where it has the finding."""
+"""A study for each digit: 1 where it has the mass, 2 where it has mass and cyst, ? where the mass is unknown."""
 
 
 def labelled(folder: Path, splits: dict[str, str], *, shared_patient: bool = False) -> Path:
@@ -29,7 +29,8 @@ def labelled(folder: Path, splits: dict[str, str], *, shared_patient: bool = Fal
         with ShardWriter(folder, split) as writer:
             for number, label in enumerate(labels):
                 patient = "shared" if shared_patient else f"p{split}{number}"
-                finding = {"mass": np.nan if label == "?" else float(label), "cyst": 0.0}
+                mass = np.nan if label == "?" else float(label in "12")
+                finding = {"mass": mass, "cyst": float(label == "2")}
                 view = View(np.zeros((4, 4), np.uint8), "VD")
                 writer.write(Study(f"{split}{number}", patient, (view,), finding, split))
         written += writer.shards
@@ -79,9 +80,11 @@ def test_a_patient_in_two_splits_is_refused(tmp_path):
 
 
 def test_findings_that_do_not_exclude_one_another_are_refused(tmp_path):
-    folder = labelled(tmp_path / "shards", BOTH)
     config = EvaluateConfig(tasks=("linear",), linear=LinearConfig(exclusive=True))
-    check_evaluation(folder, tmp_path / "out", config)
+    check_evaluation(labelled(tmp_path / "apart", BOTH), tmp_path / "out", config)
+    together = labelled(tmp_path / "together", {"train": "0122", "test": "0122"})
+    with pytest.raises(FeaturesError, match="2 of 4 studies of train have several"):
+        check_evaluation(together, tmp_path / "out", config)
 
 
 @pytest.mark.parametrize(
