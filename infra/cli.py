@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
@@ -240,11 +240,10 @@ def _hiding_patients(file: str | bytes | int | None, command: Command | None) ->
     """The file of an error as it may be printed: not the names below a folder of a clinic's files."""
     if not isinstance(file, str):
         return ""
-    given = {field.name: getattr(command, field.name) for field in fields(command)} if command else {}
     for name in PATIENT_FILES:
-        value = given.get(name) or ()
+        value = getattr(command, name, None)
         for path in value if isinstance(value, tuple) else (value,):
-            if path != Path(file) and Path(file).absolute().is_relative_to(Path(path).absolute()):
+            if isinstance(path, Path) and path.absolute() in Path(file).absolute().parents:
                 return f"a file in {path}"
     return file
 
