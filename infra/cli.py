@@ -203,7 +203,9 @@ def _run(name: str, arguments: list[str]) -> int:
     except OSError as error:
         explained = explain_os_error(error, _hiding_patients(error.filename, command))
         return _fail(f"{explained}, then {entry.again}", 1)
-    except SystemExit as stop:  # the parser has printed its message
+    except SystemExit as stop:  # the parser has printed its message, or Ray has met SIGTERM
+        if stop.code == signal.SIGTERM:
+            return _fail(f"stopped; {entry.again}", 128 + signal.SIGTERM)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
 
 

@@ -154,6 +154,8 @@ def _acquire(lock: Path, out: Path, action: str) -> tuple[Path, bytes]:
         try:
             descriptor = os.open(lock, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileNotFoundError:  # another run has just removed the parent that it had made
+            if time.monotonic() > deadline:
+                raise
             continue
         except FileExistsError:
             owner = _read_owner(lock)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -218,6 +219,7 @@ def test_the_last_line_is_the_folder_that_was_written(monkeypatch, capsys, tmp_p
         ),
         (TimeoutError(), 1, "vetdino: TimeoutError; look for the cause, then"),
         (SystemExit(2), 2, ""),
+        (SystemExit(signal.SIGTERM), 143, "vetdino: stopped; run the same command again to continue"),
     ],
 )
 def test_an_ending_has_one_line_and_its_code(error, code, start, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -273,6 +274,16 @@ def test_a_place_that_cannot_be_written_is_an_error_and_leaves_nothing(tmp_path)
     with pytest.raises(OSError, match="file"), folder_lock(tmp_path / "file" / "out", "vetdino embed"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_place_that_takes_no_files_is_an_error_and_no_endless_loop(tmp_path, monkeypatch):
+    def refusing(path, *more):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    monkeypatch.setattr(locks, "GRACE", 0.1)
+    monkeypatch.setattr(os, "open", refusing)  # as in /proc
+    with pytest.raises(FileNotFoundError), folder_lock(tmp_path / "out", "vetdino embed"):
+        pass
 
 
 def test_a_lock_is_waited_for_and_given_up_in_the_end(tmp_path):
