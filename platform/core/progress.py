@@ -73,10 +73,13 @@ class Progress:
         return self.done / max(time.monotonic() - self._began, 1e-9)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        finished = kind is None and (self.total is None or self.done >= self.total)
+        if finished:
+            self.stage("")
         if self._bar is not None:
             self._bar.stop()
         else:
-            self._print_line(finished=kind is None and (self.total is None or self.done >= self.total))
+            self._print_line(finished)
 
     def _print_line(self, finished: bool) -> None:
         """Prints one line of JSON: label, count, rate, seconds left and the notes."""

@@ -52,6 +52,12 @@ def test_a_stage_is_printed_at_once_and_goes_with_the_first_unit(capsys):
     assert [line["done"] for line in lines] == [0, 2]
 
 
+def test_what_is_finished_has_no_stage(capsys):
+    with Progress("pretrain", total=0) as bar:
+        bar.stage("exporting")
+    assert "stage" not in json.loads(capsys.readouterr().err.splitlines()[-1])
+
+
 def test_work_that_breaks_off_does_not_claim_to_be_finished(capsys):
     def broken():
         yield 1
