@@ -10,6 +10,7 @@ import ctypes
 import json
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -153,8 +154,11 @@ def _start_ray() -> None:
     """Start Ray on this machine, or connect to the one at RAY_ADDRESS. Raises TrainingError where that fails."""
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in place, which prints and aborts
     except Exception as error:
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         raise TrainingError(

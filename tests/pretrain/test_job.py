@@ -205,6 +205,20 @@ def test_ctrl_c_ends_within_seconds_with_one_line_that_names_resume_and_no_proce
 
 
 @pytest.mark.slow
+def test_sigterm_to_the_command_alone_ends_it_as_ctrl_c_does(job):
+    config = job("terminated", steps=100_000)
+    process = start(config)
+    step_reached(config, 3, process)
+    assert config.out.with_name(".terminated.lock").is_file()
+    process.terminate()
+    code, _, err = ended(process, patience=60)
+    assert code == 143
+    assert err.splitlines()[-1] == "vetdino: stopped; run the same command with --resume to continue"
+    assert not config.out.with_name(".terminated.lock").exists()
+    assert gone(process.pid)
+
+
+@pytest.mark.slow
 def test_stopped_resumed_and_killed_five_times_the_weights_are_those_of_the_undisturbed_job_bit_for_bit(
     undisturbed, resumed
 ):
