@@ -101,7 +101,7 @@ def step_reached(config: PretrainConfig, step: int, process: subprocess.Popen[st
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.poll() is None:
         try:
-            if json.loads((config.out / "status.json").read_text())["step"] >= step:
+            if json.loads((config.out / "status.json").read_text()).get("step", 0) >= step:
                 return
         except (OSError, ValueError):
             pass
