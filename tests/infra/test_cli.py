@@ -191,7 +191,7 @@ def test_a_backbone_that_is_not_there_is_refused(tmp_path, capsys):
 
 def test_the_last_line_is_the_folder_that_was_written(monkeypatch, capsys, tmp_path):
     ends_with(monkeypatch, None, written=tmp_path)
-    assert cli.main(["phantom", "out"]) == 0
+    assert cli.main(["phantom", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == f"{tmp_path}\n"
 
 
@@ -222,9 +222,9 @@ def test_the_last_line_is_the_folder_that_was_written(monkeypatch, capsys, tmp_p
         (SystemExit(signal.SIGTERM), 143, "vetdino: stopped; run the same command again to continue"),
     ],
 )
-def test_an_ending_has_one_line_and_its_code(error, code, start, monkeypatch, capsys):
+def test_an_ending_has_one_line_and_its_code(error, code, start, monkeypatch, capsys, tmp_path):
     ends_with(monkeypatch, error)
-    assert cli.main(["phantom", "out"]) == code
+    assert cli.main(["phantom", str(tmp_path / "out")]) == code
     line = capsys.readouterr().err
     assert line.startswith(start)
     assert line.count("\n") == bool(start)
@@ -328,10 +328,10 @@ def test_of_two_commands_into_one_folder_the_second_is_refused(tmp_path):
     assert "is writing there" in err.splitlines()[-1]
 
 
-def test_our_own_mistake_keeps_its_traceback(monkeypatch):
+def test_our_own_mistake_keeps_its_traceback(monkeypatch, tmp_path):
     ends_with(monkeypatch, AssertionError("ours"))
     with pytest.raises(AssertionError, match="ours"):
-        cli.main(["phantom", "out"])
+        cli.main(["phantom", str(tmp_path / "out")])
 
 
 def test_a_reader_that_closes_the_pipe_is_no_error():
