@@ -31,11 +31,11 @@ METRICS = "metrics.json"
 
 CONFIG = "config.json"
 
-PARTIAL = "partial"
+FINISHED = "finished_queries"
 """What a measurement keeps in its folder until its record replaces all of it."""
 
 LEFT_BY_US = frozenset(
-    {METRICS, CONFIG, "params.json", "run.json", "metrics.jsonl", "figures", "masks", "overlays", PARTIAL}
+    {METRICS, CONFIG, "params.json", "run.json", "metrics.jsonl", "figures", "masks", "overlays", FINISHED}
 )
 """What a folder of ours may hold beside tables (.csv) and pages (.html)."""
 
@@ -210,7 +210,7 @@ def check_ours(out: Path | str) -> None:
         raise DataError(f"{out} is a file; give a folder to write to")
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     foreign = [name for name in names if name not in LEFT_BY_US and not name.endswith((".csv", ".html"))]
-    if foreign or (names and METRICS not in names and names != [PARTIAL]):
+    if foreign or (names and METRICS not in names and names != [FINISHED]):
         raise DataError(
             f"{out} holds {foreign[0] if foreign else names[0]}, which no experiment left there; give another folder"
         )

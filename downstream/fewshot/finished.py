@@ -1,9 +1,9 @@
 """Queries that a few-shot measurement has finished, kept on disk until it is recorded, so that it can be continued.
 
-    OUT/partial/KEY/FOLD-SCAN.npz   all that one query leaves; KEY: digest of everything that the results depend on
-    OUT/partial/KEY/scans.csv       the scores so far, to look at meanwhile
+    OUT/finished_queries/KEY/FOLD-SCAN.npz   all that one query leaves; KEY: digest of all that the results depend on
+    OUT/finished_queries/KEY/scans.csv       the scores so far, to look at meanwhile
 
-The record replaces OUT as a whole, and `partial` goes with it.
+The record replaces OUT as a whole, and `finished_queries` goes with it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ...platform.core.files import atomic_path, atomic_write
-from ..common.record import PARTIAL
+from ..common.record import FINISHED
 from .results import ExampleSlices, ScanScore
 
 
@@ -51,7 +51,7 @@ class FinishedQueries:
 
     def __init__(self, out: Path | str, identity: Mapping[str, Any]) -> None:
         text = json.dumps(identity, sort_keys=True)
-        self.folder = Path(out) / PARTIAL / hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.folder = Path(out) / FINISHED / hashlib.sha256(text.encode()).hexdigest()[:16]
         self._scores: list[ScanScore] = []
 
     def load(self, fold: int, scan: str) -> QueryResults | None:

@@ -8,14 +8,14 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from nibabel.eulerangles import euler2mat
 
 from vetdino.downstream.volumes.acquisition import shear_doubt
 from vetdino.downstream.volumes.files import StackGeometry, read_image
 from vetdino.downstream.volumes.grid import MAX_SHEAR, plan_grid, shear, voxel_volume
-from vetdino.downstream.volumes.nifti import label_bits, read_nifti
+from vetdino.downstream.volumes.nifti import EXTENT, label_bits, read_nifti
 from vetdino.downstream.volumes.volume import ITK_SHEAR, Volume, save_mask
 from vetdino.platform.core.errors import DataError
 
@@ -119,7 +119,10 @@ def headers(draw):
     image = kind(values, affine)
     image.set_sform(affine, code=draw(st.sampled_from((0, 1, 1, 2, 4))))
     qform = affine if draw(st.booleans()) else np.diag([*draw(sizes), 1.0])
-    image.set_qform(qform, code=draw(st.sampled_from((0, 1, 2))), strip_shears=True)
+    try:
+        image.set_qform(qform, code=draw(st.sampled_from((0, 1, 2))), strip_shears=True)
+    except ValueError:  # nibabel cannot write some half turns
+        reject()
     image.header["xyzt_units"] = draw(st.integers(0, 7)) + 8 * draw(st.integers(0, 3))
     image.header.set_slope_inter(*draw(st.sampled_from([(None, None), (1, 0), (2, -1024), (-0.5, 3)])))
     return image, draw(st.booleans()), draw(st.booleans())
@@ -136,7 +139,9 @@ def check_header(folder, image, packed: bool, named: bool) -> None:
     unit = {1: 1000.0, 3: 0.001}.get(int(loaded.header["xyzt_units"]) & 7, 1.0)
     expected_mm3 = abs(np.linalg.det(loaded.affine[:3, :3])) * unit**3
     lengths = np.linalg.norm(loaded.affine[:3, :3], axis=0) * unit * image.shape
-    if lengths.max() > 5000:
+    if abs(lengths.max() - EXTENT[1]) < 0.01:
+        return  # either, by rounding
+    if lengths.max() > EXTENT[1]:
         with pytest.raises(DataError, match="correct the unit"):
             read_image(path, PLAIN)
         return
