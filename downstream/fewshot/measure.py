@@ -8,6 +8,7 @@ arXiv 2403.03273, 2007.09886.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections import defaultdict
@@ -31,6 +32,8 @@ from .method.support import SupportSet, build_support_set, class_list, organ_tru
 from .methods import Method, methods_by_row, row_name, shots_label
 from .results import ExampleSlices, FewshotResults, ScanScore, example_slices
 
+log = logging.getLogger(__name__)
+
 
 def measure(
     volumes: Volumes,
@@ -50,6 +53,7 @@ def measure(
     left_out: dict[str, str] = {}
     data = _FoldData(volumes, support_volumes or volumes, config, left_out)
     pairs = [(fold, name) for fold in data.folds() for name in fold.queries]
+    _warn_of_several_planes(volumes, support_volumes or volumes)
     measured: list[QueryResults] = []
     dice_so_far: list[float] = []
     with Progress("few-shot", len(pairs), "scans") as progress:
@@ -73,6 +77,16 @@ def measure(
             seconds[source] += value / len(pairs)
     examples = tuple(results.example for results in measured)
     return FewshotResults(data.organs, scores, examples, dict(seconds), left_out, rows)
+
+
+def _warn_of_several_planes(*folders: Volumes) -> None:
+    """Slices of different planes can be compared, but an organ does not look alike on them."""
+    cards = [card for volumes in folders for card in volumes.cards.values()]
+    planes = sorted({card.get("grid", {}).get("plane", "axial") for card in cards})
+    if len(planes) > 1:
+        log.warning(
+            "scans are sliced in several planes (%s); prepare them with one --plane", ", ".join(planes)
+        )
 
 
 def _measure_query(

@@ -39,7 +39,7 @@ def align_labels(
     slices by their names, by InstanceNumber, or in doubt by their order. Raises DataError where shape, spacing,
     position or kind differ.
     """
-    doubts = labels.doubts
+    doubts = tuple(f"its label: {doubt}" for doubt in labels.doubts)
     if not labels.placed:
         if not image.slices_first:
             raise DataError("its label, a stack of pictures, does not say where it lies; give it as NIfTI")
@@ -87,11 +87,10 @@ def _label_of_slices(image: Voxels, labels: Voxels) -> tuple[list[int], str]:
         )
     if by_name or by_instance:
         return by_name or by_instance, ""
-    sort_keys = image.slice_numbers or tuple(natural_key(name) for name in names)
-    order = [0] * count
-    for place, number in enumerate(sorted(in_order, key=sort_keys.__getitem__)):
-        order[number] = place
-    by = "InstanceNumber" if image.slice_numbers else "the names of its slices"
+    numbered = image.slice_numbers
+    by_key = sorted(in_order, key=lambda place: (numbered[place : place + 1], natural_key(names[place])))
+    order = [by_key.index(place) for place in in_order]
+    by = "InstanceNumber" if numbered else "the names of its slices"
     return order, (
         f"no name of its label's files is that of a slice: joined in the order of {by}, look at the overlay"
     )

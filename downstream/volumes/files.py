@@ -75,13 +75,11 @@ def read_image(path: Path, geometry: StackGeometry) -> Voxels:
 
 
 def read_geometry(path: Path) -> Voxels | None:
-    """What the headers of a scan or label map tell, without its voxels, which are zeros; None of pictures.
+    """What the headers of a scan or label map tell, without its voxels, which are zeros. Raises DataError.
 
-    Raises DataError.
+    None for pictures, and for a folder of organs, of which only those that are classes count.
     """
     kind = file_kind(path)
-    if kind == "organs":
-        return read_nifti(organ_files(path)[0], header_only=True)
     if kind == "nifti":
         return read_nifti(path, header_only=True)
     return read_series(path, header_only=True) if kind == "dicom" else None

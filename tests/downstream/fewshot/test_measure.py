@@ -198,3 +198,12 @@ def test_a_scan_of_unknown_spacing_has_no_distance_in_mm(evaluate, organ_scan, o
     for score in results.scores:
         assert np.isnan(score.volume_hd95) == (score.scan in ("s0", "s1"))
         assert not score.missed
+
+
+def test_scans_sliced_in_several_planes_are_named(evaluate, organ_scan, organ_volumes, caplog):
+    volumes = organ_volumes(*(organ_scan(seed) for seed in range(2)))
+    evaluate(volumes)
+    assert not caplog.records
+    volumes.cards["s1"]["grid"] = {"plane": "sagittal"}
+    evaluate(volumes)
+    assert "several planes (axial, sagittal)" in caplog.text

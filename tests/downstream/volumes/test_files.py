@@ -211,7 +211,7 @@ def test_the_geometry_of_files_with_a_header_is_known_without_their_voxels(
     save_series(tmp_path / "dicom", hounsfield())
     save_nifti(tmp_path / "organs" / "liver.nii.gz", np.ones((3, 4, 5)))
     save_picture(tmp_path / "stack" / "0.png", np.zeros((4, 4), np.uint8))
-    assert read_geometry(tmp_path / "organs").shape == (3, 4, 5)
+    assert read_geometry(tmp_path / "organs") is None
     assert read_geometry(tmp_path / "organs" / "liver.nii.gz").shape == (3, 4, 5)
     assert read_geometry(tmp_path / "stack") is None
     dicom, whole = read_geometry(tmp_path / "dicom"), read_image(tmp_path / "dicom", PLAIN)
