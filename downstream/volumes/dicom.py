@@ -135,7 +135,7 @@ def _read_slice(file: Path, header_only: bool = False) -> _DicomSlice:
             raise DataError("a file of several frames; export single frames or NIfTI")
         if dataset.PhotometricInterpretation != "MONOCHROME2":
             raise DataError(f"pixels are {dataset.PhotometricInterpretation}; a slice is MONOCHROME2")
-        values, doubts = _no_values(dataset), ()
+        values, doubts = _no_values(dataset), tuple[str, ...]()
         if not header_only:
             raw = raw_pixels(dataset)
             with quiet():

@@ -76,7 +76,10 @@ def prepare_scan(
         "axes": grid.axes,
         "grid": grid.card(),
         **_class_counts(labels_ZHW),
-        "notes": [*image.notes, *label_notes, *([f"sliced {plane}"] if plane != "axial" else [])],
+        "notes": [
+            *dict.fromkeys((*image.notes, *label_notes)),
+            *([f"sliced {plane}"] if plane != "axial" else []),
+        ],
         "doubts": [text for text in doubts if text],
     }
     return image_ZHW, labels_ZHW, card

@@ -145,13 +145,16 @@ def test_a_turned_slice_lies_as_its_turned_labels(tmp_path):
     for name, orientation in (("scan", 6), ("labels", 1)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(png_file(values, orientation=orientation))
-    scan, labels = read_image(tmp_path / "scan", PLAIN), read_labels(tmp_path / "labels", PLAIN, {})
+    scan, labels = (
+        read_image(tmp_path / "scan", PLAIN),
+        read_labels(tmp_path / "labels", PLAIN, LabelValues()),
+    )
     np.testing.assert_array_equal(scan.values, labels.values)
 
 
 def test_labels_of_four_bits_are_not_stretched(tmp_path):
     (tmp_path / "0.png").write_bytes(png_file(np.array([[0, 1, 2, 15]]), depth=4))
-    assert read_labels(tmp_path, PLAIN, {}).values.tolist() == [[[0, 1, 2, 15]]]
+    assert read_labels(tmp_path, PLAIN, LabelValues()).values.tolist() == [[[0, 1, 2, 15]]]
 
 
 def test_a_tiff_of_several_slices_is_refused_rather_than_cut_to_its_first(tmp_path):
