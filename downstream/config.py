@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..platform.core.device import DeviceConfig
+from ..platform.core.errors import ConfigError
 from .common.config import SourceConfig
 from .findings.config import FinetuneConfig, KnnConfig, LinearConfig
 from .views.config import ConsistencyConfig, SynthesisConfig
@@ -34,3 +35,18 @@ class EvaluateConfig(DeviceConfig):
     """How the views of a study are compared with one another."""
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     """How one view is decoded from another."""
+
+    def check(self) -> None:
+        """Raises ConfigError for a setting of the chosen tasks that is out of range; the message names it."""
+        for fraction in self.fractions:
+            if not 0 < fraction <= 1:
+                raise ConfigError(
+                    f"fractions: {fraction:g} of the patients; choose more than 0, and 1 at most"
+                )
+        if self.resamples < 1:
+            raise ConfigError(f"resamples {self.resamples} must be at least 1")
+        self.sources.check()
+        # The settings of consistency are checked where they are made.
+        for name in ("knn", "linear", "finetune", "synthesis"):
+            if name in self.tasks:
+                getattr(self, name).check()

@@ -18,6 +18,7 @@ from ..platform.data.manifest import load_manifest
 from ..platform.measure.descriptors import Descriptor
 from ..platform.measure.predictions import Predictions, predictions_file, save_predictions
 from ..platform.measure.results import Measurements, MetricValue, metric_values
+from .checks import check_evaluation
 from .common.record import (
     DatasetUse,
     ExperimentRecord,
@@ -161,6 +162,7 @@ def _sources(backbones: Mapping[str, str | Path], job: EvaluationJob) -> list[So
             raise ConfigError(f"unknown task '{name}'; there are: {', '.join(TASKS)}")
     if not backbones or not config.tasks or not config.fractions:
         raise ConfigError("nothing to measure; give a backbone, a task and a fraction at least")
+    check_evaluation(job.shards, job.out, config)
     planned = dict.fromkeys(one for name in config.tasks for one in TASKS[name].descriptors(config))
     make = SourceFactory(job.shards, job.out / "features", config.sources, tuple(planned), config.device)
     sources = [make.backbone(name, origin) for name, origin in backbones.items()]

@@ -31,7 +31,9 @@ def phantom(
     """
     from .commands.phantom import KINDS
 
-    return with_settings(KINDS[kind], {**settings, "out": out}).run()
+    command = with_settings(KINDS[kind], {**settings, "out": out})
+    with command.locked("vetdino.phantom"):
+        return command.run()
 
 
 def ingest(source: str | Path, out: str | Path, **settings: Any) -> Manifest:
@@ -48,7 +50,9 @@ def ingest(source: str | Path, out: str | Path, **settings: Any) -> Manifest:
     from ..platform.data.manifest import load_manifest
     from .commands.ingest import Ingest
 
-    return load_manifest(with_settings(Ingest, {**settings, "source": source, "out": out}).run())
+    command = with_settings(Ingest, {**settings, "source": source, "out": out})
+    with command.locked("vetdino.ingest"):
+        return load_manifest(command.run())
 
 
 def embed(backbone: str | Path, shards: str | Path, out: str | Path, **settings: Any) -> Features:
@@ -65,7 +69,9 @@ def embed(backbone: str | Path, shards: str | Path, out: str | Path, **settings:
     from .commands.embed import Embed
 
     paths = {"backbone": str(backbone), "shards": str(shards), "out": out}
-    return load_features(with_settings(Embed, {**settings, **paths}).run())
+    command = with_settings(Embed, {**settings, **paths})
+    with command.locked("vetdino.embed"):
+        return load_features(command.run())
 
 
 def evaluate(
@@ -90,8 +96,9 @@ def evaluate(
     from .commands.evaluate import Evaluate
 
     paths = {"backbone": str(backbone), "shards": str(shards), "out": out}
-    config = with_settings(Evaluate, {**settings, **paths})
-    return run(config.backbone, config.shards, config.out, subconfig(EvaluateConfig, config))
+    command = with_settings(Evaluate, {**settings, **paths})
+    with command.locked("vetdino.evaluate"):
+        return run(command.backbone, command.shards, command.out, subconfig(EvaluateConfig, command))
 
 
 def segment(
@@ -123,8 +130,12 @@ def segment(
     if support is None:
         from .commands.zeroshot.segment import ZeroshotSegment
 
-        return with_settings(ZeroshotSegment, {**settings, **paths, "images": tuple(inputs)}).run()
+        zeroshot = with_settings(ZeroshotSegment, {**settings, **paths, "images": tuple(inputs)})
+        with zeroshot.locked("vetdino.segment"):
+            return zeroshot.run()
     from .commands.fewshot.segment import FewshotSegment
 
     paths |= {"support": support, "mask": mask}
-    return with_settings(FewshotSegment, {**settings, **paths, "scans": tuple(inputs)}).run()
+    fewshot = with_settings(FewshotSegment, {**settings, **paths, "scans": tuple(inputs)})
+    with fewshot.locked("vetdino.segment"):
+        return fewshot.run()

@@ -2,22 +2,27 @@
 
 A command's module is imported when it is used, so `vetdino --help` never waits for a library, and a command's
 `--help` never for torch or Ray. Exit codes: 0 done, 1 the work could not be done, 2 the command line could not be
-read, 130 stopped with Ctrl-C.
+read, 130 stopped with Ctrl-C, 143 with SIGTERM (`kill`, or a cluster's scheduler).
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..platform.core.config import cli_config, nearest
 from ..platform.core.errors import VetdinoError
+from ..platform.core.files import explain_os_error
 
 if TYPE_CHECKING:
     from .commands.arguments import Command
@@ -182,25 +187,74 @@ def overview(group: str = "") -> str:
 def _run(name: str, arguments: list[str]) -> int:
     """The command's exit code; what a person can put right reaches them as one line."""
     entry = COMMANDS[name]
+    command = None
     try:
         if any(word in HELP for word in arguments):
             print(command_help(name, arguments, shutil.get_terminal_size((100, 24)).columns))
             return 0
         start, rest, more = entry.load().parse_start(arguments)
-        written = cli_config(start, rest, f"vetdino {name} {more}".strip()).run()
+        command = cli_config(start, rest, f"vetdino {name} {more}".strip())
+        with _stopped_by_sigterm(), command.locked(f"vetdino {name}"):
+            written = command.run()
         if written is not None:
             print(written)
         return 0
     except VetdinoError as error:
         return _fail(str(error), 1)
+    except _Terminated:
+        return _fail(f"stopped; {entry.again}", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
         return _fail(f"stopped; {entry.again}", 130)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            return _fail(f"the disk is full; free some space, then {entry.again}", 1)
+    except BrokenPipeError:
         raise
-    except SystemExit as stop:  # the parser has printed its message
+    except OSError as error:
+        explained = explain_os_error(error, _hiding_patients(error.filename, command))
+        return _fail(f"{explained}, then {entry.again}", 1)
+    except SystemExit as stop:  # the parser has printed its message, or Ray has met SIGTERM
+        if stop.code == signal.SIGTERM:
+            return _fail(f"stopped; {entry.again}", 128 + signal.SIGTERM)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does: its lock and its drafts are removed."""
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM raises `_Terminated` in the main thread; processes that are forked there just end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise _Terminated
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+PATIENT_FILES = ("source", "images", "domains", "scans", "support", "mask", "labels")
+"""Settings that name files of a clinic, whose names may hold a patient's."""
+
+
+def _hiding_patients(file: str | bytes | int | None, command: Command | None) -> str:
+    """The file of an error as it may be printed: not the names below a folder of a clinic's files."""
+    if not isinstance(file, str):
+        return ""
+    for name in PATIENT_FILES:
+        value = getattr(command, name, None)
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path) and path.absolute() in Path(file).absolute().parents:
+                return f"a file in {path}"
+    return file
 
 
 def command_help(name: str, arguments: Sequence[str], width: int) -> str:

@@ -169,7 +169,7 @@ def best_step(root: Path) -> int | None:
 def check_resumable(config: PretrainConfig, folder: Path) -> None:
     """Raises CheckpointError if a training with these settings cannot continue from a checkpoint."""
     began = trained_config(folder)
-    for name in ("backbone", "distill", "order", "crops", "batch", "seed", "head_warmup"):
+    for name in ("start", "backbone", "distill", "order", "crops", "batch", "seed", "head_warmup"):
         if getattr(began, name) != getattr(config, name):
             raise CheckpointError(
                 f"{folder}: {name} differs from the settings that this training began with; resume with those "
@@ -178,4 +178,9 @@ def check_resumable(config: PretrainConfig, folder: Path) -> None:
     if json.loads((folder / POSITION).read_text())["manifest"] != load_manifest(config.shards).digest:
         raise CheckpointError(
             f"{folder}: was trained on other shards than {config.shards}; resume with those, or choose another --out"
+        )
+    if checkpoint.step_of(folder) > config.steps:
+        raise CheckpointError(
+            f"{folder}: this training is beyond --steps {config.steps} already; give {checkpoint.step_of(folder)} or "
+            "more, or choose another --out"
         )

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..platform.core.config import from_json, to_json
+from ..platform.core.config import flat, from_json, to_json
 from ..platform.core.errors import ConfigError
 from ..platform.core.extras import require_extra
 from ..platform.core.files import atomic_write
+from ..platform.core.locks import folder_lock
 from ..platform.core.progress import Progress
 from ..platform.core.tracking import create_database, tracking_address
 from ..platform.data.manifest import load_manifest
 from ..platform.models.source import absolute_source
 from ..platform.training import checkpoint
-from ..platform.training.cluster import WorkerConfig, WorkerContext, read_status, run_on_ray, watch_status
-from .checkpoints import check_resumable, checkpoints_folder
+from ..platform.training.cluster import (
+    STAGE,
+    WorkerConfig,
+    WorkerContext,
+    read_status,
+    run_on_ray,
+    watch_status,
+)
+from .checkpoints import check_resumable, checkpoints_folder, trained_config
 from .config import PretrainConfig
 from .data_warnings import data_warnings
 from .loop import train
@@ -32,7 +42,8 @@ def pretrain(config: PretrainConfig) -> Path:
 
     A Ray that already runs is used (`RAY_ADDRESS`, or inside `ray job submit`), else one is started here and
     stopped afterwards. Raises ConfigError before any worker starts if settings contradict each other, a library is
-    missing or `out` holds another training; TrainingError if the workers failed more often than `restarts` allows.
+    missing or `out` holds another training, LockError while another run writes to `out`; TrainingError if the workers
+    failed more often than `restarts` allows.
     """
     config.check()
     for library in ("ray", "deepspeed"):
@@ -44,17 +55,19 @@ def pretrain(config: PretrainConfig) -> Path:
         raise ConfigError(
             f"batch {config.batch} is more than the {manifest.studies('train')} training studies; lower it"
         )
-    _prepare_folder(config)
-    create_database(tracking_address(config.out))
-    workers = WorkerConfig(
-        workers=config.workers,
-        min_workers=config.min_workers,
-        device=config.device,
-        threads=config.threads,
-        restarts=config.restarts,
-    )
-    with _progress_bar(config, data_warnings(config, manifest)):
-        run_on_ray(_train_worker, to_json(config), workers, config.out, lambda: _advice(config))
+    with folder_lock(config.out, "vetdino pretrain"):
+        _prepare_folder(config)
+        create_database(tracking_address(config.out))
+        workers = WorkerConfig(
+            workers=config.workers,
+            min_workers=config.min_workers,
+            device=config.device,
+            threads=config.threads,
+            restarts=config.restarts,
+        )
+        with _progress_bar(config, data_warnings(config, manifest)) as on_stage:
+            argument, advice = to_json(config), partial(_advice, config)
+            run_on_ray(_train_worker, argument, workers, config.out, advice, on_stage)
     return config.out / "backbone"
 
 
@@ -81,6 +94,7 @@ def _prepare_folder(config: PretrainConfig) -> None:
         )
     if newest is not None:
         check_resumable(config, newest)
+        _announce_resume(config, newest)
     else:
         starting_point(config)  # so that unknown names and weights that do not fit are reported at once
         # Left by a training that was stopped before its first checkpoint.
@@ -89,18 +103,39 @@ def _prepare_folder(config: PretrainConfig) -> None:
     atomic_write(config.out / "config.json", to_json(config))
 
 
+def _announce_resume(config: PretrainConfig, newest: Path) -> None:
+    """Print where a resumed training continues, and which of its settings have changed."""
+    step = checkpoint.step_of(newest)
+    began = flat(trained_config(newest))
+    changed = [
+        f"{name} {began.get(name)} -> {value}"
+        for name, value in flat(config).items()
+        if name not in ("resume", "out", "shards") and began.get(name) != value
+    ]
+    text = f"continues after step {step} of {config.steps}"
+    if step == config.steps:
+        text = f"all {step} steps are done; give more --steps to go on; its backbone is exported again"
+    if changed:
+        text += f"; settings that were others at its checkpoint: {', '.join(changed)}"
+    print(f"vetdino: {config.out}: {text}", file=sys.stderr, flush=True)
+
+
 def _absolute(path: Path) -> Path:
     return path if "://" in str(path) else path.resolve()
 
 
 @contextmanager
-def _progress_bar(config: PretrainConfig, warnings: Sequence[str]) -> Iterator[None]:
+def _progress_bar(config: PretrainConfig, warnings: Sequence[str]) -> Iterator[Callable[[str], None]]:
     """Within the `with` block: a bar follows the first worker's status file; each warning is printed once.
 
-    warnings: what is known before the first step.
+    warnings: what is known before the first step. Yields the function that shows what is done before the workers say it
+    themselves.
     """
     status = config.out / STATUS
-    began = seen = read_status(status).get("step", 0)
+    earlier = read_status(status)
+    if earlier.pop(STAGE, None):  # of workers that were killed
+        atomic_write(status, json.dumps(earlier))
+    began = seen = earlier.get("step", 0)
     printed: set[str] = set()
 
     def warn(texts: Iterable[str]) -> None:
@@ -120,8 +155,10 @@ def _progress_bar(config: PretrainConfig, warnings: Sequence[str]) -> Iterator[N
             notes = {
                 short: round(values[name], 3) for name, short in shown.items() if values.get(name) is not None
             }
+            if step > seen or STAGE in values:
+                progress.stage(values.get(STAGE, ""))
             progress.advance((step - seen) * config.batch, **notes)
             seen = step
 
         with watch_status(status, report):
-            yield
+            yield progress.stage

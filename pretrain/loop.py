@@ -13,7 +13,7 @@ from ..platform.core.files import atomic_write
 from ..platform.core.runs import Run
 from ..platform.data.manifest import load_manifest
 from ..platform.training import checkpoint
-from ..platform.training.cluster import WorkerContext
+from ..platform.training.cluster import WorkerContext, report_stage
 from .bad_batches import save_bad_batch
 from .bad_steps import BadSteps, too_many_bad_steps
 from .batches.batch import CropBatch
@@ -40,6 +40,8 @@ def train(
     Raises CheckpointError for a checkpoint of another architecture or one that cannot be written, TrainingError
     for too many bad steps in a row or an alarm whose policy is to stop.
     """
+    status = config.out / STATUS
+    report_stage(status, worker, "loading the network and the studies")
     newest = checkpoint.newest(checkpoints_folder(config))
     trainer = build_trainer(config, worker, newest)
     manifest = load_manifest(config.shards)
@@ -47,15 +49,19 @@ def train(
         run.log_dataset(manifest.name, manifest.digest, "pretraining", dict(manifest.counts))
         loop = TrainingLoop(trainer, run, on_record)
         first = loop.checkpoints.load(newest) if newest else 0
+        record = min(config.steps, (first // config.log_every + 1) * config.log_every)
+        report_stage(status, worker, f"the first steps; the first record comes after step {record}")
         try:
             while (rewound_to := loop.run_from(first)) is not None:
                 first = rewound_to
         finally:
             trainer.engine.wait()
         worker.barrier()
+        report_stage(status, worker, "exporting the backbone")
         if worker.rank == 0:
             card = export_backbone(config, trainer.distiller.teacher.backbone, manifest)
             log_models(config, run, card)
+        report_stage(status, worker, "")
     worker.barrier()
 
 
@@ -157,6 +163,7 @@ class TrainingLoop:
 
     def _run_probe(self) -> dict[str, float]:
         began = time.monotonic()
+        report_stage(self.config.out / STATUS, self.worker, "evaluating the probe")
         metrics = self.probe.evaluate(self.distiller.teacher.backbone, self.engine.autocast())
         self.state.auroc = metrics.get("probe/auroc_macro")
         self.window.exclude(time.monotonic() - began)

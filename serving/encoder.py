@@ -30,6 +30,14 @@ class EncodedView:
         return f"EncodedView({len(self.tokens)} patches, {len(self.attention)} heads)"
 
 
+def check_side(side: int, backbone: Backbone) -> None:
+    """Raises ConfigError for a side of the input that the backbone's patches do not divide."""
+    if side < 1 or side % backbone.patch:
+        raise ConfigError(
+            f"side {side} is not a multiple of {backbone.patch}, the patch size of {backbone.card.label}"
+        )
+
+
 class ViewEncoder:
     """One backbone with the studies similar by its features; encodes one view at a time, also with several threads.
 
@@ -42,10 +50,7 @@ class ViewEncoder:
     ) -> None:
         self.backbone, self.similar, self.studies = backbone, similar, studies
         self.side = side or backbone.side
-        if self.side % backbone.patch:
-            raise ConfigError(
-                f"side {self.side} is not a multiple of {backbone.patch}, the patch size of {backbone.card.label}"
-            )
+        check_side(self.side, backbone)
         self._lock = threading.Lock()
         self.encode = lru_cache(maxsize=128)(self._encode)
 

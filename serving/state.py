@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..platform.core.errors import ConfigError
 from ..platform.data.study import SPLITS
+from ..platform.measure.features import load_features
 from .attention import MEAN_COLOR, attention_maps, head_colors, mean_attention_map, overlay
 from .config import RANDOM, AppConfig
-from .encoder import EncodedView, ViewEncoder
+from .encoder import EncodedView, ViewEncoder, check_side
 from .gallery.bundle import is_bundle
 from .gallery.gallery import Gallery
 from .images import jpeg, shrunk
@@ -32,8 +34,11 @@ class AppState:
 
     def __init__(self, config: AppConfig) -> None:
         self.config = config
-        backbones = load_backbones(config)
         self.studies = StudyBrowser(config.shards, config.split, config.limit)
+        backbones = load_backbones(config)
+        self.given = [path if is_bundle(path) else load_features(path) for path in config.features]
+        for backbone in backbones:  # before any of them embeds a split
+            check_side(config.side or backbone.side, backbone)
         self.encoders = [
             ViewEncoder(backbone, self._similar(backbone, number), self.studies, config.side)
             for number, backbone in enumerate(backbones)
@@ -41,14 +46,13 @@ class AppState:
 
     def _similar(self, backbone: Backbone, number: int) -> SimilarStudies:
         from ..platform.measure.extraction import extract
-        from ..platform.measure.features import load_features
 
         config = self.config
-        given = config.features[number] if number < len(config.features) else None
-        if given is not None and is_bundle(given):
+        given = self.given[number] if number < len(self.given) else None
+        if isinstance(given, Path):
             return SimilarStudies(Gallery.open(given, backbone), self._places(SPLITS))
         if given is not None:
-            features = load_features(given)
+            features = given
         else:
             features = extract(backbone, config.shards, [config.split], level="study")
         rebuild = f"vetdino embed {config.backbones[number]} {config.shards}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from tests.downstream.conftest import write_domain
 from tests.downstream.fewshot.learn.conftest import liver_scan
-from tests.platform.data.written import written
+from tests.platform.data.written import a_study, written
 from tests.second_device import SECOND, SecondTensor, second_device
 from vetdino.downstream.config import EvaluateConfig
 from vetdino.downstream.evaluate import EvaluationJob, _sources
@@ -27,6 +28,8 @@ from vetdino.downstream.views.tokenized import tokenized_views
 from vetdino.infra.cli import COMMANDS
 from vetdino.infra.commands.embed import Embed
 from vetdino.platform.core.device import DeviceConfig
+from vetdino.platform.data.manifest import VERSION, Manifest, save_manifest
+from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import View
 from vetdino.platform.measure.features import load_features
 from vetdino.platform.models import loading
@@ -98,7 +101,13 @@ def test_a_backbone_is_loaded_onto_the_device_and_its_twins_follow(devices, fold
 
 
 def test_an_evaluation_gives_its_device_to_every_source(devices, folder, tmp_path):
-    written(tmp_path / "shards", 2)
+    shards = []
+    for place, split in enumerate(("train", "val", "test")):
+        with ShardWriter(tmp_path / "shards", split) as writer:
+            for number in range(20 * place, 20 * place + 20):
+                writer.write(replace(a_study(number, split=split), labels={"effusion": float(number % 2)}))
+        shards += writer.shards
+    save_manifest(tmp_path / "shards", Manifest(VERSION, "two", ("effusion",), tuple(shards), {}, "c0"))
     for device, expected in (("auto", SECOND), ("cpu", torch.device("cpu"))):
         job = EvaluationJob(tmp_path / "shards", tmp_path, EvaluateConfig(device=device))
         sources = _sources({"backbone": folder}, job)

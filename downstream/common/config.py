@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...platform.core.errors import ConfigError
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceConfig:
@@ -17,3 +19,9 @@ class SourceConfig:
     """Views in each forward pass of a backbone."""
     workers: int = 2
     """Threads that decode views."""
+
+    def check(self) -> None:
+        """Raises ConfigError for a setting out of range; the message names it."""
+        for name in ("pixel_side", "components", "batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"sources.{name} {getattr(self, name)} must be at least 1")

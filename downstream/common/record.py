@@ -31,8 +31,11 @@ METRICS = "metrics.json"
 
 CONFIG = "config.json"
 
+FINISHED = "finished_queries"
+"""What a measurement keeps in its folder until its record replaces all of it."""
+
 LEFT_BY_US = frozenset(
-    {METRICS, CONFIG, "params.json", "run.json", "metrics.jsonl", "figures", "masks", "overlays"}
+    {METRICS, CONFIG, "params.json", "run.json", "metrics.jsonl", "figures", "masks", "overlays", FINISHED}
 )
 """What a folder of ours may hold beside tables (.csv) and pages (.html)."""
 
@@ -115,13 +118,20 @@ def publish(record: ExperimentRecord, out: Path | str) -> None:
     Raises DataError where `out` holds something that is not ours.
     """
     with replaced(out) as folder:
-        run = write_record(record, folder)
-    # Without MLflow the hint names a file, which has moved since.
-    show_record(record, run.view_hint.replace(str(folder), str(Path(out).resolve())))
+        run = write_record(record, folder, shown_folder=Path(out).resolve())
+    show_record(record, run.view_hint)
 
 
-def write_record(record: ExperimentRecord, folder: Path, tracking_uri: str | None = None) -> Run:
-    """Write the files of a record into a folder and its MLflow run, a new one; the run is closed on return."""
+def write_record(
+    record: ExperimentRecord,
+    folder: Path,
+    tracking_uri: str | None = None,
+    shown_folder: Path | None = None,
+) -> Run:
+    """Write the files of a record into a folder and its MLflow run, a new one; the run is closed on return.
+
+    shown_folder: what the folder will be renamed to, for messages.
+    """
     (folder / "run.json").unlink(missing_ok=True)  # else the MLflow run of an earlier call would be continued
     content = {**record.identity, "metrics": finite_or_none(record.metrics), **record.details}
     atomic_write(folder / METRICS, json.dumps(content, indent=1) + "\n")
@@ -135,6 +145,7 @@ def write_record(record: ExperimentRecord, folder: Path, tracking_uri: str | Non
         params=flat(record.config),
         tags=record.tags,
         tracking_uri=tracking_uri,
+        shown_folder=shown_folder,
     ) as run:
         for data in record.datasets:
             run.log_dataset(data.name, data.digest, "evaluation", data.counts)
@@ -199,7 +210,7 @@ def check_ours(out: Path | str) -> None:
         raise DataError(f"{out} is a file; give a folder to write to")
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
     foreign = [name for name in names if name not in LEFT_BY_US and not name.endswith((".csv", ".html"))]
-    if foreign or (names and METRICS not in names):
+    if foreign or (names and METRICS not in names and names != [FINISHED]):
         raise DataError(
             f"{out} holds {foreign[0] if foreign else names[0]}, which no experiment left there; give another folder"
         )

@@ -18,7 +18,7 @@ from .learn.encoder import TrainableEncoder
 from .measure import measure
 from .method.support import SupportSet
 from .methods import adapted_methods, backbone_methods, row_name, trained_methods
-from .record import FewshotExperiment, record
+from .record import FewshotExperiment, finished_queries, record
 from .results import FewshotResults
 from .sources import Backbones
 
@@ -32,6 +32,7 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Measures one encoder: trained, frozen and adapted at test time; writes to `out`, returns the summary.
 
+    Finished queries are kept in `out`: the same call continues after an interruption, with the same results.
     Raises ConfigError for test-time training without a network, else as `measure` and `trained_methods` do.
     """
     device = resolve_device(config.device)
@@ -47,8 +48,9 @@ def evaluate(
             fresh = TrainableEncoder(backbone, config.learn, config.slices, config.seed).to(device)
             encoder_for[name] = lambda _, fresh=fresh: fresh  # type: ignore[misc]  # bound default
     methods = backbone_methods(backbones, config, adapted_methods(encoder_for, config))
-    results = measure(volumes, [*extra, *methods], config)
     experiment = FewshotExperiment("evaluate", config, (volumes,), backbones, trained_tags(trained))
+    finished = finished_queries(experiment, out, trained, device=str(device))
+    results = measure(volumes, [*extra, *methods], config, finished=finished)
     return record(results, experiment, out, tables={"adaptation": adaptation_lines(results)})
 
 
@@ -73,8 +75,9 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Measures several encoders, frozen and trained, each compared with the first; writes to `out`."""
     extra, _ = trained_methods(volumes, backbones, trained, config)
-    results = measure(volumes, backbone_methods(backbones, config, extra), config)
     experiment = FewshotExperiment("compare", config, (volumes,), backbones, trained_tags(trained))
+    finished = finished_queries(experiment, out, trained)
+    results = measure(volumes, backbone_methods(backbones, config, extra), config, finished=finished)
     return record(results, experiment, out)
 
 
@@ -91,8 +94,9 @@ def kshot(
     The modes pool several supports differently: `ours` one joint set of prototypes, `alpnet` every support's mean
     prototype in one set, `levayz` the largest of the shots' scores. Writes to `out`.
     """
-    results = measure(volumes, backbone_methods(backbones, config), config)
     experiment = FewshotExperiment("kshot", config, (volumes,), backbones)
+    finished = finished_queries(experiment, out)
+    results = measure(volumes, backbone_methods(backbones, config), config, finished=finished)
     references = fewest_shots_rows(results, config)
     return record(results, experiment, out, references=references, plot=_shot_figures)
 

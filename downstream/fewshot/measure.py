@@ -8,18 +8,23 @@ arXiv 2403.03273, 2007.09886.
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ...platform.core.errors import DataError
-from ...platform.core.progress import track
+from ...platform.core.progress import Progress
 from ..volumes.volume import Volume, Volumes
 from .config import FewshotConfig
+from .finished import FinishedQueries, QueryResults
+from .learn.adaptation import AdaptationReport, AdaptivePredictor
 from .method.config import Components
 from .method.masks import label_map, organ_mask, slice_margins
 from .method.protocol import Fold, cross_validation_folds, dice, hd95, parts_from_supports, parts_from_truth
@@ -27,42 +32,106 @@ from .method.support import SupportSet, build_support_set, class_list, organ_tru
 from .methods import Method, methods_by_row, row_name, shots_label
 from .results import ExampleSlices, FewshotResults, ScanScore, example_slices
 
+log = logging.getLogger(__name__)
+
 
 def measure(
     volumes: Volumes,
     methods: Sequence[Method],
     config: FewshotConfig,
     support_volumes: Volumes | None = None,
+    finished: FinishedQueries | None = None,
 ) -> FewshotResults:
     """Measures every method on every labeled scan.
 
     support_volumes: folder of the supports, fold by fold, if not `volumes`; classes are then matched by name, and
-    `config.organs` are its numbers. The results do not depend on the order of the methods. Raises DataError if nothing
-    can be measured, ConfigError for folds, shots or organs that do not fit.
+    `config.organs` are its numbers. finished: where queries are kept as soon as they are measured, and read back
+    instead of being measured again. The results do not depend on the order of the methods, nor on interruptions but
+    for `seconds`. Raises DataError if nothing can be measured, ConfigError for folds, shots or organs that do not fit.
     """
     rows = methods_by_row(methods, config)
     left_out: dict[str, str] = {}
     data = _FoldData(volumes, support_volumes or volumes, config, left_out)
     pairs = [(fold, name) for fold in data.folds() for name in fold.queries]
-    scores: list[ScanScore] = []
-    examples: list[ExampleSlices] = []
-    seconds: dict[str, float] = defaultdict(float)
-    for fold, name in track(pairs, label="few-shot", unit="scans"):
-        query = data.query(name)
-        scans = {
-            shots: _QueryScan(query, fold, data.support_sets(fold, shots), config, left_out)
-            for shots in {method.shots for method in methods}
-        }
-        for number, method in enumerate(methods):
-            start = time.monotonic()
-            its_scores, labels_ZHW = scans[method.shots].scores(method)
-            seconds[method.source] += (time.monotonic() - start) / len(pairs)
-            scores += its_scores
-            if not number:
-                examples.append(example_slices(query, labels_ZHW, data.organs))
+    _warn_of_several_planes(volumes, support_volumes or volumes)
+    measured: list[QueryResults] = []
+    dice_so_far: list[float] = []
+    with Progress("few-shot", len(pairs), "scans") as progress:
+        for fold, name in pairs:
+            results = finished.load(fold.number, name) if finished else None
+            if results is None:
+                results = _measure_query(data, fold, name, methods, left_out)
+                if finished:
+                    finished.save(fold.number, results)
+            else:
+                _restore(results, methods, left_out)
+            measured.append(results)
+            dice_so_far += [score.dice for score in results.scores if score.row == next(iter(rows))]
+            progress.advance(fold=f"{fold.number + 1}/{config.folds}", dice=_mean(dice_so_far))
+    scores = tuple(score for results in measured for score in results.scores)
     if not scores:
         raise DataError(f"{volumes.folder}: nothing can be measured; {next(iter(left_out.values()), '')}")
-    return FewshotResults(data.organs, tuple(scores), tuple(examples), dict(seconds), left_out, rows)
+    seconds: dict[str, float] = defaultdict(float)
+    for results in measured:
+        for source, value in results.seconds.items():
+            seconds[source] += value / len(pairs)
+    examples = tuple(results.example for results in measured)
+    return FewshotResults(data.organs, scores, examples, dict(seconds), left_out, rows)
+
+
+def _warn_of_several_planes(*folders: Volumes) -> None:
+    """Slices of different planes can be compared, but an organ does not look alike on them."""
+    cards = [card for volumes in folders for card in volumes.cards.values()]
+    planes = sorted({card.get("grid", {}).get("plane", "axial") for card in cards})
+    if len(planes) > 1:
+        log.warning(
+            "scans are sliced in several planes (%s); prepare them with one --plane", ", ".join(planes)
+        )
+
+
+def _measure_query(
+    data: _FoldData, fold: Fold, name: str, methods: Sequence[Method], left_out: dict[str, str]
+) -> QueryResults:
+    """Every method on one scan; what is left out is added to `left_out`."""
+    before = dict(left_out)
+    query = data.query(name)
+    scans = {
+        shots: _QueryScan(query, fold, data.support_sets(fold, shots), data.config, left_out)
+        for shots in {method.shots for method in methods}
+    }
+    scores: list[ScanScore] = []
+    seconds: dict[str, float] = defaultdict(float)
+    reports: dict[int, list[dict[str, Any]]] = {}
+    example: ExampleSlices | None = None
+    for number, method in enumerate(methods):
+        reports_before = len(_reports(method))
+        start = time.monotonic()
+        its_scores, labels_ZHW = scans[method.shots].scores(method)
+        seconds[method.source] += time.monotonic() - start
+        scores += its_scores
+        example = example or example_slices(query, labels_ZHW, data.organs)
+        if new := _reports(method)[reports_before:]:
+            reports[number] = list(map(asdict, new))
+    assert example is not None, "no method"
+    new_left_out = {key: reason for key, reason in left_out.items() if before.get(key) != reason}
+    return QueryResults(tuple(scores), example, seconds, new_left_out, reports)
+
+
+def _restore(results: QueryResults, methods: Sequence[Method], left_out: dict[str, str]) -> None:
+    """Does what measuring a finished query did beside its scores."""
+    left_out.update(results.left_out)
+    for number, lines in results.reports.items():
+        _reports(methods[number]).extend(AdaptationReport(**line) for line in lines)
+
+
+def _reports(method: Method) -> list[AdaptationReport]:
+    """The predictor's reports on test-time training so far."""
+    return method.predictor.reports if isinstance(method.predictor, AdaptivePredictor) else []
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else None
 
 
 class _FoldData:
@@ -215,6 +284,7 @@ class _QueryScan:
                 self.left_out[f"{self.query.name}, {support.name}"] = "the scan does not show it"
                 continue
             mask_ZHW = organ_mask(margins[organ], parts, support, components, labels_ZHW.shape)
+            steps, predicted_ZHW = self.query.steps, labels_ZHW == organ
             yield ScanScore(
                 row=row_name(method, components, self.config),
                 source=method.source,
@@ -227,8 +297,9 @@ class _QueryScan:
                 organ=support.name,
                 slices=len(parts),
                 dice=dice(mask_ZHW, truth_ZHW),
-                volume_dice=dice(labels_ZHW == organ, truth_ZHW),
-                volume_hd95=hd95(labels_ZHW == organ, truth_ZHW, self.query.spacing),
+                volume_dice=dice(predicted_ZHW, truth_ZHW),
+                volume_hd95=math.nan if steps is None else hd95(predicted_ZHW, truth_ZHW, steps),
+                missed=not predicted_ZHW.any(),
             )
 
 

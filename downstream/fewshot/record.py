@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...platform.core.config import to_json
 from ..common.record import (
     DatasetUse,
     ExperimentRecord,
@@ -19,7 +21,9 @@ from ..common.record import (
 )
 from ..volumes.volume import Volumes
 from .figures import dice_bars, example_overlays
+from .finished import FinishedQueries
 from .results import FewshotResults
+from .sources import trained_digest
 from .summary import MEAN, MEASURES, NOTES, summary_lines
 
 if TYPE_CHECKING:
@@ -60,6 +64,29 @@ class FewshotExperiment:
 
     def __repr__(self) -> str:
         return f"FewshotExperiment({self.command}, {self.label})"
+
+
+def finished_queries(
+    experiment: FewshotExperiment, out: Path | str, trained: Sequence[Path] = (), **more: Any
+) -> FinishedQueries:
+    """Where the experiment's finished queries are kept, apart from those of any other.
+
+    more: whatever else its results depend on.
+    """
+    import torch
+
+    identity = {
+        "command": experiment.command,
+        "config": json.loads(to_json(experiment.config)),
+        "data": experiment.data,
+        "backbones": {
+            name: one.card.digest if one is not None else "" for name, one in experiment.backbones.items()
+        },
+        "trained": [trained_digest(folder) for folder in trained],
+        "torch": torch.__version__,
+        **more,
+    }
+    return FinishedQueries(out, identity)
 
 
 def record(

@@ -18,7 +18,10 @@ EXAMPLE_SLICES = 4
 
 @dataclass(frozen=True, slots=True)
 class ScanScore:
-    """One scan, one organ, one row; a line of scans.csv. Dice 0..1, HD95 in mm, NaN if a mask is empty."""
+    """One scan, one organ, one row; a line of scans.csv. Dice 0..1.
+
+    HD95 in mm, NaN if the predicted mask is empty (missed) or the scan's spacing is unknown.
+    """
 
     row: str
     source: str
@@ -33,6 +36,7 @@ class ScanScore:
     dice: float
     volume_dice: float
     volume_hd95: float
+    missed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)

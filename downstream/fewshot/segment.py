@@ -17,11 +17,12 @@ from ...platform.core.errors import ConfigError, DataError
 from ...platform.core.files import atomic_write
 from ...platform.core.progress import track
 from ..common.record import METRICS, check_ours, replaced
-from ..volumes.classes import class_names, organ_classes
+from ..volumes.classes import class_names, label_classes
 from ..volumes.config import PrepareConfig
 from ..volumes.discovery import ScanFiles
 from ..volumes.files import file_kind
 from ..volumes.grid import grid_from_card
+from ..volumes.label_values import LabelValues
 from ..volumes.names import safe_name, stem
 from ..volumes.overlays import overlay_sheet
 from ..volumes.prepare_scan import prepare_scan
@@ -38,6 +39,9 @@ from .sources import slice_features
 if TYPE_CHECKING:
     from ...platform.models.backbone import Backbone
 
+Milliliters = dict[str, dict[str, float | None]]
+"""Scan -> organ -> milliliters; None where the scan's spacing is unknown."""
+
 log = logging.getLogger(__name__)
 
 
@@ -48,34 +52,38 @@ def segment(
     backbone: Backbone | None,
     out: Path | str,
     config: FewshotSegmentConfig | None = None,
-) -> dict[str, dict[str, float]]:
-    """Writes masks/NAME.nii.gz (class numbers on the scan's own grid), overlays/NAME.png and metrics.json to `out`.
+) -> Milliliters:
+    """Writes masks/NAME.nii.gz (the mask's label values on the scan's own grid), overlays/NAME.png and metrics.json.
 
-    backbone: None for pixel features. Returns milliliters by scan and organ. A scan that cannot be read is left out
-    with a warning. Raises DataError if the support or all scans are unusable, or `out` holds what is not ours.
+    backbone: None for pixel features. A scan that cannot be read, or is sliced in another plane than the support, is
+    left out with a warning. Raises DataError if the support or all scans are unusable, or `out` holds what is not ours.
     """
     config = config or FewshotSegmentConfig()
     check_ours(out)
     predictor = segmentation_predictor(backbone, config)
-    names = class_names(config.prepare.classes, Path(support))
-    labeled = _read_scan(Path(support), Path(mask), names, config.prepare)
+    names, values = label_classes([Path(mask)], class_names(config.prepare.classes, Path(support)))
+    labeled = _read_scan(Path(support), Path(mask), values, config.prepare)
     supports = _support_sets(labeled, names)
     left_out: dict[str, str] = {}
-    milliliters: dict[str, dict[str, float]] = {}
+    milliliters: Milliliters = {}
     with replaced(out) as folder:
         for path in track([Path(scan) for scan in scans], label="segment", unit="scans"):
             try:
-                query = _read_scan(path, None, names, config.prepare)
+                query = _read_scan(path, None, values, config.prepare)
                 if query.name in milliliters:
                     raise DataError(
                         f"{path}: a second scan called '{query.name}'; give each a name of its own"
+                    )
+                if query.plane != labeled.plane:
+                    raise DataError(
+                        f"{path}: {query.plane} slices, the support has {labeled.plane} ones; give --prepare.plane"
                     )
             except DataError as reason:
                 left_out[path.name] = str(reason)
                 log.warning("left out: %s", reason)
                 continue
             labels_ZHW = predicted_labels(query, supports, predictor, config)
-            milliliters[query.name] = _save_scan(folder, query, labels_ZHW, supports)
+            milliliters[query.name] = _save_scan(folder, query, labels_ZHW, supports, values.values)
         if not milliliters:
             raise DataError(f"none of {len(scans)} scans could be segmented: {next(iter(left_out.values()))}")
         digest, label = (
@@ -84,7 +92,7 @@ def segment(
         facts = {
             "backbone": {"digest": digest, "label": label},
             "support": labeled.name,
-            "organs": {str(number): one.name for number, one in supports.items()},
+            "organs": {str(values.values.get(number, number)): one.name for number, one in supports.items()},
             "millilitres": milliliters,
             "left_out": left_out,
         }
@@ -135,13 +143,13 @@ def _support_sets(labeled: Volume, names: Mapping[int, str]) -> dict[int, Suppor
     }
 
 
-def _read_scan(path: Path, mask: Path | None, names: Mapping[int, str], config: PrepareConfig) -> Volume:
+def _read_scan(path: Path, mask: Path | None, values: LabelValues, config: PrepareConfig) -> Volume:
     """A scan, with its labels if a mask is given. Raises DataError that names the file."""
     if not file_kind(path):
         raise DataError(f"{path}: no NIfTI file, folder of DICOM slices or of pictures; give one of these")
     files = ScanFiles(safe_name(stem(path.name)), path, mask, path.name, mask.name if mask else "")
     try:
-        image_ZHW, labels_ZHW, card = prepare_scan(files, config, organ_classes([mask], names))
+        image_ZHW, labels_ZHW, card = prepare_scan(files, config, values)
     except DataError as reason:
         raise DataError(f"{path}: {reason}") from None
     except OSError as error:
@@ -150,20 +158,43 @@ def _read_scan(path: Path, mask: Path | None, names: Mapping[int, str], config: 
         log.warning("%s: %s", path.name, doubt)
     grid = grid_from_card(card["grid"])
     image_ZHW = image_ZHW.astype(np.float32)
-    return Volume(files.name, image_ZHW, labels_ZHW, grid.spacing, card["modality"], grid.affine, grid)
+    return Volume(
+        files.name,
+        image_ZHW,
+        labels_ZHW,
+        grid.spacing,
+        card["modality"],
+        grid.affine,
+        grid,
+        card["in_mm"],
+    )
 
 
 def _save_scan(
-    folder: Path, query: Volume, labels_ZHW: np.ndarray, supports: Mapping[int, SupportSet]
-) -> dict[str, float]:
-    """Writes one scan's mask and overlay; returns milliliters by organ."""
+    folder: Path,
+    query: Volume,
+    labels_ZHW: np.ndarray,
+    supports: Mapping[int, SupportSet],
+    values: Mapping[int, int],
+) -> dict[str, float | None]:
+    """Writes one scan's mask and overlay; returns milliliters by organ, None where the spacing is unknown.
+
+    values: class number -> value in the mask, where it is another.
+    """
     names = {number: support.name for number, support in supports.items()}
     if not labels_ZHW.any():
         log.warning("%s: no organ was predicted", query.name)
-    save_mask(folder / "masks" / f"{query.name}.nii.gz", labels_ZHW, query)
-    png = overlay_sheet(query.image_ZHW, labels_ZHW, names, title=query.name)
+    stored_ZHW = labels_ZHW
+    if values:
+        table = np.array([values.get(number, 0) for number in range(256)], np.uint16)
+        stored_ZHW = table[labels_ZHW]
+    save_mask(folder / "masks" / f"{query.name}.nii.gz", stored_ZHW, query)
+    png = overlay_sheet(query.image_ZHW, labels_ZHW, names, title=query.name, plane=query.plane)
     atomic_write(folder / "overlays" / f"{query.name}.png", png)
-    voxel = float(np.prod(query.spacing)) / 1000
+    voxel = query.voxel_ml
+    if voxel is None:
+        log.warning("%s: its spacing is unknown, so its organs have no volume", query.name)
+        return dict.fromkeys(names.values())
     return {
         name: round(voxel * int(np.count_nonzero(labels_ZHW == number)), 1) for number, name in names.items()
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from ...platform.models.backbone import random_like
 from ...platform.models.loading import load
 from ..common.sources import source_names
 from .config import FewshotConfig
+from .learn.encoder import CARD
 from .learn.trained import ENCODERS
 from .method.config import TaskConfig
 from .method.pixel_features import PixelFeatures
@@ -68,6 +70,18 @@ def trained_backbone_digest(trained: Path | str) -> str:
 def trained_data_digest(trained: Path | str) -> str:
     """Digest of the prepared folder that its encoders were trained on. Raises CheckpointError."""
     return _encoder_index(trained, "data")
+
+
+def trained_digest(trained: Path | str) -> str:
+    """sha256 over the index and the cards of trained encoders, which hold the digests of their weights.
+
+    Raises CheckpointError.
+    """
+    folders = [Path(trained) / entry["folder"] for entry in _encoder_index(trained, "encoders")]
+    sha = hashlib.sha256((Path(trained) / ENCODERS).read_bytes())
+    for folder in folders:
+        sha.update((folder / CARD).read_bytes())
+    return sha.hexdigest()
 
 
 def _encoder_index(trained: Path | str, key: str) -> Any:

@@ -28,7 +28,8 @@ MEASURES = ("dice", "volume_dice", "volume_hd95")
 NOTES = (
     "dice: published protocol, mean over scans of 2TP/(2TP+FP+FN) over an organ's slices; the query's own ground truth "
     "says to which third of the organ a slice belongs. volume_dice: whole scans, no ground truth used. volume_hd95: "
-    "mm, of scans where both masks are not empty; missed: the others. Intervals: 95 %, bootstrap over scans, none "
+    "mm, of scans of known spacing where both masks are not empty; missed: scans whose predicted mask is empty. "
+    "Intervals: 95 %, bootstrap over scans, none "
     f"under {MIN_SCANS} scans; scans of one fold share their support, so that the true ones are wider. delta: dice of "
     "this row less that of the row `against`, over the scans that both have; p: Wilcoxon's signed-rank test of these "
     f"differences, two-sided, of scans' means in the mean's line, none under {MIN_PAIRS} scans, not corrected for "
@@ -74,10 +75,14 @@ def summary_lines(
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowScores:
-    """All scores of one row. measures: name -> (N, O), NaN for an organ that a scan does not show."""
+    """All scores of one row. measures: name -> (N, O), NaN for an organ that a scan does not show.
+
+    missed_O: scans by organ whose predicted mask is empty.
+    """
 
     scans: tuple[str, ...]
     measures: Mapping[str, np.ndarray]
+    missed_O: np.ndarray
 
     def __repr__(self) -> str:
         return f"RowScores({len(self.scans)} scans)"
@@ -91,7 +96,8 @@ def row_scores(scores: Sequence[ScanScore], row: str, organs: Sequence[str]) -> 
     for score in its_scores:
         for name in MEASURES:
             measures[name][scans.index(score.scan), organs.index(score.organ)] = getattr(score, name)
-    return RowScores(tuple(scans), measures)
+    missed = [sum(score.missed for score in its_scores if score.organ == organ) for organ in organs]
+    return RowScores(tuple(scans), measures, np.array(missed, int))
 
 
 def few_scans_note(scans: int) -> str:
@@ -127,10 +133,9 @@ def _difference(scores: RowScores, reference: RowScores) -> np.ndarray:
 
 
 def _counts(scores: RowScores) -> tuple[list[int], list[int]]:
-    """Scans that show each organ, and those of them without an HD95 (a volume mask is empty); last: over all organs."""
+    """Scans that show each organ, and those of them whose predicted mask is empty; last: over all organs."""
     known_O = (~np.isnan(scores.measures["dice"])).sum(axis=0)
-    missed_O = known_O - (~np.isnan(scores.measures["volume_hd95"])).sum(axis=0)
-    return [*known_O.tolist(), len(scores.scans)], [*missed_O.tolist(), int(missed_O.sum())]
+    return [*known_O.tolist(), len(scores.scans)], [*scores.missed_O.tolist(), int(scores.missed_O.sum())]
 
 
 def _scan_means(values_NO: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,11 @@ from ..volumes.volume import Volumes
 from .config import XdomainConfig
 from .experiments import trained_tags
 from .figures import dice_bars, dice_matrices, example_overlays
+from .finished import FinishedQueries
 from .measure import measure, normalized_name
 from .method.support import selected_classes
 from .methods import Method, backbone_methods, trained_methods
-from .record import FewshotExperiment, record_summary
+from .record import FewshotExperiment, finished_queries, record_summary
 from .results import FewshotResults, ScanScore
 from .sources import Backbones, trained_data_digest
 from .summary import MEAN, summary_lines
@@ -46,10 +47,16 @@ def xdomain(
     trained: Sequence[Path] = (),
 ) -> list[dict[str, Any]]:
     """Measures every pair of folders, each compared with the query folder's own supports; writes to `out`."""
-    crossed, cells = measure_pairs(folders, backbones, config, trained)
+    experiment = FewshotExperiment("xdomain", config, tuple(folders), backbones, trained_tags(trained))
+    crossed, cells = measure_pairs(
+        folders,
+        backbones,
+        config,
+        trained,
+        lambda cell: finished_queries(experiment, out, trained, cell=cell),
+    )
     results = crossed.results
     summary = summary_lines(results, config, _own_support_rows(crossed))
-    experiment = FewshotExperiment("xdomain", config, tuple(folders), backbones, trained_tags(trained))
     label = experiment.label
     panels = _panels(summary, crossed, next(iter(backbones)))
     # Encoders alone: baselines differ from cell to cell and would be lines across all cells.
@@ -68,13 +75,18 @@ def xdomain(
 
 
 def measure_pairs(
-    folders: Sequence[Volumes], backbones: Backbones, config: XdomainConfig, trained: Sequence[Path] = ()
+    folders: Sequence[Volumes],
+    backbones: Backbones,
+    config: XdomainConfig,
+    trained: Sequence[Path] = (),
+    finished_for: Callable[[str], FinishedQueries] | None = None,
 ) -> tuple[CrossDomainResults, dict[str, FewshotResults]]:
     """Every folder's supports on every folder's queries, fold by fold, of the classes that all folders name alike.
 
     `config.organs` are numbers of the first folder. trained: encoders, used where the supports are of the folder that
-    they were trained on. Cells that cannot be measured are left out. Raises DataError if none can be, ConfigError for
-    folders of one name, folds that do not fit, or encoders trained on none of the folders.
+    they were trained on. finished_for: cell -> where its finished queries are kept. Cells that cannot be measured are
+    left out. Raises DataError if none can be, ConfigError for folders of one name, folds that do not fit, or encoders
+    trained on none of the folders.
     """
     names = tuple(volumes.folder.resolve().name for volumes in folders)
     if len(set(names)) < len(names) or len(names) < 2:
@@ -96,7 +108,8 @@ def measure_pairs(
             cell = f"{support_name} -> {query_name}"
             methods = backbone_methods(backbones, cell_config, extra)
             try:
-                cells[cell] = measure(queries, methods, cell_config, supports)
+                finished = finished_for(cell) if finished_for else None
+                cells[cell] = measure(queries, methods, cell_config, supports, finished)
             except DataError as reason:
                 left_out[cell] = str(reason)
     if not cells:

@@ -23,6 +23,14 @@ class KnnConfig:
     """Which rows query and vote: studies (the mean of their views), or single views; a study's score is then the
     mean of its views' scores."""
 
+    def check(self) -> None:
+        """Raises ConfigError for a setting out of range; the message names it."""
+        for k in (self.k, *self.ks):
+            if k < 1:
+                raise ConfigError(f"{k} neighbors in knn.k or knn.ks; at least 1 must vote")
+        if not self.temperature > 0:
+            raise ConfigError(f"knn.temperature {self.temperature} must be above 0")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LinearConfig:
@@ -42,6 +50,19 @@ class LinearConfig:
     """Cross-validation folds of the train patients, used where the validation split cannot choose."""
     max_iterations: int = 100
     """Most iterations of the solver (Newton's) for each penalty; it starts from the solution of the one before."""
+
+    def check(self) -> None:
+        """Raises ConfigError for a setting out of range; the message names it."""
+        if not (self.pools and self.blocks and self.cs):
+            raise ConfigError("linear.pools, linear.blocks and linear.cs must each name one value at least")
+        if min(self.blocks) < 1 or not min(self.cs) > 0:
+            raise ConfigError(
+                f"linear.blocks {self.blocks} must be at least 1 and linear.cs {self.cs} above 0, each of them"
+            )
+        if self.folds < 2 or self.max_iterations < 1:
+            raise ConfigError(
+                f"linear.folds {self.folds} must be at least 2, linear.max_iterations {self.max_iterations} at least 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,11 +11,11 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,14 +24,21 @@ from ...platform.core.device import resolve_device
 from ...platform.core.errors import ConfigError
 from ...platform.core.files import atomic_write
 from ...platform.core.progress import Progress
+from ...platform.data.labels import studies_without_views
 from ...platform.data.manifest import load_manifest
-from ...platform.data.shards import read
 from ...platform.data.study import SPLITS
 from ...platform.measure.features import Features
 from ...platform.measure.predictions import Predictions
 from ...platform.models.backbone import Backbone
 from ...platform.models.saving import save_backbone
-from ...platform.training.cluster import WorkerConfig, WorkerContext, run_on_ray, watch_status
+from ...platform.training.cluster import (
+    STAGE,
+    WorkerConfig,
+    WorkerContext,
+    report_stage,
+    run_on_ray,
+    watch_status,
+)
 from .config import FinetuneConfig
 from .protocol import TaskSplits, patient_folds, task_splits
 from .tuning import RESULT, START, FinetuneJob, ReportProgress, load_progress, train
@@ -95,7 +102,7 @@ def _run(job: FinetuneJob, name: str, backbone: Backbone) -> None:
             progress.advance(max(0, studies - progress.done), **metrics)
 
         if config.workers:
-            _train_on_ray(job, report)
+            _train_on_ray(job, report, progress.stage)
         else:
             train(job, WorkerContext(0, 1, resolve_device(config.device, "finetune.device")), report)
         progress.total = progress.done  # it may have stopped early
@@ -117,10 +124,20 @@ def labeled_splits(shards: str | Path, config: FinetuneConfig) -> TaskSplits:
 
     Raises FeaturesError as `task_splits` does.
     """
+    table = label_table(shards)
+    if not load_manifest(shards).studies("val"):
+        table = with_validation(table, config.seed)
+    splits = task_splits(table, config.fraction, config.seed)
+    labeled = np.flatnonzero(~np.isnan(splits.train.labels).all(axis=1))
+    return replace(splits, train=splits.train.rows(labeled.tolist()))
+
+
+def label_table(shards: str | Path) -> Features:
+    """The labels of all studies, without vectors. Raises ShardError for damaged shards."""
     manifest = load_manifest(shards)
-    studies = [replace(study, views=()) for split in SPLITS for study in read(shards, split)]
+    studies = [study for split in SPLITS for study in studies_without_views(shards, split)]
     labels = [[study.labels.get(name, math.nan) for name in manifest.findings] for study in studies]
-    table = Features(
+    return Features(
         keys=tuple(study.key for study in studies),
         patients=tuple(study.patient for study in studies),
         splits=tuple(study.split for study in studies),
@@ -131,11 +148,6 @@ def labeled_splits(shards: str | Path, config: FinetuneConfig) -> TaskSplits:
         backbone="",
         manifest=manifest.digest,
     )
-    if not manifest.studies("val"):
-        table = with_validation(table, config.seed)
-    splits = task_splits(table, config.fraction, config.seed)
-    labeled = np.flatnonzero(~np.isnan(splits.train.labels).all(axis=1))
-    return replace(splits, train=splits.train.rows(labeled.tolist()))
 
 
 def with_validation(table: Features, seed: int) -> Features:
@@ -151,23 +163,28 @@ def with_validation(table: Features, seed: int) -> Features:
     return replace(table, splits=tuple(splits))
 
 
-def _train_on_ray(job: FinetuneJob, report: ReportProgress) -> None:
-    """Train on Ray's workers and report what the first of them writes into the status file."""
+def _train_on_ray(job: FinetuneJob, report: ReportProgress, on_stage: Callable[[str], None]) -> None:
+    """Train on Ray's workers; report what the first writes into the status file. on_stage: see `run_on_ray`."""
     status = job.folder / STATUS
     status.unlink(missing_ok=True)
 
-    def forward(written: Mapping[str, float]) -> None:
-        if written:
+    def forward(written: Mapping[str, Any]) -> None:
+        if STAGE in written:
+            on_stage(written[STAGE])
+        elif written:
+            on_stage("")
             metrics = {name: value for name, value in written.items() if name != "shown"}
             report(int(written["shown"]), metrics)
 
     workers = WorkerConfig(workers=job.config.workers, device=job.config.device, restarts=RESTARTS)
     with watch_status(status, forward):
-        run_on_ray(_train_worker, job, workers, job.folder, lambda: "run the same command again to go on")
+        advice = "run the same command again to go on"
+        run_on_ray(_train_worker, job, workers, job.folder, lambda: advice, on_stage)
 
 
 def _train_worker(job: FinetuneJob, place: WorkerContext) -> None:
     """What each Ray worker runs."""
+    report_stage(job.folder / STATUS, place, "loading the network and the first epoch's studies")
     last_report = 0.0
 
     def report(studies: int, metrics: Mapping[str, float]) -> None:

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ...platform.core.errors import ConfigError, FeaturesError
+from ...platform.core.errors import ConfigError
 from ...platform.measure.descriptors import Descriptor, Pool
 from ...platform.measure.features import Features
 from ...platform.measure.metrics import auroc, macro
 from ...platform.measure.predictions import Predictions
 from .config import LinearConfig
-from .protocol import TaskSplits, patient_folds, single_class_findings, task_splits
+from .protocol import TaskSplits, check_exclusive, patient_folds, single_class_findings, task_splits
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -275,12 +275,8 @@ def _exclusive_target(train: Features) -> Iterator[_Target]:
 
     Raises FeaturesError where a study has several findings.
     """
+    check_exclusive(train)
     present_N = np.nansum(train.labels, axis=1)
-    if several := int((present_N > 1).sum()):
-        raise FeaturesError(
-            f"{several} of {len(train)} studies of train have several of the findings, which so do not exclude "
-            "one another; leave linear.exclusive off"
-        )
     known_N = (present_N == 1) | ~np.isnan(train.labels).any(axis=1)
     rows = np.flatnonzero(known_N)
     class_N = np.where(present_N == 1, np.nan_to_num(train.labels).argmax(axis=1), len(train.findings))

@@ -102,6 +102,16 @@ def single_class_findings(findings: Iterable[str], labels: dict[str, np.ndarray]
     return reasons
 
 
+def check_exclusive(train: Features) -> None:
+    """Raises FeaturesError where a study has several findings."""
+    present_N = np.nansum(train.labels, axis=1)
+    if several := int((present_N > 1).sum()):
+        raise FeaturesError(
+            f"{several} of {len(train)} studies of train have several of the findings, which so do not exclude "
+            "one another; leave linear.exclusive off"
+        )
+
+
 def _shuffled(patients: Iterable[str], seed: int) -> list[str]:
     """The patients, each once, in an order that depends on their names and the seed alone."""
     return sorted(set(patients), key=lambda patient: stable_hash(f"{seed}:{patient}"))

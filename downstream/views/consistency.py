@@ -82,7 +82,7 @@ def against_truth(
     if source.backbone is None and not source.digest.startswith("pixels"):
         reason = f"{source.label} have no patches"
         return Measurements((), {"patches": reason, "attention": reason})
-    truths = TruthArchive(config.truth, config.secret or Path(f"{shards}.secret"))
+    truths = open_truth(shards, config)
     matches: dict[str, list[tuple[str, PatchMatches]]] = defaultdict(list)
     overlaps: list[OrganOverlap] = []
     panel_views: list[TokenizedView] = []
@@ -113,17 +113,25 @@ def against_truth(
     return merged([patch_figures(matches, bootstrap), attention, facts])
 
 
+def open_truth(shards: str | Path, config: ConsistencyConfig) -> TruthArchive:
+    """The ground truth. Raises ConfigError where it is missing, DataError where it is of none of the test studies."""
+    assert config.truth is not None
+    truths = TruthArchive(config.truth, config.secret or Path(f"{shards}.secret"))
+    keys = StudyIndex(shards, "test").keys()
+    if not any(key in truths for key in keys):
+        raise DataError(
+            f"{config.truth}: holds the truth of none of the {len(keys)} test studies under this secret; give the "
+            "archive and the key file that the shards were made from"
+        )
+    return truths
+
+
 def _studies_with_truth(
     source: Source, shards: str | Path, config: ConsistencyConfig, truths: TruthArchive, seed: int
 ) -> Iterator[tuple[Study, list[tuple[View, ViewTruth | None]]]]:
-    """The chosen test studies, each view with its map. Raises DataError where there is no truth of any of them."""
+    """The chosen test studies, each view with its map."""
     index = StudyIndex(shards, "test")
     rows = {key: row for row, key in enumerate(index.keys()) if key in truths}
-    if not rows:
-        raise DataError(
-            f"{config.truth}: holds the truth of none of the {len(index)} test studies under this secret; give the "
-            "archive and the key file that the shards were made from"
-        )
     keys = chosen_keys(rows, config.truth_studies, seed)
     for key in track(keys, label=f"truth, {source.name}", unit="studies"):
         study = index.load(rows[key])

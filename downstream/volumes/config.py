@@ -9,6 +9,11 @@ from ...platform.core.errors import ConfigError, DataError
 
 Modality = Literal["ct", "mri"]
 
+Plane = Literal["axial", "coronal", "sagittal"]
+
+PLANES: dict[Plane, str] = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
+"""Plane -> directions of its slices, rows and columns as radiologists read them: S or I, A or P, L or R."""
+
 
 def world_axes(axes: str) -> list[int]:
     """For each letter of `axes` the world axis it runs along: 0 left-right, 1 front-back, 2 feet-head.
@@ -32,6 +37,10 @@ class PrepareConfig:
 
     modality: Literal["guess", "ct", "mri"] = "guess"
     """Modality of the scans. guess: from the table, a DICOM tag, or else CT where there are values below -500."""
+    plane: Literal["acquired", "axial", "coronal", "sagittal"] = "acquired"
+    """Plane of the slices. acquired: across the axis of the largest spacing; axial where spacings are nearly equal."""
+    orthogonal: bool = False
+    """Resample scans of a sheared grid (a tilted gantry) to an orthogonal one, so that ITK can open their masks."""
     side: int = 256
     """Side of a prepared slice, in pixels."""
     ct_window: tuple[float, float] = (-125.0, 275.0)
@@ -39,21 +48,22 @@ class PrepareConfig:
     ct_border: float = 0.0625
     """Part of a CT slice cut from each edge: 32 of 512 pixels."""
     ct_spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """mm (z, y, x) to resample CT to; z = 0 keeps the slices, y or x = 0 scales them to fill the square."""
+    """mm (slice, row, column) to resample CT to; a first 0 keeps the slices, another scales them to fill the square."""
     mri_top: float = 0.5
     """Percent of the brightest MRI voxels that are clipped; pictures of 8 bits keep their values."""
     mri_border: float = 0.0
     """Part of an MRI slice cut from each edge."""
     mri_spacing: tuple[float, float, float] = (7.7, 1.25, 1.25)
-    """mm (z, y, x) to resample MRI to, before the center is cropped or padded; 0 as for CT."""
+    """mm (slice, row, column) to resample MRI to, before the center is cropped or padded; 0 as for CT."""
     stack_spacing: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """mm (z, y, x) of scans that are folders of pictures; 0: unknown, so they are not resampled to mm."""
+    """mm (slice, row, column) of scans that are pictures; 0: unknown, so they are not resampled, and no volume or
+    distance is given. A table's column `spacing` sets it for one scan."""
     stack_axes: str = "SPL"
     """Directions of the slices, rows and columns of pictures: S or I, A or P, L or R (SPL: to the head, to the back, to
     the patient's left, as radiologists read them)."""
     classes: str = ""
     """Names of classes: `1=liver,2=spleen`, or a JSON or CSV file; empty: SRC/classes.json or SRC/dataset.json if
-    there is one."""
+    there is one. Where a number is above 255, classes are numbered anew from 1 in the order of theirs."""
     min_slices: int = 3
     """Scans with fewer prepared slices are left out; the three parts of the protocol need 3, single pictures 1."""
 
@@ -69,6 +79,8 @@ class PrepareConfig:
         for name in ("ct_spacing", "mri_spacing", "stack_spacing"):
             if not all(0 <= size < float("inf") for size in getattr(self, name)):
                 raise ConfigError(f"{name} is {getattr(self, name)}; give mm, or 0")
+        if any(self.stack_spacing) and not all(self.stack_spacing):
+            raise ConfigError(f"stack_spacing is {self.stack_spacing}; give all three in mm, or none")
         if not self.ct_window[0] < self.ct_window[1]:
             raise ConfigError(f"ct_window is {self.ct_window}; the first must lie below the second")
         if not 0 <= self.mri_top < 100:

@@ -7,6 +7,7 @@ Errors are DataErrors that hold the reason alone, no path and no value that coul
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 MAX_UNEVEN = 0.05
 """Gaps between slices may differ by this part of the typical gap."""
 
+MAX_JITTER = 0.15
+"""Slices may lie this part of their gap beside an even grid: 4 % to either side makes gaps differ by 8 %."""
+
+MAX_DRIFT = 0.5
+"""A slice that is moved by more than this part of a pixel in its plane, beside a straight line, is doubted."""
+
 MAX_ASKEW = 1e-3
 """Direction cosines may differ by this much between slices of one series."""
 
@@ -40,16 +47,16 @@ def is_slice(file: Path) -> bool:
     return False
 
 
-def read_series(folder: Path) -> Voxels:
+def read_series(folder: Path, *, header_only: bool = False) -> Voxels:
     """The slices of one series sorted along their normal, rescaled (HU for CT); axes are slice, row, column.
 
-    Positions and directions follow PS3.3 C.7.6.2.1.1 (LPS) and are turned to RAS. Raises DataError where the files
-    are not one evenly spaced volume.
+    Positions and directions follow PS3.3 C.7.6.2.1.1 (LPS) and are turned to RAS. header_only: pixels are not decoded,
+    values are zeros. Raises DataError where the files are not one evenly spaced volume.
     """
     files = sorted(
         (file for file in folder.iterdir() if is_slice(file)), key=lambda file: natural_key(file.name)
     )
-    slices = [_read_slice(file) for file in files]
+    slices = [_read_slice(file, header_only) for file in files]
     series = {one.series for one in slices}
     if len(series) > 1:
         raise DataError(f"{len(series)} series in one folder; give each its own folder")
@@ -62,8 +69,11 @@ def read_series(folder: Path) -> Voxels:
         raise DataError(
             "slices of different directions (a localizer among them?); keep those of one direction"
         )
+    spacings = np.array([one.spacing for one in slices])
+    if np.abs(spacings - spacings[0]).max() > MAX_ASKEW * spacings[0].min():
+        raise DataError("slices of different PixelSpacing; keep those of one")
     positions = np.stack([one.position for one in slices])
-    order, step = _slice_order(positions, directions[0], slices[0].thickness)
+    order, step, notes = _slice_order(positions, directions[0], slices[0].thickness or 1.0)
     first = slices[order[0]]
     affine = np.eye(4)
     affine[:3, 0] = step
@@ -71,21 +81,39 @@ def read_series(folder: Path) -> Voxels:
     affine[:3, 2] = first.directions[0] * first.spacing[1]
     affine[:3, 3] = first.position
     affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine  # LPS -> RAS
-    values_ZHW = np.stack([slices[place].values for place in order])
+    values_ZHW = (
+        np.broadcast_to(np.float32(0), (len(slices), *first.values.shape))
+        if header_only
+        else np.stack([slices[place].values for place in order])
+    )
     modality = {"CT": "ct", "MR": "mri"}.get(first.modality, "")
-    notes = tuple(dict.fromkeys(doubt for one in slices for doubt in one.doubts))
-    return Voxels(values_ZHW, affine, slices_first=True, order=order, modality=modality, notes=notes)
+    return Voxels(
+        values_ZHW,
+        affine,
+        in_mm=len(slices) > 1 or first.thickness is not None,
+        slices_first=True,
+        slice_names=tuple(slices[place].name for place in order),
+        slice_numbers=_distinct([slices[place].number for place in order]),
+        modality=modality,
+        notes=(*notes, *dict.fromkeys(doubt for one in slices for doubt in one.doubts)),
+        doubts=_drift_doubts(positions[order], step, min(first.spacing)),
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _DicomSlice:
-    """One DICOM file: values (H, W) float32, directions (2, 3) along a row and down a column, spacing (y, x)."""
+    """One DICOM file: values (H, W) float32, directions (2, 3) along a row and down a column, spacing (y, x).
 
+    number: InstanceNumber, None where there is none.
+    """
+
+    name: str
+    number: int | None
     values: np.ndarray
     position: np.ndarray
     directions: np.ndarray
     spacing: tuple[float, float]
-    thickness: float
+    thickness: float | None
     modality: str
     series: str
     doubts: tuple[str, ...]
@@ -95,7 +123,7 @@ class _DicomSlice:
         return shape_text(self.values.shape)
 
 
-def _read_slice(file: Path) -> _DicomSlice:
+def _read_slice(file: Path, header_only: bool = False) -> _DicomSlice:
     """Reads one file. Raises DataError where it is not a gray slice with a position."""
     from ...platform.ingest.header import read_header
     from ...platform.ingest.pixels import raw_pixels
@@ -107,9 +135,11 @@ def _read_slice(file: Path) -> _DicomSlice:
             raise DataError("a file of several frames; export single frames or NIfTI")
         if dataset.PhotometricInterpretation != "MONOCHROME2":
             raise DataError(f"pixels are {dataset.PhotometricInterpretation}; a slice is MONOCHROME2")
-        raw = raw_pixels(dataset)
-        with quiet():
-            values, doubts = _rescaled(raw, dataset), _doubts(raw, dataset)
+        values, doubts = _no_values(dataset), tuple[str, ...]()
+        if not header_only:
+            raw = raw_pixels(dataset)
+            with quiet():
+                values, doubts = _rescaled(raw, dataset), _doubts(raw, dataset)
     except DicomError as error:
         raise DataError(f"a slice that cannot be decoded ({error})") from None
     except OSError as error:
@@ -118,11 +148,13 @@ def _read_slice(file: Path) -> _DicomSlice:
         y, x = _numbers(dataset, "PixelSpacing", 2)
         thickness = dataset.get("SliceThickness")
         return _DicomSlice(
+            name=file.name,
+            number=_instance_number(dataset),
             values=values,
             position=_numbers(dataset, "ImagePositionPatient", 3),
             directions=_numbers(dataset, "ImageOrientationPatient", 6).reshape(2, 3),
             spacing=(float(y), float(x)),
-            thickness=float(thickness) if thickness else 1.0,
+            thickness=float(thickness) if thickness else None,
             modality=str(dataset.get("Modality") or ""),
             series=str(dataset.get("SeriesInstanceUID") or ""),
             doubts=doubts,
@@ -160,6 +192,23 @@ def _doubts(raw: np.ndarray, dataset: Dataset) -> tuple[str, ...]:
     return tuple(filter(None, doubts))
 
 
+def _no_values(dataset: Dataset) -> np.ndarray:
+    """Zeros of the shape that the header names, which take no memory."""
+    return np.broadcast_to(np.float32(0), (int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)))
+
+
+def _instance_number(dataset: Dataset) -> int | None:
+    with suppress(Exception):  # pydicom converts late, and a damaged value can raise anything
+        return int(dataset.get("InstanceNumber"))
+    return None
+
+
+def _distinct(numbers: Sequence[int | None]) -> tuple[int, ...]:
+    """The numbers where all are known and no two the same, else none."""
+    known = tuple(number for number in numbers if number is not None)
+    return known if len(set(known)) == len(numbers) else ()
+
+
 def _numbers(dataset: Dataset, name: str, count: int) -> np.ndarray:
     """The values of a tag of `count` finite numbers, (count,) float64. Raises DataError."""
     with suppress(Exception):  # pydicom converts late, and a damaged value can raise anything
@@ -171,20 +220,36 @@ def _numbers(dataset: Dataset, name: str, count: int) -> np.ndarray:
 
 def _slice_order(
     positions_Z3: np.ndarray, directions: np.ndarray, thickness: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """(order of the slices (Z,) int, step from one to the next in mm (3,)). Raises DataError for uneven gaps."""
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """(order of the slices (Z,) int, step from one to the next in mm (3,), notes). Raises DataError for uneven gaps."""
     normal = np.cross(directions[0], directions[1])
     depths = positions_Z3 @ normal
     order = np.argsort(depths, kind="stable")
     if len(order) == 1:
-        return order, normal * thickness
+        return order, normal * thickness, ()
     gaps = np.diff(depths[order])
     typical = float(np.median(gaps))
     if gaps.min() < MAX_UNEVEN * max(typical, 1e-6):
         raise DataError("two slices at the same place (several phases or echoes?); keep one of them")
     worst = float(gaps[np.argmax(np.abs(gaps - typical))])
-    if abs(worst - typical) > MAX_UNEVEN * typical:
+    step = (positions_Z3[order[-1]] - positions_Z3[order[0]]) / (len(order) - 1)
+    if abs(worst - typical) <= MAX_UNEVEN * typical:
+        return order, step, ()
+    even = depths[order[0]] + np.arange(len(order)) * (step @ normal)
+    jitter = float(np.abs(depths[order] - even).max() / (step @ normal))
+    if jitter > MAX_JITTER or max(worst / typical, typical / worst) >= 1.5:
         raise DataError(
             f"a gap of {worst:.4g} mm between slices that lie {typical:.4g} mm apart; is one missing?"
         )
-    return order, (positions_Z3[order[-1]] - positions_Z3[order[0]]) / (len(order) - 1)
+    note = f"slices lie up to {100 * jitter:.2g} % of their gap ({typical:.4g} mm) beside an even grid; taken as even"
+    return order, step, (note,)
+
+
+def _drift_doubts(positions_Z3: np.ndarray, step: np.ndarray, pixel: float) -> tuple[str, ...]:
+    """Doubts a series whose slices, sorted, are moved against each other in their plane, beside a straight line."""
+    aside_Z3 = positions_Z3 - positions_Z3[0] - np.arange(len(positions_Z3))[:, None] * step
+    along = step / np.linalg.norm(step)
+    moved = float(np.linalg.norm(aside_Z3 - np.outer(aside_Z3 @ along, along), axis=1).max())
+    if moved <= MAX_DRIFT * pixel:
+        return ()
+    return (f"slices are moved by up to {moved:.3g} mm in their plane, which is not corrected",)

@@ -1,21 +1,23 @@
 """Finds the scans of a folder or table, and the labels that belong to them, in the layouts that data come in.
 
-A table (CSV: image, label, name, modality); two folders (images/ and labels/, imagesTr/ and labelsTr/, …) or one
-(image_ID and label_ID) of the same names; a folder for each scan; tall pictures with a meta.json. A DICOM folder's
-name may be a patient's: such scans are numbered, and only a table gives them a name.
+A table (CSV: image, label, name, modality, spacing, axes); two folders (images/ and labels/, imagesTr/ and labelsTr/,
+…) or one (image_ID and label_ID) of the same names; a folder for each scan; tall pictures with a meta.json. A DICOM
+folder's name may be a patient's: such scans are numbered, and only a table gives them a name.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...platform.core.errors import DataError
 from ..common.csv_table import read_csv_rows
+from .config import world_axes
 from .files import file_kind, organ_files, tall_cards
+from .grid import Spacing
 from .names import IMAGES, LABELS, is_label, natural_key, safe_name, scan_key, stem
 
 MODALITIES = ("ct", "mri")
@@ -35,6 +37,10 @@ class ScanFiles:
     shown_as: str
     label_shown_as: str = ""
     modality: str = ""
+    spacing: Spacing | None = None
+    """mm (slice, row, column) of pictures, where a table gives them."""
+    axes: str = ""
+    """Directions of the axes of pictures, where a table gives them."""
 
     def __repr__(self) -> str:
         return f"ScanFiles({self.name}, {'labelled' if self.label else 'no label'})"
@@ -178,8 +184,11 @@ def _nested_name(folder: Path, part: Path) -> str:
 
 
 def _from_table(table: Path) -> ScanList:
-    """Rows of image, label, name, modality; files relative to the table. Raises DataError."""
-    rows = read_csv_rows(table, "scan", ("image",), ("label", "name", "modality"))
+    """Rows of image, label, name, modality, and of pictures spacing and axes; files relative to the table.
+
+    Raises DataError.
+    """
+    rows = read_csv_rows(table, "scan", ("image",), ("label", "name", "modality", "spacing", "axes"))
     scans: list[ScanFiles] = []
     left_out: dict[str, str] = {}
     for number, row in enumerate(rows, start=2):
@@ -201,8 +210,31 @@ def _from_table(table: Path) -> ScanList:
         if label:
             label_path = table.parent / label
             scan = replace(scan, label=label_path, label_shown_as=_shown_as(table.parent, label_path))
-        scans.append(replace(scan, modality=modality))
+        spacing, axes = _stack_geometry(f"{table}: line {number}", scan.image, row)
+        scans.append(replace(scan, modality=modality, spacing=spacing, axes=axes))
     return scans, left_out
+
+
+def _stack_geometry(place: str, image: Path, row: Mapping[str, str]) -> tuple[Spacing | None, str]:
+    """(mm of slice, row, column, axes) that a row gives for its pictures. Raises DataError."""
+    text, axes = row.get("spacing", ""), row.get("axes", "").upper()
+    if (text or axes) and file_kind(image) not in ("stack", "picture"):
+        raise DataError(f"{place}: spacing and axes are for pictures; this file has its own")
+    try:
+        world_axes(axes or "SPL")
+    except DataError as reason:
+        raise DataError(f"{place}: {reason}") from None
+    if not text:
+        return None, axes
+    try:
+        z, y, x = (float(part) for part in re.split(r"[x\s]+", text))
+        if not all(0 < size < float("inf") for size in (z, y, x)):
+            raise ValueError
+    except ValueError:
+        raise DataError(
+            f"{place}: spacing '{text}'; give mm of slice, row and column, as 5x0.8x0.8"
+        ) from None
+    return (z, y, x), axes
 
 
 def _scan_files(source: Path, name: str, image: Path, label: Path | None) -> ScanFiles:

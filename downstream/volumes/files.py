@@ -1,10 +1,8 @@
-"""Reads one scan or label map: NIfTI, a folder of DICOM slices, a folder of pictures, or one tall picture.
+"""Reads one scan or label map of any kind: NIfTI, a folder of DICOM slices, a folder of pictures, or one tall picture.
 
 Errors are DataErrors that hold the reason alone, no path: the caller knows the file, and whether its name may be
 shown.
 """
-
-# I, J, K axes as stored; for slices in files these are slice, row, column.
 
 from __future__ import annotations
 
@@ -18,10 +16,11 @@ import numpy as np
 
 from ...platform.core.errors import DataError
 from ...platform.data import pictures
-from ..common.shapes import shape_text
 from .dicom import is_slice, read_series
 from .grid import Spacing, Voxels, affine_of
+from .label_values import LabelValues, to_class_numbers
 from .names import NIFTI, PICTURES, first_few, natural_key, stem
+from .nifti import read_nifti
 
 LOSSY = (".jpg", ".jpeg")
 """Endings of pictures that do not keep their values exactly: not for labels."""
@@ -62,7 +61,7 @@ def read_image(path: Path, geometry: StackGeometry) -> Voxels:
     """The scan in a file or folder, values float32. Raises DataError."""
     kind = file_kind(path)
     if kind == "nifti":
-        image = _read_nifti(path)
+        image = read_nifti(path)
     elif kind == "dicom":
         image = read_series(path)
     elif kind in ("picture", "stack"):
@@ -75,24 +74,38 @@ def read_image(path: Path, geometry: StackGeometry) -> Voxels:
     return image
 
 
-def read_labels(path: Path, geometry: StackGeometry, organs: Mapping[str, int]) -> Voxels:
-    """The label map in a file or folder, values uint8, 0 for background. Raises DataError.
+def read_geometry(path: Path) -> Voxels | None:
+    """What the headers of a scan or label map tell, without its voxels, which are zeros. Raises DataError.
 
-    organs: class number of each file by its stem, where the folder holds one file per organ.
+    None for pictures, and for a folder of organs, of which only those that are classes count.
     """
     kind = file_kind(path)
-    if kind == "organs":
-        return _read_organs(path, organs)
     if kind == "nifti":
-        labels = _read_nifti(path)
-    elif kind in ("picture", "stack"):
-        labels = _read_stack(path, geometry, labels=True)
-    else:
-        raise DataError("no NIfTI file or folder of pictures; give one of these as label")
-    values = to_class_numbers(labels.values)
-    if kind != "nifti" and values.any() and not np.any((values > 0) & (values < 255)):
-        return replace(labels, values=values // 255, notes=(*labels.notes, "white (255) is taken as class 1"))
-    return replace(labels, values=values)
+        return read_nifti(path, header_only=True)
+    return read_series(path, header_only=True) if kind == "dicom" else None
+
+
+def read_labels(path: Path, geometry: StackGeometry, values: LabelValues) -> Voxels:
+    """The label map in a file or folder, class numbers as uint8, 0 for background. Raises DataError."""
+    if file_kind(path) == "organs":
+        return _read_organs(path, values.organs)
+    labels = stored_labels(path, geometry)
+    numbers = to_class_numbers(labels.values, values.numbers)
+    if values.white and numbers.any() and not np.any((numbers > 0) & (numbers < 255)):
+        return replace(
+            labels, values=numbers // 255, notes=(*labels.notes, "white (255) is taken as class 1")
+        )
+    return replace(labels, values=numbers)
+
+
+def stored_labels(path: Path, geometry: StackGeometry) -> Voxels:
+    """A label map of one file or of pictures, its values as stored. Raises DataError."""
+    kind = file_kind(path)
+    if kind == "nifti":
+        return read_nifti(path)
+    if kind in ("picture", "stack"):
+        return _read_stack(path, geometry, labels=True)
+    raise DataError("no NIfTI file or folder of pictures; give one of these as label")
 
 
 def organ_files(folder: Path) -> list[Path]:
@@ -107,7 +120,7 @@ def _read_organs(folder: Path, organs: Mapping[str, int]) -> Voxels:
     files = {organs[stem(file.name)]: file for file in organ_files(folder) if stem(file.name) in organs}
     merged: Voxels | None = None
     for number, file in sorted(files.items()):
-        mask = _read_nifti(file)
+        mask = read_nifti(file)
         if merged is None:
             merged = replace(mask, values=np.zeros(mask.values.shape, np.uint8))
         elif mask.shape != merged.shape or not np.allclose(mask.affine, merged.affine, atol=1e-3):
@@ -116,69 +129,6 @@ def _read_organs(folder: Path, organs: Mapping[str, int]) -> Voxels:
     if merged is None:
         raise DataError("none of its files is one of the classes")
     return merged
-
-
-def to_class_numbers(values: np.ndarray) -> np.ndarray:
-    """Label values as uint8. Raises DataError for values other than whole numbers from 0 to 255."""
-    if values.dtype == np.uint8:
-        return values
-    bad = int(np.count_nonzero(~np.isfinite(values)))
-    if bad:
-        raise DataError(f"{bad} voxels of the label are NaN or infinite; labels are whole numbers")
-    rounded = np.rint(values)
-    fractions = np.abs(values - rounded) > 1e-3  # a stored slope may leave rounding errors on a whole number
-    if fractions.any():
-        examples = first_few(np.unique(values[fractions]))
-        raise DataError(f"label values that are no whole numbers ({examples}); was it resampled? use nearest")
-    low, high = rounded.min(), rounded.max()
-    if low < 0 or high > 255:
-        raise DataError(f"label values from {low:g} to {high:g}; classes are numbered 0 to 255")
-    return rounded.astype(np.uint8)
-
-
-# NIfTI -------------------------------------------------------------------------------------------
-
-
-def _read_nifti(path: Path) -> Voxels:
-    import gzip
-    import zlib
-
-    import nibabel
-
-    try:
-        image: Any = nibabel.load(path)
-        with np.errstate(all="ignore"):  # an overflow becomes infinite, and is refused as that
-            values, affine, header = image.get_fdata(dtype=np.float32), image.affine, image.header
-    except (
-        nibabel.filebasedimages.ImageFileError,
-        nibabel.spatialimages.HeaderDataError,
-        gzip.BadGzipFile,
-        zlib.error,
-        EOFError,
-        OSError,
-        ValueError,
-        TypeError,  # RGB and complex values
-    ) as error:
-        raise DataError(f"not a readable NIfTI file ({type(error).__name__}); is it whole?") from None
-    values, notes = _with_three_axes(values)
-    if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-        raise DataError("an affine that cannot be undone; set the header's sform or qform")
-    codes = [int(header[code]) for code in ("sform_code", "qform_code") if code in header]
-    if codes and not any(codes):
-        notes += ("the header does not say how the patient lies (sform and qform are 0); guessed",)
-    return Voxels(values, np.asarray(affine, float), notes=notes)
-
-
-def _with_three_axes(values: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The array with three axes, and a note where axes of 1 were dropped. Raises DataError."""
-    shape = values.shape
-    if 0 in shape or len(shape) < 2:
-        raise DataError(f"an array of {shape_text(shape) or 'one number'}; a scan has three axes")
-    if any(count > 1 for count in shape[3:]):
-        raise DataError(f"{len(shape)} axes ({shape_text(shape)}): several volumes in one file; give one")
-    if len(shape) > 3:
-        return values.reshape(shape[:3]), (f"{shape_text(shape)}: axes of 1 were left away",)
-    return (values[..., None] if len(shape) == 2 else values), ()
 
 
 # Pictures ----------------------------------------------------------------------------------------
@@ -199,10 +149,16 @@ def _read_stack(path: Path, geometry: StackGeometry, *, labels: bool) -> Voxels:
     spacing, axes = geometry.spacing, geometry.axes
     if card is not None:
         values, spacing, axes = _split_tall(values[0], card, axes)
-    known = min(spacing) > 0
+    known = all(0 < size < float("inf") for size in spacing)
     affine = affine_of(axes, spacing if known else (1.0, 1.0, 1.0))
+    names = tuple(file.name for file in files) if card is None else ()
     return Voxels(
-        values if labels else values.astype(np.float32), affine, placed=False, spaced=known, slices_first=True
+        values if labels else values.astype(np.float32),
+        affine,
+        placed=False,
+        in_mm=known,
+        slices_first=True,
+        slice_names=names,
     )
 
 
@@ -241,4 +197,6 @@ def _split_tall(tall: np.ndarray, card: Mapping[str, Any], axes: str) -> tuple[n
         x, y, z = (float(size) for size in card.get("spacing_xyz", (0, 0, 0)))
     except (TypeError, ValueError):
         raise DataError(f"{TALL} gives no spacing_xyz of three numbers") from None
+    if any((z, y, x)) and not all(0 < size < float("inf") for size in (z, y, x)):
+        raise DataError(f"{TALL} gives a spacing_xyz that is not above 0; give mm, or leave it out")
     return tall.reshape(shape), (z, y, x), str(card.get("axes", axes))

@@ -1,8 +1,9 @@
 """The grid of a scan as stored and the grid it is prepared on: there for pixels and labels, and back for masks.
 
-Prepared slices are axial and oriented as a radiologist reads them: slice 0 lies nearest to the feet, row 0 at the front
-of the body, column 0 at the patient's right; the axes of (Z, H, W) run to Superior, Posterior, Left. In the plane a
-scan is cropped, resized and centered on a square. A Grid keeps all of it, so that it can be undone.
+Prepared slices are oriented as a radiologist reads them. Axial: slice 0 lies nearest to the feet, row 0 at the front of
+the body, column 0 at the patient's right; the axes of (Z, H, W) run to Superior, Posterior, Left. Coronal and sagittal
+slices have row 0 at the head (`PLANES`). In the plane a scan is cropped, resized and centered on a square. A Grid keeps
+all of it, so that it can be undone.
 """
 
 # I, J, K axes as stored; Z slices, H, W rows and columns of a slice; h, w those before they are centered.
@@ -16,13 +17,19 @@ import numpy as np
 
 from ...platform.core.errors import DataError
 from ..common.shapes import shape_text
-from .config import world_axes
+from .config import PLANES, Plane, world_axes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-CANONICAL = "SPL"
-"""Axes of prepared slices: to the head, to the back, to the patient's left."""
+CANONICAL = PLANES["axial"]
+"""Axes of axial slices: to the head, to the back, to the patient's left."""
+
+MAX_SHEAR = 1e-3
+"""Axes whose cosine is above this are not taken as perpendicular: the grid is sheared."""
+
+MAX_VOXELS = 2**30
+"""Most voxels of a resampled scan: 4 GiB as float32."""
 
 Triple = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -36,15 +43,18 @@ class Voxels:
     affine: np.ndarray
     placed: bool = True
     """Whether the file says where its voxels lie; else the affine holds assumed spacing and axes."""
-    spaced: bool = True
-    """Whether the spacing is known; else it is 1 mm."""
+    in_mm: bool = True
+    """Whether the spacing is known, in mm; else the affine holds 1 in its place."""
     slices_first: bool = False
     """Whether the axes are slice, row, column, as in files of slices."""
-    order: np.ndarray | None = None
-    """(I,) int, for slices sorted by position: the place of each among the files sorted by name."""
+    slice_names: tuple[str, ...] = ()
+    """Name of the file of each slice, where each has one."""
+    slice_numbers: tuple[int, ...] = ()
+    """InstanceNumber of each slice, where all have one and no two the same."""
     modality: str = ""
     """The modality that the file itself states: ct, mri or empty."""
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def shape(self) -> Triple:
@@ -73,6 +83,7 @@ class Grid:
     """Z, h, w after resampling."""
     side: int
     """Side of the square on which h x w is centered: cropped where larger, padded where smaller."""
+    plane: Plane = "axial"
 
     @property
     def axes(self) -> str:
@@ -82,21 +93,36 @@ class Grid:
     @property
     def oriented(self) -> Triple:
         """Z, H, W of the stored array in canonical orientation."""
-        order, _ = _turn(self.axes)
+        order, _ = _turn(self.axes, self.plane)
         return cast(Triple, tuple(self.shape[axis] for axis in order))
 
     @property
     def spacing(self) -> Spacing:
         """mm from slice to slice, row to row, column to column of the prepared array."""
-        order, _ = _turn(self.axes)
+        order, _ = _turn(self.axes, self.plane)
         sizes = [voxel_sizes(self.affine)[axis] for axis in order]
-        slices, rows, columns = self.oriented
-        kept = (slices, rows - 2 * self.border[0], columns - 2 * self.border[1])
         z, y, x = (
             float(size * before / after)
-            for size, before, after in zip(sizes, kept, self.resized, strict=True)
+            for size, before, after in zip(sizes, self._kept, self.resized, strict=True)
         )
         return z, y, x
+
+    @property
+    def steps(self) -> np.ndarray:
+        """(3, 3) mm: its rows lead from a prepared voxel to the next slice, row and column.
+
+        The diagonal of `spacing` unless the grid is sheared; where the scan lies does not count.
+        """
+        if shear(self.affine) <= MAX_SHEAR:
+            return np.diag(self.spacing)
+        stored = canonical_affine(self.affine, self.shape, self.plane)[:3, :3]
+        return (stored * self._kept / self.resized).T
+
+    @property
+    def _kept(self) -> Triple:
+        """Z, H, W of the canonical slices without their border."""
+        slices, rows, columns = self.oriented
+        return slices, rows - 2 * self.border[0], columns - 2 * self.border[1]
 
     @property
     def prepared(self) -> Triple:
@@ -111,6 +137,7 @@ class Grid:
             "border": list(self.border),
             "resized": list(self.resized),
             "side": self.side,
+            "plane": self.plane,
         }
 
     def __repr__(self) -> str:
@@ -125,6 +152,7 @@ def grid_from_card(card: Mapping[str, Any]) -> Grid:
         border=tuple(card["border"]),
         resized=tuple(card["resized"]),
         side=card["side"],
+        plane=card.get("plane", "axial"),  # earlier versions cut all scans so
     )
 
 
@@ -160,42 +188,73 @@ def voxel_sizes(affine: np.ndarray) -> Spacing:
     return i, j, k
 
 
-def to_canonical(array_IJK: np.ndarray, axes: str) -> np.ndarray:
-    """An array with the given axes, turned to CANONICAL: a view, (Z, H, W)."""
-    order, flips = _turn(axes)
+def shear(affine: np.ndarray) -> float:
+    """The largest cosine between two axes: 0 where all are perpendicular.
+
+    >>> round(shear(np.array([[1.0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 2, 0], [0, 0, 0, 1]])), 3)
+    0.447
+    """
+    directions = affine[:3, :3] / voxel_sizes(affine)
+    return float(np.abs(directions.T @ directions - np.eye(3))[np.triu_indices(3, 1)].max())
+
+
+def voxel_volume(steps: np.ndarray) -> float:
+    """mm3 of a voxel, by the steps (3, 3) in mm to its three neighbors: the absolute determinant.
+
+    >>> voxel_volume(np.array([[5.0, 1.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 1.5]]))
+    15.0
+    """
+    return abs(float(np.cross(steps[0], steps[1]) @ steps[2]))
+
+
+def to_canonical(array_IJK: np.ndarray, axes: str, plane: Plane = "axial") -> np.ndarray:
+    """An array with the given axes, turned to slices of a plane: a view, (Z, H, W)."""
+    order, flips = _turn(axes, plane)
     return np.flip(array_IJK.transpose(order), tuple(axis for axis, flip in enumerate(flips) if flip))
 
 
-def canonical_affine(affine: np.ndarray, shape: Triple) -> np.ndarray:
+def canonical_affine(affine: np.ndarray, shape: Triple, plane: Plane = "axial") -> np.ndarray:
     """The affine of an array of that shape after `to_canonical`: (z, y, x) -> mm."""
     from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-    turn = ornt_transform(io_orientation(affine), axcodes2ornt(CANONICAL))
+    turn = ornt_transform(io_orientation(affine), axcodes2ornt(PLANES[plane]))
     return affine @ inv_ornt_aff(turn, shape)
 
 
 def plan_grid(
-    shape: Triple, affine: np.ndarray, *, side: int, border: float, spacing: Spacing, known: bool = True
+    shape: Triple,
+    affine: np.ndarray,
+    *,
+    side: int,
+    border: float,
+    spacing: Spacing,
+    in_mm: bool = True,
+    plane: Plane = "axial",
 ) -> Grid:
     """The grid on which an array of that shape and affine is prepared.
 
     border: part of each edge that is cut away. spacing: mm (z, y, x) to resample to. Where y or x is 0, or the
     array's spacing is not known, slices are scaled until their longer side fills the square; where z is 0, slices are
-    not resampled along z.
+    not resampled along z. Raises DataError where it would have more than `MAX_VOXELS`.
     """
-    order, _ = _turn(axes_of(affine))
+    order, _ = _turn(axes_of(affine), plane)
     sizes = [voxel_sizes(affine)[axis] for axis in order]
-    slices, rows, columns = (shape[axis] for axis in order)
+    slices, rows, columns = oriented = tuple(shape[axis] for axis in order)
     cut = int(border * rows), int(border * columns)
     kept = rows - 2 * cut[0], columns - 2 * cut[1]
     longest = max(kept[0] * sizes[1], kept[1] * sizes[2])
-    pitch = spacing[1:] if known and min(spacing[1:]) > 0 else (longest / side,) * 2
+    pitch = spacing[1:] if in_mm and min(spacing[1:]) > 0 else (longest / side,) * 2
     height, width = (
         max(1, round(count * size / to)) for count, size, to in zip(kept, sizes[1:], pitch, strict=True)
     )
-    if known and spacing[0] > 0:
+    if in_mm and spacing[0] > 0:
         slices = max(1, round(slices * sizes[0] / spacing[0]))
-    return Grid(shape, affine, cut, (slices, height, width), side)
+    if slices * max(height * width, side**2) > MAX_VOXELS:
+        raise DataError(
+            f"{shape_text(oriented)} voxels of {'x'.join(f'{size:.3g}' for size in sizes)} mm would be resampled to "
+            f"{shape_text((slices, height, width))}; correct its spacing, or resample to a coarser one"
+        )
+    return Grid(shape, affine, cut, (slices, height, width), side, plane)
 
 
 def resample_to_grid(array_ZHW: np.ndarray, grid: Grid, *, nearest: bool) -> np.ndarray:
@@ -238,16 +297,16 @@ def restore_from_grid(mask_ZHW: np.ndarray, grid: Grid) -> np.ndarray:
     whole[:, rows : height - rows, columns : width - columns] = _resize_nearest(
         kept, (slices, height - 2 * rows, width - 2 * columns)
     )
-    order, flips = _turn(grid.axes)
+    order, flips = _turn(grid.axes, grid.plane)
     turned = np.flip(whole, tuple(axis for axis, flip in enumerate(flips) if flip))
     return np.ascontiguousarray(turned.transpose(np.argsort(order)))
 
 
-def _turn(axes: str) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+def _turn(axes: str, plane: Plane) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """(order, flips): which stored axis becomes z, y, x, and which of these is then reversed."""
     from nibabel.orientations import axcodes2ornt, ornt_transform
 
-    turn = ornt_transform(axcodes2ornt(CANONICAL), axcodes2ornt(axes))
+    turn = ornt_transform(axcodes2ornt(PLANES[plane]), axcodes2ornt(axes))
     return tuple(int(axis) for axis in turn[:, 0]), tuple(bool(flip < 0) for flip in turn[:, 1])
 
 

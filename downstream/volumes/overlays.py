@@ -8,6 +8,8 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
+from .config import PLANES, Plane
+
 ROWS, COLUMNS = 3, 4
 """Slices on a sheet."""
 
@@ -47,9 +49,19 @@ def outline_labels(slice_HW: np.ndarray, labels_HW: np.ndarray | None, scale: in
 
 
 def overlay_sheet(
-    image_ZHW: np.ndarray, labels_ZHW: np.ndarray | None, names: Mapping[int, str], *, title: str
+    image_ZHW: np.ndarray,
+    labels_ZHW: np.ndarray | None,
+    names: Mapping[int, str],
+    *,
+    title: str,
+    plane: Plane = "axial",
 ) -> bytes:
-    """Up to 12 slices spread over the labeled ones (or all), outlined, with the patient's R and L: PNG bytes."""
+    """Up to 12 slices spread over the labeled ones (or all), outlined, with the sides of the patient: PNG bytes.
+
+    Sides are R and L, and A and P of sagittal slices.
+    """
+    right = PLANES[plane][2]
+    left = {"L": "R", "P": "A"}[right]
     labeled = np.flatnonzero(labels_ZHW.any(axis=(1, 2))) if labels_ZHW is not None else np.empty(0, int)
     candidates = labeled if len(labeled) else np.arange(len(image_ZHW))
     count = min(ROWS * COLUMNS, len(candidates))
@@ -60,10 +72,10 @@ def overlay_sheet(
         tile = outline_labels(image_ZHW[z], None if labels_ZHW is None else labels_ZHW[z])
         tile = cv2.resize(tile, (TILE, TILE), interpolation=cv2.INTER_AREA)
         _write(tile, f"{z}", 4, 14)
-        _write(tile, "R", 4, TILE // 2)
-        _write(tile, "L", TILE - 12, TILE // 2)
-        top, left = LINE + place // COLUMNS * TILE, place % COLUMNS * TILE
-        canvas[top : top + TILE, left : left + TILE] = tile
+        _write(tile, left, 4, TILE // 2)
+        _write(tile, right, TILE - 12, TILE // 2)
+        y, x = LINE + place // COLUMNS * TILE, place % COLUMNS * TILE
+        canvas[y : y + TILE, x : x + TILE] = tile
     _write(canvas, title, 4, 13)
     numbers = [] if labels_ZHW is None else [int(number) for number in np.unique(labels_ZHW) if number]
     legend = _legend(numbers, names, canvas.shape[1])

@@ -19,7 +19,7 @@ import json
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,13 @@ from ...platform.core.config import digest, to_json
 from ...platform.core.errors import DataError
 from ...platform.core.files import atomic_path, atomic_write
 from ...platform.core.progress import track
-from .classes import class_names, organ_classes
+from .classes import class_names, label_classes
 from .config import PrepareConfig
 from .discovery import ScanFiles, find_scans
 from .files import file_kind, tall_cards
+from .label_values import LabelValues
 from .overlays import overlay_sheet
-from .prepare_scan import prepare_scan
+from .prepare_scan import check_scan, prepare_scan
 from .volume import MANIFEST, VERSION
 
 REPORT, SOURCES = "report.csv", "sources.csv"
@@ -47,23 +48,23 @@ Cards = Mapping[str, Mapping[str, Any]]
 def prepare(source: Path | str, out: Path | str, config: PrepareConfig | None = None) -> Path:
     """Prepares every scan of a folder or table; returns `out`. Unusable files are left out and reported.
 
-    Run again, it does only what is missing or has changed. The same source and settings give the same bytes.
-    Raises DataError where no scan can be prepared, ConfigError for names of classes that cannot be read.
+    All headers are checked first. Run again, it does only what is missing or has changed. The same source and settings
+    give the same bytes. Raises DataError where no scan can be prepared, ConfigError for names of classes that cannot be
+    read.
     """
     source, out, config = Path(source), Path(out), config or PrepareConfig()
     scans, left_out = find_scans(source)
     names = class_names(config.classes, source)
-    organs = organ_classes([scan.label for scan in scans], names)
-    names = names or {number: name for name, number in organs.items()}
+    usable = _with_good_headers(scans, config, left_out)
+    _raise_if_none(usable, source, left_out)
+    names, values = label_classes([scan.label for scan in usable], names)
     cards: dict[str, dict[str, Any]] = {}
-    for scan in track(scans, label="prepare", unit="scans"):
+    for scan in track(usable, label="prepare", unit="scans"):
         try:
-            cards[scan.name] = _prepare_one(scan, out, config, names, organs)
+            cards[scan.name] = _prepare_one(scan, out, config, names, values)
         except DataError as reason:
             left_out[scan.shown_as] = str(reason)
-    if not cards:
-        file, why = next(iter(left_out.items()))
-        raise DataError(f"{source}: {len(left_out)} files and no scan can be prepared; {file}: {why}")
+    _raise_if_none(cards, source, left_out)
     seen = {int(number) for card in cards.values() for number in card["counts"]}
     classes = {number: names.get(number, f"class {number}") for number in sorted(seen | names.keys())}
     for card in cards.values():
@@ -75,6 +76,7 @@ def prepare(source: Path | str, out: Path | str, config: PrepareConfig | None = 
         "version": VERSION,
         "config": json.loads(to_json(config)),
         "classes": {str(number): name for number, name in classes.items()},
+        "label_values": {str(number): value for number, value in values.values.items()},
         "volumes": cards,
         "left_out": left_out,
     }
@@ -83,17 +85,41 @@ def prepare(source: Path | str, out: Path | str, config: PrepareConfig | None = 
     return out
 
 
+def _with_good_headers(
+    scans: Sequence[ScanFiles], config: PrepareConfig, left_out: dict[str, str]
+) -> list[ScanFiles]:
+    """The scans whose headers can be used; the others are left out, and said at once: reading takes long."""
+    usable = []
+    for scan in track(scans, label="check headers", unit="scans"):
+        try:
+            check_scan(scan, config)
+            usable.append(scan)
+        except DataError as reason:
+            left_out[scan.shown_as] = str(reason)
+            print(f"left out by its header: {scan.shown_as}: {reason}", file=sys.stderr, flush=True)
+    return usable
+
+
+def _raise_if_none(scans: Sized, source: Path, left_out: Mapping[str, str]) -> None:
+    """Raises DataError where no scan is left."""
+    if not scans:
+        file, why = next(iter(left_out.items()))
+        raise DataError(f"{source}: {len(left_out)} files and no scan can be prepared; {file}: {why}")
+
+
 def _prepare_one(
-    scan: ScanFiles, out: Path, config: PrepareConfig, names: Mapping[int, str], organs: Mapping[str, int]
+    scan: ScanFiles, out: Path, config: PrepareConfig, names: Mapping[int, str], values: LabelValues
 ) -> dict[str, Any]:
     """The card of a scan, prepared now or earlier from the same files. Raises DataError."""
     path, overlay = out / "volumes" / f"{scan.name}.npz", out / "overlays" / f"{scan.name}.png"
-    inputs = _inputs_digest(scan, config, names)
+    inputs = _inputs_digest(scan, config, names, values)
     card = _read_card(path)
     if card is None or card["inputs"] != inputs or not overlay.is_file():
-        image_ZHW, labels_ZHW, card = prepare_scan(scan, config, organs)
+        image_ZHW, labels_ZHW, card = prepare_scan(scan, config, values)
         card["inputs"] = inputs
-        atomic_write(overlay, overlay_sheet(image_ZHW, labels_ZHW, names, title=_title(scan.name, card)))
+        plane = card["grid"]["plane"]
+        sheet = overlay_sheet(image_ZHW, labels_ZHW, names, title=_title(scan.name, card), plane=plane)
+        atomic_write(overlay, sheet)
         arrays: dict[str, Any] = (
             {"image": image_ZHW} if labels_ZHW is None else {"image": image_ZHW, "labels": labels_ZHW}
         )
@@ -104,10 +130,13 @@ def _prepare_one(
     return card
 
 
-def _inputs_digest(scan: ScanFiles, config: PrepareConfig, names: Mapping[int, str]) -> str:
-    """sha256 over everything that a prepared scan depends on: settings, names of classes, and its files."""
-    sha = hashlib.sha256(f"{VERSION} {digest(replace(config, classes=''))} {scan.modality}".encode())
-    sha.update(json.dumps(sorted(names.items())).encode())
+def _inputs_digest(
+    scan: ScanFiles, config: PrepareConfig, names: Mapping[int, str], values: LabelValues
+) -> str:
+    """sha256 over everything that a prepared scan depends on: settings, classes, and its files."""
+    stated = f"{scan.modality} {scan.spacing} {scan.axes}"
+    sha = hashlib.sha256(f"{VERSION} {digest(replace(config, classes=''))} {stated}".encode())
+    sha.update(json.dumps([sorted(names.items()), sorted(values.numbers.items()), values.white]).encode())
     for path in (scan.image, scan.label):
         if path is None:
             continue
@@ -129,8 +158,9 @@ def _read_card(path: Path) -> dict[str, Any] | None:
 
 
 def _title(name: str, card: Mapping[str, Any]) -> str:
-    shape, spacing = ("x".join(f"{number:.3g}" for number in card[key]) for key in ("shape", "spacing"))
-    return f"{name}: {card['modality'].upper()}, {shape} voxels of {spacing} mm"
+    shape = "x".join(map(str, card["shape"]))
+    spacing = "x".join(f"{size:.3g}" for size in card["spacing"]) + " mm" if card["in_mm"] else "unknown size"
+    return f"{name}: {card['modality'].upper()}, {shape} voxels of {spacing}"
 
 
 def _write_report(
@@ -182,6 +212,15 @@ def _summary_lines(
         counts = [f"{classes[number]} in {labelled - absent[number]}" for number in sorted(absent)]
         more = f" and {len(counts) - 6} more" if len(counts) > 6 else ""
         lines.append(f"classes not in all of {labelled} labelled scans: {', '.join(counts[:6])}{more}")
+    planes = Counter(card["grid"]["plane"] for card in cards.values())
+    if len(planes) > 1:
+        counts = [f"{count} {plane}" for plane, count in sorted(planes.items())]
+        lines.append(
+            f"sliced in several planes: {', '.join(counts)}; where they should be alike, give --plane"
+        )
+    unknown = sum(not card["in_mm"] for card in cards.values())
+    if unknown:
+        lines.append(f"spacing unknown of {unknown} scans: no volumes and distances; give --stack-spacing")
     guessed = Counter(card["modality"] for card in cards.values() if card["guessed"])
     if guessed:
         modalities = ", ".join(f"{guessed[modality]} {modality}" for modality in sorted(guessed))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from tyro.conf import Positional, arg
+
+from ...platform.core.locks import folder_lock
 
 SOURCE = (
     "Backbone folder, weights file (PATH, or PATH#heads=N,sha256=HEX), timm:NAME (published weights) or random:NAME "
@@ -32,11 +35,16 @@ RecordFolder = Annotated[
 class Command:
     """One command of the command line. A subclass is a frozen dataclass whose fields are its settings.
 
-    basic: paths of the settings that `--help` shows; `--help-all` shows all.
+    basic: paths of the settings that `--help` shows; `--help-all` shows all. A command that writes has a field `out`.
     """
 
     __slots__ = ()
     basic: ClassVar[tuple[str, ...]] = ()
+
+    def locked(self, action: str) -> AbstractContextManager[None]:
+        """Within its `with` block no other run writes to `out`, see `folder_lock`; nothing where there is no `out`."""
+        out = getattr(self, "out", None)
+        return nullcontext() if out is None else folder_lock(out, action)
 
     @classmethod
     def parse_start(cls, arguments: Sequence[str]) -> tuple[Any, list[str], str]:

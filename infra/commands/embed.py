@@ -29,10 +29,15 @@ class Embed(DeviceConfig, Command):
     """Views in one pass through the backbone."""
 
     def run(self) -> Path:
-        from ...platform.measure.extraction import extract
+        from ...platform.core.errors import DataError
+        from ...platform.data.manifest import load_manifest
+        from ...platform.measure.extraction import check_extraction, extract
         from ...platform.measure.features import save_features
         from ...platform.models.loading import load
 
+        check_extraction(load_manifest(self.shards), self.shards, self.splits, self.batch)
+        if self.out.is_file() and self.out.suffix != ".parquet":
+            raise DataError(f"{self.out} is a file; give a folder, or a name that ends in .parquet")
         backbone = load(self.backbone, self.device)
         features = extract(backbone, self.shards, self.splits, level=self.level, batch=self.batch)
         save_features(features, self.out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,6 +53,10 @@ class Pretrain(PretrainConfig, Command):
                 "vetdino pretrain RECIPE --help lists the settings with the recipe's values.",
             ]
         )
+
+    def locked(self, action: str) -> AbstractContextManager[None]:
+        """Nothing: the training itself locks its folder, since `vetdino demo` and notebooks start it, too."""
+        return nullcontext()
 
     def run(self) -> Path | None:
         config = subconfig(PretrainConfig, self)

@@ -12,6 +12,10 @@ class ConfigError(VetdinoError):
     """A setting, a recipe or a command line that is invalid."""
 
 
+class LockError(VetdinoError):
+    """An output folder that another run is writing to."""
+
+
 class DataError(VetdinoError):
     """Input that cannot be used as it is."""
 

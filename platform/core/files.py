@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -32,3 +33,35 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "choose another path, or change its permissions",
+    errno.EPERM: "choose another path, or change its permissions",
+    errno.EROFS: "choose a path that can be written",
+    errno.EEXIST: "choose another path",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "check the path",
+    errno.ENAMETOOLONG: "choose a shorter path",
+    errno.EMFILE: "allow more open files (`ulimit -n`)",
+}
+"""What to do about an error of the file system."""
+
+
+def explain_os_error(error: OSError, file: str | None = None) -> str:
+    """What the system refused, where, and what to do: the start of a sentence.
+
+    file: the place as it may be printed; None: the error's.
+
+    >>> explain_os_error(PermissionError(errno.EACCES, "Permission denied", "/data/run"))
+    '/data/run: Permission denied; choose another path, or change its permissions'
+    """
+    file = error.filename if file is None else file
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.errno == errno.ENOSPC:
+        reason = "the disk is full"
+    remedy = REMEDIES.get(error.errno or 0, "look for the cause")
+    return f"{file}: {reason}; {remedy}" if file else f"{reason}; {remedy}"

@@ -56,16 +56,30 @@ class Progress:
         elif time.monotonic() - self._last_line >= LINE_EVERY:
             self._print_line(finished=False)
 
+    def stage(self, text: str) -> None:
+        """Shows what is done while no unit is finished (`starting Ray`); a new stage is printed at once, "" ends it."""
+        if text == self.notes.get("stage", ""):
+            return
+        self.notes.pop("stage", None)
+        if text:
+            self.notes["stage"] = text
+        if self._bar is None and text:
+            self._print_line(finished=False)
+        self.advance(0)
+
     @property
     def rate(self) -> float:
         """Units a second since the start."""
         return self.done / max(time.monotonic() - self._began, 1e-9)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        finished = kind is None and (self.total is None or self.done >= self.total)
+        if finished:
+            self.stage("")
         if self._bar is not None:
             self._bar.stop()
         else:
-            self._print_line(finished=kind is None and (self.total is None or self.done >= self.total))
+            self._print_line(finished)
 
     def _print_line(self, finished: bool) -> None:
         """Prints one line of JSON: label, count, rate, seconds left and the notes."""

@@ -24,15 +24,19 @@ class Run(MlflowRun):
     On any rank but the first every method does nothing.
     """
 
-    def __init__(self, folder: Path, uri: str, record: RunFolder | None) -> None:
+    def __init__(
+        self, folder: Path, uri: str, record: RunFolder | None, shown_folder: Path | None = None
+    ) -> None:
         """record: None on the ranks that do not record."""
-        super().__init__(folder, uri)
+        super().__init__(folder, uri, shown_folder)
         self._record = record
 
     @property
     def view_hint(self) -> str:
-        """Where to look at the run: MLflow's pages and the command that serves them, or the file of metrics."""
-        return self.pages or f"no run was recorded; see {self.folder / METRICS}"
+        """Where to look at the run: MLflow's pages and the command that serves them, or what there is in files."""
+        measured = any((folder / METRICS).is_file() for folder in (self.folder, self.shown_folder))
+        place = self.shown_folder / METRICS if measured else self.shown_folder
+        return self.pages or f"no run was recorded; see {place}"
 
     def log_metrics(self, step: int, values: Mapping[str, float], model_id: str | None = None) -> None:
         """Adds one line to metrics.jsonl and the same values to MLflow, in the background.
@@ -88,23 +92,25 @@ def open_run(
     params: Mapping[str, Any],
     tags: Mapping[str, Any],
     tracking_uri: str | None = None,
+    shown_folder: Path | None = None,
 ) -> Run:
     """Opens the record of a run in `folder` and in the MLflow experiment `experiment`.
 
     params: dotted path -> scalar, as `config.flat` gives them. tags: at least `manifest` and `config`
-    (digests) and `seed`; the git revision is added. A folder that holds a run.json continues its MLflow run
-    with the params it began with; a child of that run holds the params of this start. Nothing is recorded on
-    any rank but the first. Raises OSError where the folder cannot be written.
+    (digests) and `seed`; the git revision is added. shown_folder: what the folder will be renamed to, for messages.
+    A folder that holds a run.json continues its MLflow run with the params it began with; a child of that run holds
+    the params of this start. Nothing is recorded on any rank but the first. Raises OSError where the folder cannot be
+    written.
     """
     folder = Path(folder).resolve()
     uri = tracking_address(folder, tracking_uri)
     if not _is_first_rank():
-        return Run(folder, uri, None)
+        return Run(folder, uri, None, shown_folder)
     record = RunFolder(folder)
     tags = {"git_revision": git_revision(), **tags}
     record.write_params(params, tags)
     last_step = max((line["step"] for line in record.history()), default=0)
-    run = Run(folder, uri, record)
+    run = Run(folder, uri, record, shown_folder)
     run.open(experiment, name, params, tags, last_step)
     return run
 

@@ -12,15 +12,21 @@ import json
 import logging
 import os
 import re
+import shlex
+import sqlite3
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
+from urllib.parse import unquote
 
+from .errors import DataError, VetdinoError
 from .extras import EXTRAS, has_extra
 from .files import atomic_write
+from .locks import file_lock
 from .run_folder import metric_name
 
 S = TypeVar("S", bound="MlflowRun")
@@ -36,6 +42,12 @@ MODEL_TAGS = {"mlflow.model.isExternal": "true"}
 PENDING = 1000
 """Most batches of metrics on their way to MLflow before one is waited for."""
 
+SQLITE = "sqlite:///"
+"""How the address of a database file begins."""
+
+CREATION_S = 180.0
+"""Seconds that a process waits while another creates the database; alone it takes about ten."""
+
 log = logging.getLogger(__name__)
 
 
@@ -50,7 +62,8 @@ def best_effort(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[
             return method(self, *args, **kwargs)
         except Exception as error:
             if not self._warned:
-                log.warning("recording in %s failed (%s); the work goes on", self.folder, _first_line(error))
+                where = self.shown_folder
+                log.warning("recording in %s failed (%s); the work goes on", where, _first_line(error))
             self._warned = True
             return None
 
@@ -60,9 +73,10 @@ def best_effort(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[
 class MlflowRun:
     """The MLflow run of a folder. Until `open` has succeeded, and after `close`, every method does nothing."""
 
-    def __init__(self, folder: Path, uri: str) -> None:
-        """uri: address of MLflow, as `tracking_address` gives it."""
+    def __init__(self, folder: Path, uri: str, shown_folder: Path | None = None) -> None:
+        """uri: address of MLflow, as `tracking_address` gives it. shown_folder: the folder's later name, for people."""
         self.folder = folder
+        self.shown_folder = shown_folder or folder
         self.uri = uri
         self.client: Any = None
         self.run_id = ""
@@ -105,7 +119,7 @@ class MlflowRun:
                 "no tracking at %s (%s); the files in %s are written all the same",
                 self.uri,
                 _first_line(error),
-                self.folder,
+                self.shown_folder,
             )
             return
         self.client = client
@@ -114,12 +128,11 @@ class MlflowRun:
     def _begin(
         self, client: Any, experiment: str, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]
     ) -> None:
-        """Continues the run in run.json where it is one of this MLflow, else creates a run and run.json."""
+        """Continues the run in run.json where MLflow has it, else creates a run and run.json."""
         path = self.folder / "run.json"
         if path.is_file():
             known = json.loads(path.read_text())
-            if known["tracking_uri"] == self.uri:
-                client.update_run(known["run_id"], status="RUNNING")
+            if known["tracking_uri"] == self.uri and _reopened(client, known["run_id"]):
                 self.run_id, self.experiment_id = known["run_id"], known["experiment_id"]
                 return
         experiment_id = _experiment_id(client, self.uri, experiment)
@@ -243,8 +256,8 @@ def create_database(uri: str) -> None:
 
     Raises OSError where its folder cannot be made; anything else is reported when the run is opened.
     """
-    if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    if (database := database_path(uri)) is not None:
+        database.parent.mkdir(parents=True, exist_ok=True)
     if not has_extra("mlflow"):
         return
     try:
@@ -258,8 +271,17 @@ def tracking_address(folder: Path | str, given: str | None = None) -> str:
 
     Absolute, since Ray's workers start in a directory of their own.
     """
-    beside = f"sqlite:///{Path(folder).resolve().parent}/mlflow.db"
-    return given or os.environ.get("MLFLOW_TRACKING_URI") or beside
+    database = str(Path(folder).resolve().parent / "mlflow.db").replace("%", "%25").replace("?", "%3F")
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{database}"
+
+
+def database_path(uri: str) -> Path | None:
+    """The database file of an address; None where it names something else.
+
+    >>> database_path("sqlite:////data/100%25/mlflow.db").as_posix()
+    '/data/100%/mlflow.db'
+    """
+    return Path(unquote(uri.removeprefix(SQLITE).partition("?")[0])) if uri.startswith(SQLITE) else None
 
 
 def connect(uri: str) -> Any:
@@ -279,19 +301,76 @@ def connect(uri: str) -> Any:
         warnings.simplefilter("ignore", DeprecationWarning)
         from mlflow import MlflowClient
 
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
+        with _creation_lock(uri), _no_stray_folders(uri):
+            client = MlflowClient(tracking_uri=uri)
+            client.search_experiments(max_results=1)
     return client
+
+
+@contextmanager
+def _creation_lock(uri: str) -> Iterator[None]:
+    """Within the block nobody else creates the database of this address; nothing where it is there already.
+
+    Raises what tells at once that it cannot be opened, which MLflow would try for minutes.
+    """
+    path = database_path(uri)
+    if path is None or _has_experiments(path):
+        yield
+        return
+    from sqlalchemy.engine import make_url
+
+    if make_url(uri).database != str(path):
+        raise ValueError(f"{path} cannot be written as an address; set MLFLOW_TRACKING_URI")
+    with file_lock(path, "the creation of the MLflow database", CREATION_S):
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("PRAGMA user_version")
+        yield
+
+
+@contextmanager
+def _no_stray_folders(uri: str) -> Iterator[None]:
+    """Removes the folders that MLflow makes inside the block because it does not decode the address of a database."""
+    encoded = Path(uri.removeprefix(SQLITE).partition("?")[0])
+    strays = [] if database_path(uri) in (None, encoded) else [p for p in encoded.parents if not p.exists()]
+    yield
+    for folder in strays:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _has_experiments(path: Path) -> bool:
+    """Whether MLflow has finished creating a database: its default experiment comes last."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return database.execute("SELECT count(*) FROM experiments").fetchone()[0] > 0
+    except sqlite3.Error:
+        return False
 
 
 def pages_hint(uri: str, experiment_id: str, run_id: str) -> str:
     """The pages of a run and of its experiment's charts, and the command that serves them where no server does."""
     server = uri.rstrip("/") if uri.startswith("http") else "http://127.0.0.1:5000"
-    command = "" if uri.startswith("http") else f"mlflow server --backend-store-uri {uri}, then "
+    command = "" if uri.startswith("http") else f"mlflow server --backend-store-uri {shlex.quote(uri)}, then "
     # Without the query the page opens in the mode for language models, which has no charts of metrics.
     mode = "workflowType=machine_learning"
     runs = f"{server}/#/experiments/{experiment_id}/runs"
     return f"{command}{runs}/{run_id}?{mode} (all runs: {runs}?{mode}&compareRunsMode=CHART)"
+
+
+def _reopened(client: Any, run_id: str) -> bool:
+    """Whether a run is running again; False where it, or its experiment, was deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run = client.get_run(run_id)
+        if run.info.lifecycle_stage != "active":
+            return False
+        client.update_run(run_id, status="RUNNING")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return True
 
 
 def _create_run(
@@ -310,16 +389,23 @@ def _create_run(
 def _experiment_id(client: Any, uri: str, name: str) -> str:
     """Id of the experiment, created where it is missing.
 
-    Artifacts lie beside the database, not in the current directory (MLflow's choice).
+    Artifacts lie beside the database, not in the current directory (MLflow's choice). Raises DataError where the
+    experiment was deleted: its name is taken, and only its owner should bring it back.
     """
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
+    if experiment is not None and experiment.lifecycle_stage != "active":
+        number = experiment.experiment_id
+        raise DataError(
+            f"the experiment {name} was deleted there; `mlflow experiments restore --experiment-id {number}` with "
+            f"MLFLOW_TRACKING_URI={shlex.quote(uri)} brings it back"
+        )
     if experiment is not None:
         return experiment.experiment_id
     location = None
-    if uri.startswith("sqlite:///"):
-        location = (Path(uri.removeprefix("sqlite:///")).resolve().parent / "mlartifacts").as_uri()
+    if (database := database_path(uri)) is not None:
+        location = (database.resolve().parent / "mlartifacts").as_uri()
     try:
         return client.create_experiment(name, artifact_location=location)
     except MlflowException:  # another process was faster
@@ -331,5 +417,7 @@ def _texts(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, VetdinoError):
+        return str(error)
     line = (str(error).splitlines() or [""])[0] or type(error).__name__
     return line if len(line) <= 120 else line[:119] + "…"

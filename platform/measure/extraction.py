@@ -111,6 +111,20 @@ def extract_all(
     )
 
 
+def check_extraction(manifest: Manifest, folder: str | Path, splits: Sequence[str], batch: int) -> int:
+    """The number of studies in these splits. Raises FeaturesError where there is none, ConfigError for batch 0."""
+    if batch < 1:
+        raise ConfigError(f"batch {batch} must be at least 1")
+    total = sum(manifest.studies(split) for split in splits)
+    if not total:
+        counts = ", ".join(f"{split} {manifest.studies(split)}" for split in SPLITS)
+        raise FeaturesError(
+            f"{folder}: no studies in {', '.join(splits) or 'no split'} (there are {counts}); choose other splits, or "
+            "ingest more"
+        )
+    return total
+
+
 def pixel_features(
     folder: str | Path,
     splits: Sequence[str] = SPLITS,
@@ -178,9 +192,7 @@ class _ShardPass:
     ) -> list[Features]:
         """Tables by view, one for each digest. vectors: views (H, W) uint8 -> (B, D) for each digest."""
         manifest = load_manifest(self.folder)
-        total = sum(manifest.studies(split) for split in self.splits)
-        if not total:
-            raise FeaturesError(f"{self.folder}: no studies in {', '.join(self.splits)}; ingest more")
+        total = check_extraction(manifest, self.folder, self.splits, self.batch)
         rows: list[ViewPlace] = []
         projections: list[str] = []
         parts: list[list[np.ndarray]] = []

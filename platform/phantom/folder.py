@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from ..core.config import from_json, to_json
 from ..core.errors import ConfigError, DataError
-from ..core.files import atomic_write
+from ..core.files import atomic_write, explain_os_error
 from ..core.processes import without_main_script
 from ..core.progress import Progress
 
@@ -66,8 +66,7 @@ def fill_folder(out: Path, config: Any, contents: FolderContents[Any]) -> None:
             atomic_write(out / name, text)
     except OSError as error:
         raise DataError(
-            f"{out}: cannot write ({error.strerror or error}); "
-            f"make room and run again, finished {contents.unit} are kept"
+            f"{explain_os_error(error, str(out))}, then run again; finished {contents.unit} are kept"
         ) from error
 
 

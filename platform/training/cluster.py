@@ -10,6 +10,7 @@ import ctypes
 import json
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -63,20 +64,28 @@ class WorkerConfig:
     """How often the workers are restarted after one was lost."""
 
 
+STAGE = "stage"
+"""In a worker's status file: what it does while nothing can be counted yet."""
+
 WorkerFunction = Callable[[Any, WorkerContext], None]
 """What each worker runs with the argument; a top-level function of a module, so that the workers can import it."""
 
 
 def run_on_ray(
-    function: WorkerFunction, argument: Any, config: WorkerConfig, folder: Path, advice: Callable[[], str]
+    function: WorkerFunction,
+    argument: Any,
+    config: WorkerConfig,
+    folder: Path,
+    advice: Callable[[], str],
+    on_stage: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run a function on all workers, on a Ray that already runs (`RAY_ADDRESS`, or inside `ray job submit`), else on
     one that is started here and stopped afterwards.
 
     folder: absolute, on storage that all workers share. advice: returns what a person shall do when workers were
-    lost. Raises ConfigError where Ray is not installed or the workers need GPUs that a Ray of this machine alone has
-    not; TrainingError with the message of a worker's `VetdinoError`, where Ray does not start, or where workers
-    failed more often than `restarts` allows.
+    lost. on_stage: called with what is waited for. Raises ConfigError where Ray is not installed or the workers need
+    GPUs that a Ray of this machine alone has not; TrainingError with the message of a worker's `VetdinoError`, where
+    Ray does not start, or where workers failed more often than `restarts` allows.
     """
     require_extra("ray", "training on workers")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
@@ -90,7 +99,9 @@ def run_on_ray(
     started_here = not ray.is_initialized()
     try:
         if started_here:
+            on_stage("starting Ray")
             _start_ray()
+        on_stage(f"starting {config.workers} worker{'s' * (config.workers > 1)}")
         _run_in_thread(_trainer(function, argument, config, folder).fit)
     except VetdinoError:
         raise
@@ -132,12 +143,22 @@ def read_status(status: Path) -> dict[str, Any]:
         return {}
 
 
+def report_stage(status: Path, worker: WorkerContext, stage: str) -> None:
+    """Add to a status file what the workers do now, from the first of them; "" and the next record remove it."""
+    if worker.rank == 0:
+        content = {name: value for name, value in read_status(status).items() if name != STAGE}
+        atomic_write(status, json.dumps(content | ({STAGE: stage} if stage else {})))
+
+
 def _start_ray() -> None:
     """Start Ray on this machine, or connect to the one at RAY_ADDRESS. Raises TrainingError where that fails."""
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in place, which prints and aborts
     except Exception as error:
         first = str(error).strip().partition("\n")[0] or type(error).__name__
         raise TrainingError(
@@ -199,7 +220,7 @@ def _run_in_thread(fit: Callable[[], object]) -> None:
     try:
         while thread.is_alive():
             thread.join(0.5)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ray's handler of SIGTERM raises the latter
         # A thread that still calls Ray after its shutdown would end the whole process.
         ctypes.pythonapi.PyThreadState_SetAsyncExc(
             ctypes.c_ulong(cast(int, thread.ident)), ctypes.py_object(SystemExit)

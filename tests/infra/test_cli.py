@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ import vetdino
 from vetdino.infra import cli
 from vetdino.infra.commands.phantom import PhantomRadiographs
 from vetdino.platform.core.errors import ShardError
+from vetdino.platform.core.locks import folder_lock
 from vetdino.pretrain.recipes import RECIPES
 
 ROOT = Path(vetdino.__file__).parent
@@ -187,7 +191,7 @@ def test_a_backbone_that_is_not_there_is_refused(tmp_path, capsys):
 
 def test_the_last_line_is_the_folder_that_was_written(monkeypatch, capsys, tmp_path):
     ends_with(monkeypatch, None, written=tmp_path)
-    assert cli.main(["phantom", "out"]) == 0
+    assert cli.main(["phantom", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out == f"{tmp_path}\n"
 
 
@@ -197,21 +201,137 @@ def test_the_last_line_is_the_folder_that_was_written(monkeypatch, capsys, tmp_p
         (ShardError("a.tar: damaged;\n write it anew"), 1, "vetdino: a.tar: damaged; write it anew"),
         (KeyboardInterrupt(), 130, "vetdino: stopped; run the same command again to continue"),
         (OSError(errno.ENOSPC, "No space left"), 1, "vetdino: the disk is full; free some space, then"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "/ro/x"),
+            1,
+            "vetdino: /ro/x: Read-only file system; choose",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/p"),
+            1,
+            "vetdino: /p: Permission denied; choose",
+        ),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "/n"), 1, "vetdino: /n: No such file"),
+        (
+            OSError("a library's words"),
+            1,
+            "vetdino: a library's words; look for the cause, then run the same",
+        ),
+        (TimeoutError(), 1, "vetdino: TimeoutError; look for the cause, then"),
         (SystemExit(2), 2, ""),
+        (SystemExit(signal.SIGTERM), 143, "vetdino: stopped; run the same command again to continue"),
     ],
 )
-def test_an_ending_has_one_line_and_its_code(error, code, start, monkeypatch, capsys):
+def test_an_ending_has_one_line_and_its_code(error, code, start, monkeypatch, capsys, tmp_path):
     ends_with(monkeypatch, error)
-    assert cli.main(["phantom", "out"]) == code
+    assert cli.main(["phantom", str(tmp_path / "out")]) == code
     line = capsys.readouterr().err
     assert line.startswith(start)
     assert line.count("\n") == bool(start)
 
 
-def test_our_own_mistake_keeps_its_traceback(monkeypatch):
+ARGUMENTS = {
+    "phantom": ["OUT"],
+    "ingest": ["source", "OUT"],
+    "embed": ["backbone", "shards", "OUT"],
+    "evaluate": ["backbone", "shards"],
+    "compare-backbones": ["backbone", "--shards", "s"],
+    **{f"zeroshot {name}": ["domains", "--backbone", "b"] for name in ("assess", "scatter", "same-domain")},
+    **{f"zeroshot {name}": ["domains", "--backbone", "b"] for name in ("cross-domain", "noise")},
+    "zeroshot segment": ["image", "--backbone", "b"],
+    "fewshot prepare": ["source", "OUT"],
+    "fewshot compare": ["volumes", "--backbones", "a", "b"],
+    "fewshot xdomain": ["volumes", "more", "--backbone", "b"],
+    "fewshot segment": ["scan", "--support", "s", "--mask", "m", "--backbone", "b"],
+    **{f"fewshot {name}": ["volumes", "--backbone", "b"] for name in ("train", "evaluate", "kshot")},
+    **{f"fewshot {name}": ["volumes", "--backbone", "b"] for name in ("cca-audit", "ttt-audit")},
+    "compare": ["run"],
+    "report": ["backbone"],
+    "demo": [],
+}
+"""Command -> arguments without which it is not read; none of the files exists."""
+
+WRITING = [
+    name
+    for name, entry in cli.COMMANDS.items()
+    # A training locks its folder itself, see tests/pretrain/test_job.py.
+    if name != "pretrain" and "out" in {field.name for field in fields(entry.load())}
+]
+
+
+def words_for(name: str, out: Path) -> list[str]:
+    words = [*name.split(), *(str(out) if word == "OUT" else word for word in ARGUMENTS[name])]
+    return words if "OUT" in ARGUMENTS[name] else [*words, "--out", str(out)]
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_every_command_that_writes_is_refused_where_another_run_writes(name, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    with folder_lock(out, "vetdino demo"):
+        code, line = refused(capsys, *words_for(name, out))
+        assert code == 1
+        assert "vetdino demo (process" in line
+        assert "is writing there" in line
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_every_command_says_in_one_line_where_it_cannot_write(name, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    code, line = refused(capsys, *words_for(name, tmp_path / "file" / "out"))
+    assert code == 1
+    assert "file: File exists; choose another path, then run the same command again" in line
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    code, line = refused(capsys, *words_for(name, tmp_path / "out"))
+    assert code == 1
+    assert line.startswith(f"vetdino: {tmp_path / 'out'}: Permission denied; choose another path")
+
+
+def test_a_file_of_a_clinic_is_not_named_in_an_error_of_the_disk(tmp_path, capsys, monkeypatch):
+    def run(self):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "archive" / "Doe^Jane.dcm"))
+
+    monkeypatch.setattr(cli.COMMANDS["ingest"].load(), "run", run)
+    code, line = refused(capsys, "ingest", str(tmp_path / "archive"), str(tmp_path / "out"))
+    assert code == 1
+    assert line.startswith(f"vetdino: a file in {tmp_path / 'archive'}: Permission denied")
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_command_as_ctrl_c_does_and_leaves_no_lock(tmp_path):
+    words = ["phantom", str(tmp_path / "out"), "--studies", "3000", "--workers", "1"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "vetdino", *words], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        for _ in range(600):
+            if list(tmp_path.glob("out/dicom/*")):
+                break
+            time.sleep(0.1)
+        assert (tmp_path / ".out.lock").is_file()
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert err.splitlines()[-1] == "vetdino: stopped; run the same command again to continue"
+    assert not (tmp_path / ".out.lock").exists()
+
+
+@pytest.mark.slow
+def test_of_two_commands_into_one_folder_the_second_is_refused(tmp_path):
+    words = [sys.executable, "-m", "vetdino", "phantom", str(tmp_path / "out"), "--workers", "1"]
+    plain = {"cwd": ROOT, "stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    first, second = (subprocess.Popen([*words, "--studies", "40", "--side", "64"], **plain) for _ in range(2))
+    ends = [(process.communicate(timeout=300)[1], process.returncode) for process in (first, second)]
+    (err,) = [err for err, code in ends if code == 1]
+    assert [code for _, code in sorted(ends, key=lambda end: end[1])] == [0, 1]
+    assert "is writing there" in err.splitlines()[-1]
+
+
+def test_our_own_mistake_keeps_its_traceback(monkeypatch, tmp_path):
     ends_with(monkeypatch, AssertionError("ours"))
     with pytest.raises(AssertionError, match="ours"):
-        cli.main(["phantom", "out"])
+        cli.main(["phantom", str(tmp_path / "out")])
 
 
 def test_a_reader_that_closes_the_pipe_is_no_error():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,8 @@ from vetdino.infra.commands.embed import Embed
 from vetdino.infra.commands.phantom import KINDS, PhantomRadiographs
 from vetdino.infra.commands.pretrain import Pretrain
 from vetdino.platform.core.config import cli_config, subconfig
-from vetdino.platform.core.errors import ConfigError
+from vetdino.platform.core.errors import ConfigError, FeaturesError
+from vetdino.platform.data.manifest import Manifest, save_manifest
 from vetdino.platform.data.shards import load_manifest
 from vetdino.platform.measure.features import load_features
 from vetdino.pretrain.config import PretrainConfig
@@ -75,6 +76,16 @@ def test_ingest_ends_with_one_line_of_what_was_read_written_refused_and_found(tm
         "read 3 files: wrote 2 views of 2 studies; refused 1 (MISSING_FILE 1); 1 finding (mass), "
         "2 of 2 studies labelled"
     )
+
+
+def test_embedding_of_splits_without_studies_is_refused_before_the_backbone_is_looked_for(tmp_path):
+    (tmp_path / "shards").mkdir()
+    save_manifest(tmp_path / "shards", Manifest(1, "none", (), (), {}, "c"))
+    embed = Embed(backbone="nowhere", shards=str(tmp_path / "shards"), out=tmp_path / "out", splits=("val",))
+    with pytest.raises(FeaturesError, match=r"no studies in val \(there are train 0, val 0, test 0"):
+        embed.run()
+    with pytest.raises(ConfigError, match="batch 0"):
+        replace(embed, batch=0).run()
 
 
 @pytest.mark.slow

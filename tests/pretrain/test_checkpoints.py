@@ -58,6 +58,7 @@ def resumable(run_config) -> Path:
 def test_settings_that_do_not_change_the_result_may_differ_on_resume(run_config, resumable):
     check_resumable(run_config, resumable)
     check_resumable(replace(run_config, steps=100, workers=2, resume=True), resumable)
+    check_resumable(replace(run_config, steps=2), resumable)  # no step is left, but the export may be
 
 
 def test_a_training_that_began_before_there_were_lanes_goes_on(run_config, resumable):
@@ -67,8 +68,20 @@ def test_a_training_that_began_before_there_were_lanes_goes_on(run_config, resum
     check_resumable(run_config, resumable)
 
 
+def test_fewer_steps_than_are_done_are_refused(run_config, resumable):
+    with pytest.raises(CheckpointError, match="beyond --steps 1 already; give 2 or more"):
+        check_resumable(replace(run_config, steps=1), resumable)
+
+
 @pytest.mark.parametrize(
-    ("name", "value"), [("batch", 4), ("seed", 1), ("head_warmup", 0.5), ("order", OrderConfig(window=2))]
+    ("name", "value"),
+    [
+        ("batch", 4),
+        ("seed", 1),
+        ("head_warmup", 0.5),
+        ("order", OrderConfig(window=2)),
+        ("start", "timm:other"),
+    ],
 )
 def test_settings_that_change_the_result_may_not(name, value, run_config, resumable):
     with pytest.raises(CheckpointError, match=f"{name} differs"):

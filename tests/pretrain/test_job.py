@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from vetdino.platform.core.config import flat, to_json
-from vetdino.platform.core.errors import CheckpointError, ConfigError, ShardError
+from vetdino.platform.core.errors import CheckpointError, ConfigError, LockError, ShardError
 from vetdino.platform.core.run_folder import history
 from vetdino.platform.models.loading import load
 from vetdino.platform.training import checkpoint
@@ -101,7 +101,7 @@ def step_reached(config: PretrainConfig, step: int, process: subprocess.Popen[st
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end and process.poll() is None:
         try:
-            if json.loads((config.out / "status.json").read_text())["step"] >= step:
+            if json.loads((config.out / "status.json").read_text()).get("step", 0) >= step:
                 return
         except (OSError, ValueError):
             pass
@@ -205,6 +205,20 @@ def test_ctrl_c_ends_within_seconds_with_one_line_that_names_resume_and_no_proce
 
 
 @pytest.mark.slow
+def test_sigterm_to_the_command_alone_ends_it_as_ctrl_c_does(job):
+    config = job("terminated", steps=100_000)
+    process = start(config)
+    step_reached(config, 3, process)
+    assert config.out.with_name(".terminated.lock").is_file()
+    process.terminate()
+    code, _, err = ended(process, patience=60)
+    assert code == 143
+    assert err.splitlines()[-1] == "vetdino: stopped; run the same command with --resume to continue"
+    assert not config.out.with_name(".terminated.lock").exists()
+    assert gone(process.pid)
+
+
+@pytest.mark.slow
 def test_stopped_resumed_and_killed_five_times_the_weights_are_those_of_the_undisturbed_job_bit_for_bit(
     undisturbed, resumed
 ):
@@ -256,6 +270,60 @@ def test_an_error_meant_for_people_is_told_in_one_line_and_not_tried_again(job):
 def test_another_training_in_the_folder_is_refused_without_resume(undisturbed):
     with pytest.raises(ConfigError, match="holds a training already; add --resume to continue"):
         pretrain(undisturbed)
+
+
+@pytest.mark.slow
+def test_of_two_jobs_into_one_folder_the_second_is_refused_and_the_first_undisturbed(job, undisturbed):
+    config = job("both", steps=20)
+    processes = [start(config), start(config)]
+    ends = sorted((ended(process) for process in processes), key=lambda end: end[0])
+    assert [code for code, _, _ in ends] == [0, 1]
+    (refusal,) = ends[1][2].splitlines()
+    assert refusal.startswith(f"vetdino: {config.out}: vetdino pretrain (process ")
+    assert "is writing there" in refusal
+    assert [line["step"] for line in history(config.out)] == list(range(1, 21))
+    assert not list(config.out.parent.glob(".*.lock"))
+
+
+@pytest.mark.slow
+def test_what_is_waited_for_is_named_before_the_first_step(undisturbed):
+    _, err = json.loads((undisturbed.out / "printed.json").read_text())
+    lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    stages = [line["stage"] for line in lines if line["done"] == 0 and "stage" in line]
+    assert list(dict.fromkeys(stages))[:3] == [
+        "starting Ray",
+        "starting 1 worker",
+        "loading the network and the studies",
+    ]
+    assert "stage" not in json.loads((undisturbed.out / "status.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [STEPS - 1, 2])
+def test_a_resume_to_fewer_steps_than_are_done_is_refused(steps, undisturbed):
+    with pytest.raises(CheckpointError, match=f"beyond --steps {steps} already; give {STEPS} or more"):
+        pretrain(replace(undisturbed, resume=True, steps=steps))
+    assert (undisturbed.out / "config.json").read_text() == to_json(undisturbed)
+
+
+def test_a_folder_that_another_run_writes_to_is_refused_before_anything_is_touched(job):
+    config = job("taken")
+    config.out.mkdir()
+    (config.out / "metrics.jsonl").write_text("theirs")
+    code = (
+        "import sys; from vetdino.platform.core.locks import folder_lock\n"
+        "with folder_lock(sys.argv[1], 'vetdino pretrain'):\n"
+        "    print('held', flush=True); sys.stdin.readline()"
+    )
+    words = [sys.executable, "-c", code, str(config.out)]
+    with subprocess.Popen(
+        words, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(LockError, match=rf"process {holder.pid} "):
+            pretrain(config)
+        holder.communicate("\n")
+    assert [path.name for path in config.out.iterdir()] == ["metrics.jsonl"]
 
 
 def test_a_folder_without_checkpoint_cannot_be_resumed(job):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vetdino.platform.core.errors import ConfigError, GalleryError
+from vetdino.platform.core.errors import ConfigError, FeaturesError, GalleryError
 from vetdino.platform.measure.extraction import extract
 from vetdino.platform.measure.features import save_features
 from vetdino.serving.state import AppState
@@ -57,6 +57,23 @@ def test_given_features_are_used_and_those_of_another_backbone_refused(state, fo
         AppState(config_with(features=(table,), backbones=(folder / "backbone1",)))
     for encoder in state.encoders[:2]:
         assert encoder.backbone.card.digest[:12] in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fact"),
+    [
+        ({"side": 33}, "side 33 is not a multiple of"),
+        ({"features": (Path("gone.parquet"),)}, "no feature table here"),
+        ({"split": "train", "backbones": ("nowhere",)}, "split train holds no studies"),
+    ],
+)
+def test_nothing_is_embedded_before_all_settings_are_known_to_fit(changes, fact, config_with, monkeypatch):
+    def embedding(*given, **more):
+        raise AssertionError("embedded too early")
+
+    monkeypatch.setattr("vetdino.platform.measure.extraction.extract", embedding)
+    with pytest.raises((ConfigError, FeaturesError), match=fact):
+        AppState(config_with(**changes))
 
 
 def test_a_limit_shows_fewer_studies(folder, config_with):

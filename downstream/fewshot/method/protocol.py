@@ -140,16 +140,16 @@ def dice(predicted: np.ndarray, truth: np.ndarray) -> float:
     return 2 * int(np.count_nonzero(predicted & truth)) / total if total else float("nan")
 
 
-def hd95(predicted_ZHW: np.ndarray, truth_ZHW: np.ndarray, spacing: Sequence[float]) -> float:
+def hd95(predicted_ZHW: np.ndarray, truth_ZHW: np.ndarray, steps: np.ndarray) -> float:
     """95th percentile Hausdorff distance in mm: the larger one of both directions; NaN if a mask is empty.
 
     A surface is all voxels of a mask with a face towards the outside, the scan's edge included; distances are between
-    voxel centers. spacing: mm (z, y, x).
+    voxel centers. steps: (3, 3) mm, its rows lead to the next slice, row and column (`Volume.steps`).
     """
     from scipy.spatial import cKDTree
 
     predicted_P3, truth_P3 = (
-        _surface_voxels(mask_ZHW) * np.asarray(spacing, np.float64) for mask_ZHW in (predicted_ZHW, truth_ZHW)
+        _surface_voxels(mask_ZHW) @ np.asarray(steps, np.float64) for mask_ZHW in (predicted_ZHW, truth_ZHW)
     )
     if not len(predicted_P3) or not len(truth_P3):
         return float("nan")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -64,12 +64,16 @@ class FrameEncoder:
     """Encodes frames with a backbone by the settings of an experiment, each frame once."""
 
     def __init__(self, backbone: Backbone, config: ZeroshotConfig, tokencut: bool = False) -> None:
-        """tokencut: also compute TokenCut's masks. Raises ConfigError for a block that the backbone does not have."""
+        """tokencut: also compute TokenCut's masks. Raises ConfigError for a block or head that it does not have."""
         self.backbone = backbone
         self.config = config
         self.tokencut = tokencut
         self.block = block_index(config.block, backbone)
         self.attention_block = block_index(config.attention_block, backbone)
+        blocks: Any = backbone.vit.blocks  # timm's, whose attributes are not typed
+        heads, chosen = blocks[self.attention_block].attn.num_heads, config.cosegment.heads
+        if chosen and max(chosen) >= heads:
+            raise ConfigError(f"cosegment.heads is {chosen}, but there are {heads} heads, counted from 0")
         self._encoded: dict[str, EncodedFrame] = {}
 
     def encode(self, frame: Frame) -> EncodedFrame:

@@ -17,9 +17,9 @@ from ..arguments import Command
 class Prepare(PrepareConfig, Command):
     """Turn scans and their label maps (NIfTI, DICOM, pictures) into slices, with checks and overlay sheets."""
 
-    basic: ClassVar = ("modality", "side", "classes", "stack_spacing", "stack_axes", "min_slices")
+    basic: ClassVar = ("modality", "plane", "side", "classes", "stack_spacing", "stack_axes", "min_slices")
     source: Annotated[Positional[Path], arg(metavar="SRC")]
-    """Folder of scans and labels, or a table (CSV) of image, label, name, modality."""
+    """Folder of scans and labels, or a table (CSV) of image, label, name, modality, spacing, axes."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
     """Folder for volumes/, overlays/, volumes.json and report.csv."""
 

@@ -157,3 +157,19 @@ def test_a_folder_that_holds_something_else_is_never_replaced(tmp_path):
         check_ours(tmp_path)
     with pytest.raises(DataError, match="is a file"):
         check_ours(tmp_path / "table.csv")
+
+
+def test_what_an_unfinished_measurement_keeps_is_ours(tmp_path):
+    out = tmp_path / "out"
+    (out / "finished_queries" / "0f").mkdir(parents=True)
+    (out / "finished_queries" / "0f" / "0-a.npz").write_text("kept")
+    check_ours(out)
+    with replaced(out) as folder:
+        (folder / "metrics.json").write_text("whole")
+    assert [path.name for path in out.iterdir()] == ["metrics.json"]
+    (out / "finished_queries").mkdir()
+    check_ours(out)
+    (out / "metrics.json").unlink()
+    (out / "thesis.docx").write_text("years of work")
+    with pytest.raises(DataError, match=r"thesis\.docx"):
+        check_ours(out)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vetdino.downstream.fewshot.config import FewshotConfig
+from vetdino.downstream.fewshot.finished import FinishedQueries
 from vetdino.downstream.fewshot.measure import measure
 from vetdino.downstream.fewshot.method.predictors import FoldEncoders
 from vetdino.downstream.fewshot.methods import feature_methods, prototype_methods
@@ -150,3 +151,59 @@ def test_unknown_organs_and_folders_that_show_none_are_refused(evaluate, organ_s
         evaluate(volumes, replace(QUICK, organs=(7,)))
     with pytest.raises(DataError, match="nothing can be measured"):
         evaluate(organ_volumes(organ_scan(0, organs=[]), organ_scan(1, organs=[])))
+
+
+def test_a_measurement_that_was_interrupted_gives_the_same_results(
+    pixels, organ_scan, organ_volumes, tmp_path, monkeypatch
+):
+    unlabelled = Volume("s9", organ_scan(9).image_ZHW, None, (1.0, 1.0, 1.0), "mri", None)
+    scans = [organ_scan(0), organ_scan(1, organs=[1]), organ_scan(2, organs=[1]), organ_scan(3), unlabelled]
+    volumes = organ_volumes(*scans)
+    config = replace(QUICK, beside=("levayz",), floors=("copy", "oracle"))
+
+    def run(finished=None) -> FewshotResults:
+        return measure(volumes, feature_methods({"pixels": pixels}, config), config, finished=finished)
+
+    whole = run()
+    loaded = []
+    load = organ_volumes.load
+    monkeypatch.setattr(organ_volumes, "load", lambda self, name: loaded.append(name) or load(self, name))
+    for stop in range(1, 4):
+
+        class Interrupted(FinishedQueries):
+            saved = 0
+
+            def save(self, fold, results, stop=stop):
+                if self.saved == stop:
+                    raise KeyboardInterrupt
+                super().save(fold, results)
+                self.saved += 1
+
+        with pytest.raises(KeyboardInterrupt):
+            run(Interrupted(tmp_path / str(stop), {}))
+        loaded.clear()
+        again = run(FinishedQueries(tmp_path / str(stop), {}))
+        assert loaded.count("s0") <= 1  # finished as a query, needed at most as the support of the other fold
+        assert repr(again.scores) == repr(whole.scores)
+        assert list(again.left_out.items()) == list(whole.left_out.items())
+        assert [one.scan for one in again.examples] == [one.scan for one in whole.examples]
+        for one, other in zip(again.examples, whole.examples, strict=True):
+            np.testing.assert_array_equal(one.predicted_nHW, other.predicted_nHW)
+        assert list(again.seconds) == list(whole.seconds)
+
+
+def test_a_scan_of_unknown_spacing_has_no_distance_in_mm(evaluate, organ_scan, organ_volumes):
+    scans = [replace(organ_scan(seed), in_mm=seed > 1) for seed in range(4)]
+    results = evaluate(organ_volumes(*scans))
+    for score in results.scores:
+        assert np.isnan(score.volume_hd95) == (score.scan in ("s0", "s1"))
+        assert not score.missed
+
+
+def test_scans_sliced_in_several_planes_are_named(evaluate, organ_scan, organ_volumes, caplog):
+    volumes = organ_volumes(*(organ_scan(seed) for seed in range(2)))
+    evaluate(volumes)
+    assert not caplog.records
+    volumes.cards["s1"]["grid"] = {"plane": "sagittal"}
+    evaluate(volumes)
+    assert "several planes (axial, sagittal)" in caplog.text

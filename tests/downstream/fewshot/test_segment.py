@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from vetdino.downstream.fewshot.config import FewshotSegmentConfig
 from vetdino.downstream.fewshot.learn.config import AdaptConfig
@@ -88,3 +90,52 @@ def test_nothing_is_left_where_no_scan_or_no_label_can_be_used(files):
 def test_pixels_cannot_be_trained_at_test_time():
     with pytest.raises(ConfigError, match="pixels have none"):
         segmentation_predictor(None, FewshotSegmentConfig(adapt=AdaptConfig(steps=1)))
+
+
+def test_pictures_without_spacing_have_masks_but_no_milliliters(organ_scan, tmp_path, caplog):
+    for seed in range(2):
+        for kind in ("image", "label"):
+            folder = tmp_path / f"{kind}_{seed}"
+            folder.mkdir()
+            volume = organ_scan(seed)
+            for z, slice_HW in enumerate(volume.image_ZHW if kind == "image" else volume.labels_ZHW):
+                Image.fromarray(slice_HW.astype(np.uint8)).save(folder / f"{z}.png")
+    result = segment(
+        [tmp_path / "image_1"], tmp_path / "image_0", tmp_path / "label_0", None, tmp_path / "out", CONFIG
+    )
+    assert result == {"image_1": {"class 1": None, "class 2": None}}
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["millilitres"] == result
+    assert "its spacing is unknown" in caplog.text
+    assert np.asarray(nibabel.load(tmp_path / "out" / "masks" / "image_1.nii.gz").dataobj).any()
+    known = replace(CONFIG, prepare=replace(CONFIG.prepare, stack_spacing=(5.0, 1.5, 1.5)))
+    result = segment(
+        [tmp_path / "image_1"], tmp_path / "image_0", tmp_path / "label_0", None, tmp_path / "out", known
+    )
+    assert result["image_1"]["class 1"] > 0
+
+
+def test_a_scan_in_another_plane_than_the_support_is_left_out(files):
+    image = nibabel.load(files / "image_1.nii.gz")
+    turned = np.zeros((4, 4))
+    turned[0, 2], turned[1, 0], turned[2, 1], turned[3, 3] = 5, 1.5, 1.5, 1
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), turned), files / "sagittal.nii.gz")
+    assert list(run(files, [files / "sagittal.nii.gz", files / "image_1.nii.gz"])) == ["image_1"]
+    left_out = json.loads((files / "out" / "metrics.json").read_text())["left_out"]
+    assert "sagittal slices, the support has axial ones; give --prepare.plane" in left_out["sagittal.nii.gz"]
+
+
+def test_masks_carry_the_label_values_of_the_support_above_255_too(files):
+    label = nibabel.load(files / "label_0.nii.gz")
+    values = np.array([0, 600, 200], np.int16)[np.asarray(label.dataobj)]
+    nibabel.save(nibabel.Nifti1Image(values, label.affine), files / "large.nii.gz")
+    config = replace(CONFIG, prepare=replace(CONFIG.prepare, classes="200=kidneys,600=liver"))
+    large = run(files, [files / "image_1.nii.gz"], files / "large.nii.gz", config)
+    stored = np.asarray(nibabel.load(files / "out" / "masks" / "image_1.nii.gz").dataobj)
+    assert json.loads((files / "out" / "metrics.json").read_text())["organs"] == {
+        "200": "kidneys",
+        "600": "liver",
+    }
+    plain = run(files, [files / "image_1.nii.gz"])
+    mask = np.asarray(nibabel.load(files / "out" / "masks" / "image_1.nii.gz").dataobj)
+    np.testing.assert_array_equal(stored, np.array([0, 600, 200])[mask])
+    assert large["image_1"]["liver"] == plain["image_1"]["class 1"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -27,6 +28,15 @@ def results(dice: dict[str, np.ndarray]) -> FewshotResults:
     ]
     methods = {row: Method(row, "ours", copy_predictor, ("n",)) for row in dice}
     return FewshotResults(ORGANS, tuple(scores), (), {}, {}, methods)
+
+
+def test_a_scan_of_unknown_spacing_has_no_hd95_and_is_not_missed():
+    [full, empty] = results({"one": np.full((1, 2), 0.5)}).scores
+    scores = (replace(full, volume_hd95=np.nan), replace(empty, volume_hd95=np.nan, missed=True))
+    one = replace(results({"one": np.full((1, 2), 0.5)}), scores=scores)
+    liver, spleen, mean = summary_lines(one, FewshotConfig(resamples=10))
+    assert np.isnan(liver["volume_hd95"])
+    assert [line["missed"] for line in (liver, spleen, mean)] == [0, 1, 1]
 
 
 def lines_of(dice: dict[str, np.ndarray], against: dict[str, str] | None = None):

@@ -184,4 +184,6 @@ def test_two_ray_workers_answer_as_one_process_does(short, folder, weights, tmp_
     assert np.ptp(short.scores) > 0.1
     lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     assert lines[-1]["finished"]
+    stages = list(dict.fromkeys(line["stage"] for line in lines if line.get("stage")))
+    assert stages[:2] == ["starting Ray", "starting 2 workers"]
     assert [path.name for path in (tmp_path / "out" / "finetune").glob("*/*")] == ["result.json"]

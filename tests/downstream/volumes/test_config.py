@@ -18,6 +18,7 @@ from vetdino.platform.core.errors import ConfigError, DataError
         {"mri_top": 100.0},
         {"stack_axes": "SPX"},
         {"stack_axes": "SIL"},
+        {"stack_spacing": (5.0, 0.0, 0.0)},
     ],
 )
 def test_settings_that_cannot_be_are_refused(wrong):

@@ -126,3 +126,41 @@ def test_a_series_that_is_no_volume_is_refused_without_a_name(
     with pytest.raises(DataError, match=said) as error:
         read_image(folder, PLAIN)
     assert "Doe" not in str(error.value)
+
+
+def test_positions_that_jitter_by_4_percent_are_taken_as_even_and_said(tmp_path, save_series, hounsfield):
+    hu = hounsfield(shape=(12, 6, 7))
+    jitter = [0, 0.16, -0.16, 0.1, -0.16, 0.16, 0, 0.05, -0.1, 0.16, -0.16, 0]
+    folder = save_series(tmp_path, hu, ImagePositionPatient=lambda z: [-30, -40, 100 + 4 * z + jitter[z]])
+    result = read_image(folder, PLAIN)
+    np.testing.assert_array_equal(result.values, hu)
+    np.testing.assert_allclose(voxel_sizes(result.affine), (4, 0.8, 0.7))
+    [note] = result.notes
+    assert note.startswith("slices lie up to 4 % of their gap (4.05 mm) beside an even grid")
+
+
+def test_slices_that_are_moved_in_their_plane_are_doubted(tmp_path, save_series, hounsfield):
+    moved = save_series(tmp_path / "a", hounsfield(), ImagePositionPatient=lambda z: [3 * (z == 2), 0, 4 * z])
+    [doubt] = read_image(moved, PLAIN).doubts
+    assert "moved by up to 3 mm in their plane" in doubt
+    tilted = save_series(tmp_path / "b", hounsfield(), ImagePositionPatient=lambda z: [0, 1.5 * z, 4 * z])
+    assert read_image(tilted, PLAIN).doubts == ()
+
+
+def test_slices_of_different_pixel_spacing_are_refused(tmp_path, save_series, hounsfield):
+    folder = save_series(tmp_path, hounsfield(), PixelSpacing=lambda z: [0.8, 0.7 if z else 0.9])
+    with pytest.raises(DataError, match="different PixelSpacing"):
+        read_image(folder, PLAIN)
+
+
+def test_one_slice_without_thickness_has_no_known_spacing(tmp_path, save_series, hounsfield):
+    hu = hounsfield(shape=(1, 6, 7))
+    assert read_image(save_series(tmp_path / "a", hu), PLAIN).in_mm
+    assert not read_image(save_series(tmp_path / "b", hu, SliceThickness=None), PLAIN).in_mm
+
+
+def test_slices_know_their_names_and_instance_numbers(tmp_path, save_series, hounsfield):
+    result = read_image(save_series(tmp_path / "a", hounsfield(), InstanceNumber=lambda z: 3 * z), PLAIN)
+    assert result.slice_names == ("IM5", "IM4", "IM3", "IM2", "IM1")
+    assert result.slice_numbers == (0, 3, 6, 9, 12)
+    assert read_image(save_series(tmp_path / "b", hounsfield(), InstanceNumber=1), PLAIN).slice_numbers == ()

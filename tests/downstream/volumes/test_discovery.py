@@ -134,3 +134,32 @@ def test_two_scans_of_one_name_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("image,name\nx.nii,one\ny.nii,one\n")
     with pytest.raises(DataError, match="several scans are called 'one'"):
         find_scans(tmp_path / "a.csv")
+
+
+def test_a_table_gives_each_stack_its_spacing_and_axes(tmp_path, save_picture):
+    for name in ("a", "b", "c"):
+        save_picture(tmp_path / name / "0.png", np.zeros((4, 4), np.uint8))
+    table = tmp_path / "scans.csv"
+    table.write_text("image,spacing,axes\na,5x0.8x0.8,\nb,3 1 1.5,lip\nc,,\n")
+    scans = find_scans(table)[0]
+    assert [scan.spacing for scan in scans] == [(5, 0.8, 0.8), (3, 1, 1.5), None]
+    assert [scan.axes for scan in scans] == ["", "LIP", ""]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("a,5x0.8,", "give mm of slice, row and column"),
+        ("a,5x0.8x0,", "give mm"),
+        ("a,5x0.8xnan,", "give mm"),
+        ("a,,XYZ", "three letters"),
+        ("z.nii,5x1x1,", "this file has its own"),
+    ],
+)
+def test_a_spacing_that_is_none_or_for_another_file_is_refused(tmp_path, row, said, save_picture):
+    save_picture(tmp_path / "a" / "0.png", np.zeros((4, 4), np.uint8))
+    touch(tmp_path, "z.nii")
+    table = tmp_path / "scans.csv"
+    table.write_text(f"image,spacing,axes\n{row}\n")
+    with pytest.raises(DataError, match=f"line 2: .*{said}"):
+        find_scans(table)

@@ -13,14 +13,15 @@ from tests.platform.data.picture_files import png_file
 from vetdino.downstream.volumes.files import (
     StackGeometry,
     file_kind,
+    read_geometry,
     read_image,
     read_labels,
-    to_class_numbers,
 )
 from vetdino.downstream.volumes.grid import (
     axes_of,
     voxel_sizes,
 )
+from vetdino.downstream.volumes.label_values import LabelValues
 from vetdino.platform.core.errors import DataError
 
 PLAIN = StackGeometry()
@@ -90,26 +91,13 @@ def test_a_value_too_large_for_four_bytes_is_no_number(tmp_path, save_nifti):
         read_image(save_nifti(tmp_path / "a.nii", np.r_[1e300, np.zeros(23)].reshape(2, 3, 4)), PLAIN)
 
 
-def test_dust_of_a_slope_does_not_spoil_labels():
-    np.testing.assert_array_equal(to_class_numbers(np.float32([0, 0.9999, 2.00001])), [0, 1, 2])
-
-
-@pytest.mark.parametrize(
-    ("values", "said"),
-    [([0, 0.5, 1], "no whole numbers"), ([-1, 0], "from -1 to 0"), ([0, 300], "to 300"), ([np.nan], "NaN")],
-)
-def test_labels_that_are_no_class_numbers_are_refused(values, said):
-    with pytest.raises(DataError, match=said):
-        to_class_numbers(np.float32(values))
-
-
 def test_a_folder_of_organs_becomes_one_label_map(tmp_path, save_nifti):
     liver, spleen = np.zeros((3, 4, 5), bool), np.zeros((3, 4, 5), bool)
     liver[0], spleen[2] = True, True
     save_nifti(tmp_path / "liver.nii.gz", liver)
     save_nifti(tmp_path / "spleen.nii.gz", spleen)
     save_nifti(tmp_path / "rib.nii.gz", spleen)
-    result = read_labels(tmp_path, PLAIN, {"liver": 7, "spleen": 2})
+    result = read_labels(tmp_path, PLAIN, LabelValues({"liver": 7, "spleen": 2}))
     np.testing.assert_array_equal(result.values, 7 * liver + 2 * spleen)
 
 
@@ -119,7 +107,7 @@ def test_a_folder_of_pictures_is_a_stack_in_natural_order(tmp_path, save_picture
     result = read_image(tmp_path, StackGeometry((5.0, 1.0, 1.0), "SAL"))
     assert result.values[:, 0, 0].tolist() == [2, 9, 10]
     assert (axes_of(result.affine), voxel_sizes(result.affine)) == ("SAL", (5, 1, 1))
-    assert result.spaced
+    assert result.in_mm
     assert not result.placed
 
 
@@ -149,7 +137,7 @@ def test_a_palette_gives_label_numbers_not_colors(tmp_path):
     picture = Image.fromarray(np.array([[0, 3]], np.uint8), "L").convert("P")
     picture.putpalette([0, 0, 0, 9, 9, 9, 8, 8, 8, 200, 10, 10] + [0] * 756)
     picture.save(tmp_path / "0.png")
-    assert read_labels(tmp_path, PLAIN, {}).values.tolist() == [[[0, 3]]]
+    assert read_labels(tmp_path, PLAIN, LabelValues()).values.tolist() == [[[0, 3]]]
 
 
 def test_a_turned_slice_lies_as_its_turned_labels(tmp_path):
@@ -157,13 +145,16 @@ def test_a_turned_slice_lies_as_its_turned_labels(tmp_path):
     for name, orientation in (("scan", 6), ("labels", 1)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.png").write_bytes(png_file(values, orientation=orientation))
-    scan, labels = read_image(tmp_path / "scan", PLAIN), read_labels(tmp_path / "labels", PLAIN, {})
+    scan, labels = (
+        read_image(tmp_path / "scan", PLAIN),
+        read_labels(tmp_path / "labels", PLAIN, LabelValues()),
+    )
     np.testing.assert_array_equal(scan.values, labels.values)
 
 
 def test_labels_of_four_bits_are_not_stretched(tmp_path):
     (tmp_path / "0.png").write_bytes(png_file(np.array([[0, 1, 2, 15]]), depth=4))
-    assert read_labels(tmp_path, PLAIN, {}).values.tolist() == [[[0, 1, 2, 15]]]
+    assert read_labels(tmp_path, PLAIN, LabelValues()).values.tolist() == [[[0, 1, 2, 15]]]
 
 
 def test_a_tiff_of_several_slices_is_refused_rather_than_cut_to_its_first(tmp_path):
@@ -175,7 +166,7 @@ def test_a_tiff_of_several_slices_is_refused_rather_than_cut_to_its_first(tmp_pa
 
 def test_white_is_class_one(tmp_path, save_picture):
     save_picture(tmp_path / "0.png", np.array([[0, 255]], np.uint8))
-    result = read_labels(tmp_path, PLAIN, {})
+    result = read_labels(tmp_path, PLAIN, LabelValues())
     assert result.values.tolist() == [[[0, 1]]]
     assert "class 1" in result.notes[0]
 
@@ -184,9 +175,9 @@ def test_labels_in_colour_or_as_jpeg_are_refused(tmp_path, save_picture):
     save_picture(tmp_path / "a" / "0.png", np.zeros((4, 4, 3), np.uint8))
     save_picture(tmp_path / "b" / "0.jpg", np.zeros((4, 4), np.uint8))
     with pytest.raises(DataError, match="labels in color"):
-        read_labels(tmp_path / "a", PLAIN, {})
+        read_labels(tmp_path / "a", PLAIN, LabelValues())
     with pytest.raises(DataError, match="labels as JPEG"):
-        read_labels(tmp_path / "b", PLAIN, {})
+        read_labels(tmp_path / "b", PLAIN, LabelValues())
 
 
 def test_a_folder_is_what_lies_directly_in_it(tmp_path, save_picture, save_series, hounsfield):
@@ -199,3 +190,33 @@ def test_a_folder_is_what_lies_directly_in_it(tmp_path, save_picture, save_serie
         "",
         "",
     ]
+
+
+@pytest.mark.parametrize("spacing", [[1.5, 2, 0], [-1, 2, 8], [1, 2, float("nan")], [1, 2]])
+def test_a_spacing_of_a_tall_picture_that_is_none_is_refused(tmp_path, spacing, save_picture):
+    save_picture(tmp_path / "image_7.png", np.zeros((12, 6), np.uint8))
+    (tmp_path / "meta.json").write_text(json.dumps({"7": {"Z": 3, "H": 4, "W": 6, "spacing_xyz": spacing}}))
+    with pytest.raises(DataError, match="spacing_xyz"):
+        read_image(tmp_path / "image_7.png", PLAIN)
+
+
+def test_white_is_class_one_in_nifti_too_unless_255_is_a_class(tmp_path, save_nifti):
+    path = save_nifti(tmp_path / "a.nii", np.int16([0, 255, 255, 0]).reshape(1, 1, 4))
+    result = read_labels(path, PLAIN, LabelValues())
+    assert result.values.tolist() == [[[0, 1, 1, 0]]]
+    assert result.notes == ("white (255) is taken as class 1",)
+    assert read_labels(path, PLAIN, LabelValues(white=False)).values.max() == 255
+
+
+def test_the_geometry_of_files_with_a_header_is_known_without_their_voxels(
+    tmp_path, save_nifti, save_picture, save_series, hounsfield
+):
+    save_series(tmp_path / "dicom", hounsfield())
+    save_nifti(tmp_path / "organs" / "liver.nii.gz", np.ones((3, 4, 5)))
+    save_picture(tmp_path / "stack" / "0.png", np.zeros((4, 4), np.uint8))
+    assert read_geometry(tmp_path / "organs") is None
+    assert read_geometry(tmp_path / "organs" / "liver.nii.gz").shape == (3, 4, 5)
+    assert read_geometry(tmp_path / "stack") is None
+    dicom, whole = read_geometry(tmp_path / "dicom"), read_image(tmp_path / "dicom", PLAIN)
+    assert dicom.shape == whole.shape
+    np.testing.assert_array_equal(dicom.affine, whole.affine)

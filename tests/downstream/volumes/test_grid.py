@@ -21,6 +21,7 @@ from vetdino.downstream.volumes.grid import (
     resample_to_grid,
     restore_from_grid,
     to_canonical,
+    voxel_volume,
 )
 from vetdino.platform.core.errors import DataError
 
@@ -157,3 +158,44 @@ def test_a_mask_of_another_shape_is_refused():
     grid = plan_grid((4, 5, 6), np.eye(4), side=8, border=0, spacing=(0, 0, 0))
     with pytest.raises(DataError, match="4x8x8 does not lie on slices of 6x8x8"):
         restore_from_grid(np.zeros((4, 8, 8), np.uint8), grid)
+
+
+def test_a_grid_of_another_plane_is_that_of_the_same_scan_turned():
+    array = (
+        np.random.default_rng(0).normal(size=(5, 9, 8)).astype(np.float32)
+    )  # sagittal as stored: left, down, back
+    affine = affine_of("LIP", (4.0, 1.0, 1.0))
+    grid = plan_grid(array.shape, affine, side=9, border=0, spacing=(0, 0, 0), plane="sagittal")
+    assert (grid.resized, grid.spacing) == ((5, 9, 8), (4, 1, 1))
+    prepared = resample_to_grid(to_canonical(array, grid.axes, "sagittal"), grid, nearest=True)
+    np.testing.assert_array_equal(prepared[:, :, :8], array)
+    np.testing.assert_array_equal(restore_from_grid(prepared, grid), array)
+    np.testing.assert_allclose(canonical_affine(affine, array.shape, "sagittal"), affine)
+    again = grid_from_card(json.loads(json.dumps(grid.card())))
+    assert again.plane == "sagittal"
+    old = {name: value for name, value in grid.card().items() if name != "plane"}
+    assert grid_from_card(old).plane == "axial"
+
+
+def test_steps_are_the_spacing_unless_the_grid_is_sheared():
+    affine = affine_of("SPL", (5.0, 2.0, 1.5))
+    turned = np.eye(4)
+    turned[:2, :2] = [[0.8, -0.6], [0.6, 0.8]]
+    grid = plan_grid((6, 8, 10), turned @ affine, side=5, border=0, spacing=(0, 0, 0))
+    np.testing.assert_array_equal(grid.steps, np.diag(grid.spacing))
+    assert voxel_volume(grid.steps) == np.prod(grid.spacing)
+    affine[1, 0] = 2.0  # each slice 2 mm further to the front
+    grid = plan_grid((6, 8, 10), affine, side=5, border=0, spacing=(0, 0, 0))
+    np.testing.assert_allclose(grid.steps[0], [0, 2, 5])
+    assert voxel_volume(grid.steps) == pytest.approx(
+        5 * 2 * 1.5 * (8 * 10) / (grid.resized[1] * grid.resized[2])
+    )
+
+
+def test_a_grid_too_large_for_memory_is_refused():
+    with pytest.raises(
+        DataError, match=r"30x320x320 voxels of 7.7e\+03x1.25e\+03x1.25e\+03 mm would be resampled"
+    ):
+        plan_grid(
+            (320, 320, 30), np.diag([1250.0, 1250, 7700, 1]), side=256, border=0, spacing=(7.7, 1.25, 1.25)
+        )

@@ -58,3 +58,12 @@ def test_many_classes_are_named_on_several_lines_and_the_rest_counted():
     few = overlay_sheet(np.zeros((1, 4, 8)), np.minimum(labels, 2), {}, title="")
     many = overlay_sheet(np.zeros((1, 4, 8)), labels, {}, title="")
     assert image_of(many).shape[0] > image_of(few).shape[0]
+
+
+def test_a_sheet_names_the_sides_of_its_plane():
+    image = np.zeros((1, 32, 32), np.uint8)
+    axial, coronal, sagittal = (
+        overlay_sheet(image, None, {}, title="", plane=plane) for plane in ("axial", "coronal", "sagittal")
+    )
+    assert axial == coronal == overlay_sheet(image, None, {}, title="")
+    assert axial != sagittal

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from vetdino.downstream.volumes.config import PrepareConfig
+from vetdino.downstream.volumes.grid import affine_of
 from vetdino.downstream.volumes.prepare import prepare
 from vetdino.downstream.volumes.volume import load_volumes
 from vetdino.platform.core.errors import DataError
@@ -117,3 +118,48 @@ def test_a_source_of_which_nothing_is_left_is_an_error(tmp_path, body, save_scan
 def test_what_is_guessed_is_said(tmp_path, capsys, archive):
     prepare(archive(tmp_path / "src", 2), tmp_path / "out", SMALL)
     assert "modality guessed from values: 2 ct" in capsys.readouterr().err
+
+
+def test_a_source_without_a_usable_header_is_refused_before_any_scan_is_read(
+    tmp_path, capsys, monkeypatch, archive, save_scan, body
+):
+    source = archive(tmp_path / "src")
+    for number in range(1, 4):
+        save_scan(source / "labels" / f"{number}.nii.gz", body(number)[1][:-1])
+    monkeypatch.setattr("vetdino.downstream.volumes.prepare.prepare_scan", None)
+    with pytest.raises(
+        DataError, match=r"3 files and no scan can be prepared; images/1.nii.gz: the image is"
+    ):
+        prepare(source, tmp_path / "out", SMALL)
+    assert "left out by its header: images/1.nii.gz" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_label_values_above_255_become_classes_of_the_whole_folder(tmp_path, archive, body, save_scan):
+    source = archive(tmp_path / "src", 2)
+    values = np.array([0, 500, 200], np.int16)
+    for number in (1, 2):
+        save_scan(source / "labels" / f"{number}.nii.gz", values[body(number)[1]])
+    only_one = np.where(body(2)[1] == 1, 500, 0).astype(np.int16)
+    save_scan(source / "labels" / "2.nii.gz", only_one)
+    volumes = load_volumes(prepare(source, tmp_path / "out", replace(SMALL, classes="")))
+    assert volumes.classes == {1: "value 200", 2: "value 500"}
+    assert set(np.unique(volumes.load("1").labels_ZHW)) == {0, 1, 2}
+    assert set(np.unique(volumes.load("2").labels_ZHW)) == {0, 2}
+    named = load_volumes(prepare(source, tmp_path / "named", replace(SMALL, classes="200=spleen,500=liver")))
+    assert named.classes == {1: "spleen", 2: "liver"}
+    np.testing.assert_array_equal(named.load("1").labels_ZHW, volumes.load("1").labels_ZHW)
+
+
+def test_scans_sliced_in_several_planes_and_of_unknown_spacing_are_counted(
+    tmp_path, capsys, save_nifti, save_picture
+):
+    values = np.random.default_rng(0).integers(0, 200, (5, 32, 32)).astype(np.int16)
+    save_nifti(tmp_path / "images" / "a.nii.gz", values, affine_of("LIP", (4.0, 1.0, 1.0)))
+    save_nifti(tmp_path / "images" / "b.nii.gz", values, affine_of("SPL", (4.0, 1.0, 1.0)))
+    for z in range(4):
+        save_picture(tmp_path / "images" / "c" / f"{z}.png", values[z].astype(np.uint8))
+    prepare(tmp_path, tmp_path / "out", replace(SMALL, modality="mri"))
+    err = capsys.readouterr().err
+    assert "sliced in several planes: 2 axial, 1 sagittal; where they should be alike, give --plane" in err
+    assert "spacing unknown of 1 scans: no volumes and distances; give --stack-spacing" in err

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -12,10 +15,13 @@ import numpy as np
 import pytest
 
 from tests.infra.commands.small_scans import PREPARE, prepared_folder, save_scan
+from vetdino.downstream.fewshot.finished import FinishedQueries
 from vetdino.infra import cli
 from vetdino.platform.models.loading import load
 
 pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
 
 QUICK = ("--slices.grid", "12", "--resamples", "20", "--folds", "3")
 
@@ -191,6 +197,61 @@ def test_trained_encoders_answer_for_their_folds_and_slices_can_be_learnt_first(
     assert "need the backbone" in refused(capsys, "compare", *other, *QUICK)
     folds = (*given, "--trained", str(trained), "--out", str(here / "never"), "--folds", "2")
     assert "trained for 3 folds" in refused(capsys, "evaluate", *folds)
+
+
+KILLED_AFTER_3 = """
+import os, signal, sys
+from vetdino.downstream.fewshot.finished import FinishedQueries
+from vetdino.infra import cli
+save, saved = FinishedQueries.save, []
+def save_and_die(self, fold, results):
+    save(self, fold, results)
+    saved.append(fold)
+    if len(saved) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+FinishedQueries.save = save_and_die
+cli.main(sys.argv[1:])
+"""
+
+
+def test_an_evaluation_that_is_killed_continues_with_the_same_results(here, monkeypatch):
+    whole, killed = here / "runs" / "whole", here / "runs" / "killed"
+    given = ("fewshot", "evaluate", str(here / "volumes"), "--backbone", str(here / "net"), *QUICK)
+    more = ("--organs", "1", "--floors", "copy", "oracle", "--adapt.steps", "1", "--device", "cpu")
+    assert cli.main([*given, *more, "--out", str(whole)]) == 0
+    command = [sys.executable, "-c", KILLED_AFTER_3, *given, *more, "--out", str(killed)]
+    assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == -signal.SIGKILL
+    [folder] = (killed / "finished_queries").iterdir()
+    assert sum(path.suffix == ".npz" for path in folder.iterdir()) == 3
+    assert (
+        len({line["scan"] for line in csv.DictReader((folder / "scans.csv").read_text().splitlines())}) == 3
+    )
+    measured = []
+    save = FinishedQueries.save
+    monkeypatch.setattr(FinishedQueries, "save", lambda *args: measured.append(args) or save(*args))
+    assert cli.main([*given, *more, "--out", str(killed)]) == 0
+    assert len(measured) == 3
+    assert {path.name for path in killed.iterdir()} == {path.name for path in whole.iterdir()}
+    for name in (
+        "scans.csv",
+        "summary.csv",
+        *(f"figures/{path.name}" for path in (whole / "figures").iterdir()),
+    ):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    adaptation = [
+        [
+            {**line, "seconds": ""}
+            for line in csv.DictReader((out / "adaptation.csv").read_text().splitlines())
+        ]
+        for out in (whole, killed)
+    ]
+    assert adaptation[0] == adaptation[1]
+    metrics = [json.loads((out / "metrics.json").read_text()) for out in (whole, killed)]
+    for one in metrics:
+        one["metrics"] = {
+            name: value for name, value in one["metrics"].items() if not name.startswith("seconds/")
+        }
+    assert metrics[0] == metrics[1]
 
 
 def test_a_folder_that_is_not_ours_is_refused_before_the_work(here, tmp_path, capsys):

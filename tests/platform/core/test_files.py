@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
-from vetdino.platform.core.files import atomic_path, atomic_write
+from vetdino.platform.core.files import atomic_path, atomic_write, explain_os_error
 
 
 def test_a_file_is_written_whole(tmp_path):
@@ -27,3 +29,26 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         full_disk()
     assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full; free some space"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "/ro"),
+            "/ro: Read-only file system; choose a path that",
+        ),
+        (OSError(errno.EDQUOT, "Disk quota exceeded", "/q"), "/q: Disk quota exceeded; free some space"),
+        (OSError("words"), "words; look for the cause"),
+        (TimeoutError(), "TimeoutError; look for the cause"),
+    ],
+)
+def test_an_error_of_the_disk_says_what_where_and_what_to_do(error, text):
+    assert explain_os_error(error).startswith(text)
+
+
+def test_another_place_can_be_named_or_none():
+    error = PermissionError(errno.EACCES, "Permission denied", "/archive/Doe^Jane.dcm")
+    assert explain_os_error(error, "a file in /archive").startswith("a file in /archive: Permission denied")
+    assert explain_os_error(error, "").startswith("Permission denied; choose")

@@ -41,6 +41,23 @@ def test_a_line_is_printed_at_most_every_few_seconds(capsys, monkeypatch):
     assert lines[-1]["loss"] == pytest.approx(1 / 42, rel=1e-3)
 
 
+def test_a_stage_is_printed_at_once_and_goes_with_the_first_unit(capsys):
+    with Progress("pretrain", total=2) as bar:
+        bar.stage("starting Ray")
+        bar.stage("starting Ray")
+        bar.stage("")
+        bar.advance(2)
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line.get("stage") for line in lines] == ["starting Ray", None]
+    assert [line["done"] for line in lines] == [0, 2]
+
+
+def test_what_is_finished_has_no_stage(capsys):
+    with Progress("pretrain", total=0) as bar:
+        bar.stage("exporting")
+    assert "stage" not in json.loads(capsys.readouterr().err.splitlines()[-1])
+
+
 def test_work_that_breaks_off_does_not_claim_to_be_finished(capsys):
     def broken():
         yield 1

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+import vetdino
 from vetdino.platform.core import tracking
 from vetdino.platform.core.run_folder import history
 from vetdino.platform.core.runs import open_run
 from vetdino.platform.core.tracking import connect, create_database, pages_hint, tracking_address
 
 pytestmark = pytest.mark.slow
+
+ROOT = Path(vetdino.__file__).parent
 
 # Importing MLflow and creating a database takes over ten seconds: those tests are slow.
 
@@ -233,3 +240,103 @@ def test_mlflow_lost_on_the_way_is_one_warning_and_stops_nothing(tmp_path, datab
     (line,) = warnings_in(caplog)
     assert "the work goes on" in line
     assert len(history(tmp_path / "r")) == 3
+
+
+@pytest.mark.parametrize("name", ["what?", "50%25 of all", "a b;c&d=e#f", "Hündin"])
+def test_a_folder_of_any_name_has_its_database_and_its_files(name, tmp_path):
+    folder = tmp_path / name / "r"
+    with opened(folder, tracking_address(folder, None)) as run:
+        run.log_metrics(0, {"view/loss": 5.0})
+        run.log_artifact(folder / "params.json")
+    assert run.run_id
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert {path.name for path in (tmp_path / name).iterdir()} == {"mlflow.db", "mlartifacts", "r"}
+    assert in_mlflow(run.uri, run).data.metrics == {"view/loss": 5.0}
+    assert list((tmp_path / name / "mlartifacts").glob("*/artifacts/params.json"))
+
+
+def test_the_command_that_serves_a_database_can_be_pasted_into_a_shell():
+    command = pages_hint("sqlite:////data/a b;c/mlflow.db", "7", "abc").partition(", then ")[0]
+    assert shlex.split(command)[-1] == "sqlite:////data/a b;c/mlflow.db"
+
+
+FIRST_RUN = """
+import logging, sys
+logging.basicConfig(level=logging.WARNING)
+import mlflow
+from vetdino.platform.core.runs import open_run
+print("ready", flush=True)
+sys.stdin.readline()
+described = {"params": {}, "tags": {"manifest": "m", "config": "c", "seed": 0}}
+with open_run(sys.argv[1], experiment="vetdino/evaluate", name="first", **described) as run:
+    run.log_metrics(0, {"a/b": 1.0})
+print(run.run_id, flush=True)
+"""
+
+
+def test_three_first_runs_on_one_fresh_database_are_all_recorded(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    words = [sys.executable, "-c", FIRST_RUN]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    runs = [subprocess.Popen([*words, str(tmp_path / name)], cwd=ROOT, text=True, **pipes) for name in "abc"]
+    for run in runs:
+        assert run.stdout.readline() == "ready\n"
+    for run in runs:
+        run.stdin.write("\n")
+        run.stdin.flush()
+    printed = [run.communicate(timeout=240) for run in runs]
+    assert not [line for _, err in printed for line in err.splitlines() if "no tracking" in line]
+    client = connect(tracking_address(tmp_path / "a"))
+    assert all(client.get_run(out.strip()).info.status == "FINISHED" for out, _ in printed)
+    assert len(client.search_experiments()) == 2
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_database_that_cannot_be_opened_is_one_warning_without_minutes_of_retries(tmp_path, caplog):
+    (tmp_path / "mlflow.db").mkdir()
+    began = time.monotonic()
+    with opened(tmp_path / "r", f"sqlite:///{tmp_path}/mlflow.db") as run:
+        run.log_metrics(0, {"view/loss": 5.0})
+    assert time.monotonic() - began < 30
+    assert len(warnings_in(caplog)) == 1
+    assert run.view_hint == f"no run was recorded; see {tmp_path / 'r' / 'metrics.jsonl'}"
+    assert [line["view/loss"] for line in history(tmp_path / "r")] == [5]
+
+
+def test_a_server_that_cannot_be_reached_is_one_warning_that_names_the_later_folder(tmp_path, caplog):
+    with opened(tmp_path / ".r.new", "http://127.0.0.1:9", shown_folder=tmp_path / "r") as run:
+        run.log_metrics(0, {"view/loss": 5.0})
+    (warning,) = warnings_in(caplog)
+    assert f"the files in {tmp_path / 'r'} are written all the same" in warning
+    assert run.view_hint == f"no run was recorded; see {tmp_path / 'r' / 'metrics.jsonl'}"
+    assert [line["view/loss"] for line in history(tmp_path / ".r.new")] == [5]
+
+
+def test_a_deleted_experiment_is_named_with_the_command_that_restores_it(tmp_path, caplog):
+    uri = tracking_address(tmp_path / "any", None)
+    with opened(tmp_path / "first", uri) as run:
+        pass
+    connect(uri).delete_experiment(run.experiment_id)
+    with opened(tmp_path / "second", uri) as run:
+        run.log_metrics(0, {"view/loss": 5.0})
+    (warning,) = warnings_in(caplog)
+    assert "the experiment vetdino/pretrain was deleted there" in warning
+    assert "mlflow experiments restore --experiment-id" in warning
+    assert [line["view/loss"] for line in history(tmp_path / "second")] == [5]
+
+
+def test_a_folder_whose_mlflow_run_was_deleted_gets_a_new_one(tmp_path, database, caplog):
+    with opened(tmp_path / "r", database) as first:
+        first.log_metrics(0, {"view/loss": 5.0})
+    connect(database).delete_run(first.run_id)
+    with opened(tmp_path / "r", database) as second:
+        second.log_metrics(1, {"view/loss": 4.0})
+    assert second.run_id not in ("", first.run_id)
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["run_id"] == second.run_id
+    assert warnings_in(caplog) == []
+    (tmp_path / "r" / "run.json").write_text(
+        json.dumps({"run_id": "f" * 32, "experiment_id": "1", "tracking_uri": database})
+    )
+    with opened(tmp_path / "r", database) as third:
+        pass
+    assert third.run_id not in ("", "f" * 32)

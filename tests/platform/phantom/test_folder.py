@@ -80,7 +80,7 @@ def test_a_damaged_card_is_refused(tmp_path, card):
 
 def test_a_place_that_cannot_be_written_is_a_data_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot write"):
+    with pytest.raises(DataError, match="run again; finished"):
         fill(tmp_path / "file" / "out", Settings())
 
 

@@ -15,6 +15,7 @@ from vetdino.platform.training.cluster import (
     WorkerContext,
     _training_error,
     read_status,
+    report_stage,
     run_on_ray,
     watch_status,
 )
@@ -43,6 +44,18 @@ def test_a_status_is_reported_meanwhile_and_its_last_state_at_the_end(tmp_path):
         status.write_text(json.dumps({"step": 7}))
     assert (seen[0], seen[-1]) == (1, 7)
     assert not [thread for thread in threading.enumerate() if "watch" in thread.name]
+
+
+def test_a_stage_is_added_by_the_first_worker_and_removed_again(tmp_path):
+    status, first, second = tmp_path / "status.json", *(WorkerContext(rank, 2, None) for rank in (0, 1))
+    report_stage(status, second, "loading")
+    assert read_status(status) == {}
+    report_stage(status, first, "loading")
+    status.write_text(json.dumps({"step": 3, **read_status(status)}))
+    report_stage(status, first, "the first steps")
+    assert read_status(status) == {"step": 3, "stage": "the first steps"}
+    report_stage(status, first, "")
+    assert read_status(status) == {"step": 3}
 
 
 def test_a_watch_ends_with_an_error_too(tmp_path):

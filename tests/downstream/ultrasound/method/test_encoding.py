@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vetdino.downstream.ultrasound.config import ZeroshotConfig
+from vetdino.downstream.ultrasound.config import CosegmentConfig, ZeroshotConfig
 from vetdino.downstream.ultrasound.method import encoding
 from vetdino.downstream.ultrasound.method.encoding import EncoderPair, FrameEncoder, patch_coverage
 from vetdino.platform.core.errors import ConfigError
@@ -27,6 +27,12 @@ def test_blocks_are_counted_from_1_and_another_one_is_refused(tiny):
     for block in (0, 3):
         with pytest.raises(ConfigError, match="blocks 1 to 2"):
             FrameEncoder(tiny, ZeroshotConfig(block=block))
+
+
+def test_a_head_that_there_is_not_is_refused_before_a_frame_is_encoded(tiny):
+    FrameEncoder(tiny, ZeroshotConfig(cosegment=CosegmentConfig(heads=(0, 1))))
+    with pytest.raises(ConfigError, match="there are 2 heads, counted from 0"):
+        FrameEncoder(tiny, ZeroshotConfig(cosegment=CosegmentConfig(heads=(0, 2))))
 
 
 def test_patches_cover_what_is_left_when_the_picture_is_no_multiple(tiny):

@@ -140,7 +140,7 @@ def test_a_full_disk_is_a_data_error_and_leaves_no_half_written_study(tmp_path, 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(DataError, match="No space left on device"):
+    with pytest.raises(DataError, match="the disk is full"):
         write_radiographs(tmp_path / "out", replace(SMALL, studies=1))
     assert [path.name for path in (tmp_path / "out").rglob("*") if path.is_file()] == ["phantom.json"]
     monkeypatch.undo()
