@@ -51,10 +51,7 @@ class AppState:
         given = self.given[number] if number < len(self.given) else None
         if isinstance(given, Path):
             return SimilarStudies(Gallery.open(given, backbone), self._places(SPLITS))
-        if given is not None:
-            features = given
-        else:
-            features = extract(backbone, config.shards, [config.split], level="study")
+        features = extract(backbone, config.shards, [config.split], level="study") if given is None else given
         rebuild = f"vetdino embed {config.backbones[number]} {config.shards}"
         return build_similar(features, backbone, self._places(features.splits), rebuild=rebuild)
 

@@ -234,6 +234,7 @@ ARGUMENTS = {
     "phantom": ["OUT"],
     "ingest": ["source", "OUT"],
     "embed": ["backbone", "shards", "OUT"],
+    "index build": ["features", "OUT"],
     "evaluate": ["backbone", "shards"],
     "compare-backbones": ["backbone", "--shards", "s"],
     **{f"zeroshot {name}": ["domains", "--backbone", "b"] for name in ("assess", "scatter", "same-domain")},
