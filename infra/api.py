@@ -31,7 +31,7 @@ def phantom(
     """
     from .commands.phantom import KINDS
 
-    command = with_settings(KINDS[kind], {**settings, "out": out})
+    command: Any = with_settings(KINDS[kind], {**settings, "out": out})
     with command.locked("vetdino.phantom"):
         return command.run()
 

@@ -117,8 +117,8 @@ def _initial_backbone(config: PretrainConfig, weights: SourceWeights) -> Backbon
     card = weights.card
     backbone = random_backbone(config.backbone, config.seed)
     # A kernel for color is folded for our default mean and std; one for gray keeps those that it was trained with.
-    kept = {} if weights.normalization else {"mean": card.mean, "std": card.std}
-    backbone.card = replace(backbone.card, positions=card.positions, **kept)
+    kept = backbone.card if weights.normalization else card
+    backbone.card = replace(backbone.card, positions=card.positions, mean=kept.mean, std=kept.std)
     try:
         copy_weights(backbone, weights.state, weights.normalization)
     except (RuntimeError, KeyError) as error:

@@ -88,12 +88,12 @@ def folder_lock(out: Path | str, action: str) -> Iterator[None]:
     made = [folder for folder in out.parents if not folder.exists()]
     try:
         try:
-            lock = _acquire(_places(out)[0], out, action)
+            held = _acquire(_places(out)[0], out, action)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not out.is_dir():
                 raise
-            lock = _acquire(out / INSIDE, out, action)
-        with _released(*lock):
+            held = _acquire(out / INSIDE, out, action)
+        with _released(*held):
             yield
     finally:
         for folder in made:
