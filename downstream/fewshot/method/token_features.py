@@ -80,6 +80,7 @@ class TokenFeatures:
             directions_CR = self._blank_directions(*images_n1ST.shape[2:]).to(features)
             along = torch.einsum("nchw,cr->nrhw", features, directions_CR)
             features = features - torch.einsum("nrhw,cr->nchw", along, directions_CR)
+        features = on_even_cells(features, images_n1ST.shape[2:], self.backbone.patch, self.stride)
         if scale == 1:
             return features
         cells = [(side - self.backbone.patch) // self.stride + 1 for side in sides]
@@ -102,6 +103,27 @@ class TokenFeatures:
 
     def __repr__(self) -> str:
         return f"TokenFeatures({self.backbone.card.label}, side {self.side}, stride {self.stride})"
+
+
+def on_even_cells(features_nChw: Tensor, sides: Sequence[int], patch: int, stride: int) -> Tensor:
+    """Features of patches that overlap, bilinearly on cells that divide an image of these sides evenly: (n, C, h, w).
+
+    The centers of overlapping patches leave half a patch at each edge, those of cells half a cell, and masks, body
+    coordinates and scores are laid on cells. Cells beyond the outermost centers take the nearest patch. Patches side by
+    side are such cells: their features come back as they are.
+    """
+    if stride == patch:
+        return features_nChw
+    places = []
+    for side, cells in zip(sides, features_nChw.shape[2:], strict=True):
+        centers = (torch.arange(cells, device=features_nChw.device) + 0.5) * side / cells
+        number = ((centers - patch / 2) / stride).clamp(0, cells - 1)
+        places.append(
+            number / max(cells - 1, 1) * 2 - 1
+        )  # -1 and 1: the centers of the first and the last patch
+    y_hw, x_hw = torch.meshgrid(*places, indexing="ij")
+    grid_nhw2 = torch.stack([x_hw, y_hw], dim=-1).to(features_nChw).expand(len(features_nChw), -1, -1, -1)
+    return F.grid_sample(features_nChw, grid_nhw2, mode="bilinear", align_corners=True)
 
 
 def image_batches(images_nKST: Tensor, device: torch.device) -> tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vetdino.downstream.fewshot.method import token_features
 from vetdino.downstream.fewshot.method.config import SliceConfig
 from vetdino.downstream.fewshot.method.slices import resized, standardized
 from vetdino.downstream.fewshot.method.token_features import TokenFeatures
@@ -104,3 +105,19 @@ def test_layers_and_directions_that_the_backbone_does_not_have_are_refused(ellip
         TokenFeatures(tiny, SliceConfig(grid=4, stride=3))
     with pytest.raises(ConfigError, match="debias is 16"):
         TokenFeatures(tiny, SliceConfig(grid=4, debias=16))(ellipse_scan(), [0])
+
+
+def test_overlapping_patches_are_laid_where_masks_and_scores_have_their_cells(tiny, monkeypatch):
+    def centers(backbone, images_n1ST, layers, stride):
+        places = [
+            torch.arange(0, side - tiny.patch + 1, stride) + tiny.patch / 2 for side in images_n1ST.shape[2:]
+        ]
+        return torch.stack(torch.meshgrid(*places, indexing="ij")).expand(len(images_n1ST), -1, -1, -1)
+
+    monkeypatch.setattr(token_features, "patch_tokens", centers)
+    features = TokenFeatures(tiny, SliceConfig(grid=15, stride=2, coordinates=0))
+    side, half = features.side, tiny.patch / 2
+    (y_hw, x_hw) = features.encode(torch.zeros(1, 1, side, side))[0]
+    expected = ((torch.arange(15) + 0.5) * side / 15).clamp(half, side - half)
+    torch.testing.assert_close(y_hw, expected[:, None].expand(15, 15))
+    torch.testing.assert_close(x_hw, expected.expand(15, 15))
