@@ -23,13 +23,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/vetdino demo $(ARGS)
 
-# Every test, on two processes; tests that start Ray share one of them.
+# Every test, on two processes; a file stays in one of them, so that its fixtures are made once.
 test: setup browser
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What is fast: no training, no Ray, no browser.
 quick: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu" $(ARGS)
 
 check: setup types docs
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What every test shares: quiet, repeatable surroundings, and which tests go to one process of `pytest -n 2`."""
+"""What every test shares: quiet, repeatable surroundings, and which files come first."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault(f"{library}_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)
+LONGEST = ("tests/pretrain/test_job.py", "tests/test_tutorials.py")
+"""Files that start many Ray jobs: begun last, they would keep one process busy while the other has nothing left."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file stays in one process, so that its fixtures are made once; all that start Ray share one process."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+    """The longest files come first."""
+    items.sort(key=lambda item: item.location[0] not in LONGEST)

@@ -17,7 +17,6 @@ ROOMS = ("platform", "pretrain", "downstream", "serving", "infra")
 TRAINS = ("vetdino.infra.api", "vetdino.pretrain")
 TRAINING = [
     pytest.mark.slow,
-    pytest.mark.xdist_group("ray"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # Ray's own, as it builds its data context
 ]
 WITH_EXAMPLES = sorted(

@@ -23,7 +23,7 @@ from vetdino.platform.core.extras import EXTRAS
 ROOT = Path(vetdino.__file__).resolve().parent
 SHIPPED = ROOT / "infra" / "zoo" / "small"
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("light")]
+pytestmark = pytest.mark.slow
 
 
 def closure(requirements: list[str]) -> set[str]:

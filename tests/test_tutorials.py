@@ -15,7 +15,7 @@ PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 FIRST = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SHELL = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 
 def run(folder: Path, command: list[str]) -> str:

@@ -114,6 +114,7 @@ def _concatenated(tables: Sequence[Features]) -> Features:
         views=tuple(view for table in tables for view in table.views),
         vectors=np.concatenate([table.vectors for table in tables]),
         labels=np.concatenate([table.labels for table in tables]),
+        projections=tuple(projection for table in tables for projection in table.projections),
     )
 
 

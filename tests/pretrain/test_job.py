@@ -25,8 +25,6 @@ from vetdino.pretrain.checkpoints import checkpoints_folder
 from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.job import pretrain
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 ROOT = Path(__file__).resolve().parents[2]
 
 STEPS = 120

@@ -15,7 +15,7 @@ from vetdino.serving.gallery.config import IndexConfig
 from vetdino.serving.gallery.gallery import Gallery
 from vetdino.serving.gallery.sharded import ShardedGallery
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]
+pytestmark = pytest.mark.slow
 
 QUERIES = table(4, 16, seed=5).vectors
 
