@@ -201,10 +201,8 @@ def _run(name: str, arguments: list[str]) -> int:
         return 0
     except VetdinoError as error:
         return _fail(str(error), 1)
-    except _Terminated:
-        return _fail(f"stopped; {entry.again}", 128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        return _fail(f"stopped; {entry.again}", 130)
+    except KeyboardInterrupt as interruption:
+        return _fail(f"stopped; {entry.again}", _interruption_code(interruption))
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -214,6 +212,24 @@ def _run(name: str, arguments: list[str]) -> int:
         if stop.code == signal.SIGTERM:
             return _fail(f"stopped; {entry.again}", 128 + signal.SIGTERM)
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:
+        behind = _interruption_behind(error)
+        if behind is None:
+            raise
+        return _fail(f"stopped; {entry.again}", _interruption_code(behind))
+
+
+def _interruption_code(interruption: KeyboardInterrupt) -> int:
+    """The exit code after Ctrl-C or SIGTERM."""
+    return 128 + (signal.SIGTERM if isinstance(interruption, _Terminated) else signal.SIGINT)
+
+
+def _interruption_behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The interruption while whose handling an error was raised, as by a ZIP file that is closed half-written."""
+    context = error.__context__
+    while context is not None and not isinstance(context, KeyboardInterrupt):
+        context = context.__context__
+    return context
 
 
 class _Terminated(KeyboardInterrupt):

@@ -329,6 +329,18 @@ def test_of_two_commands_into_one_folder_the_second_is_refused(tmp_path):
     assert "is writing there" in err.splitlines()[-1]
 
 
+def test_an_error_in_the_clearing_up_after_ctrl_c_is_still_a_stop(monkeypatch, capsys, tmp_path):
+    def run(self):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise ValueError("cannot close the ZIP file")
+
+    monkeypatch.setattr(PhantomRadiographs, "run", run)
+    assert cli.main(["phantom", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == "vetdino: stopped; run the same command again to continue\n"
+
+
 def test_our_own_mistake_keeps_its_traceback(monkeypatch, tmp_path):
     ends_with(monkeypatch, AssertionError("ours"))
     with pytest.raises(AssertionError, match="ours"):

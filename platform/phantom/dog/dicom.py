@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
@@ -65,8 +67,16 @@ def dicom_dataset(
     dataset["PixelData"].VR = "OW"
     syntax = SYNTAXES[(plan.index + number) % len(SYNTAXES)]
     if syntax in ENCODERS:
-        dataset.compress(syntax, encoding_plugin=ENCODERS[syntax], generate_instance_uid=False)
+        _compress(dataset, syntax)
     return dataset
+
+
+def _compress(dataset: Dataset, syntax: str) -> None:
+    """Encodes the pixels, in a thread: OpenJPEG's encoder calls Python back and crashes where Ctrl-C raises there."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(
+            dataset.compress, syntax, encoding_plugin=ENCODERS[syntax], generate_instance_uid=False
+        ).result()
 
 
 def _set_patient(dataset: Dataset, plan: StudyPlan) -> None:
