@@ -65,3 +65,12 @@ def explain_os_error(error: OSError, file: str | None = None) -> str:
         reason = "the disk is full"
     remedy = REMEDIES.get(error.errno or 0, "look for the cause")
     return f"{file}: {reason}; {remedy}" if file else f"{reason}; {remedy}"
+
+
+def fsync_path(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

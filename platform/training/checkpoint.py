@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CheckpointError
-from ..core.files import atomic_path, atomic_write
+from ..core.files import atomic_path, atomic_write, fsync_path
 
 SEAL = "seal.json"
 """Name -> sha256 of every other file in the folder; written last."""
@@ -55,12 +55,12 @@ def publish(root: Path, step: int) -> Path:
     draft, final = draft_of(root, step), folder_of(root, step)
     atomic_write(draft / SEAL, json.dumps(_digests(draft), indent=1, sort_keys=True))
     for path in sorted(draft.rglob("*"), reverse=True):
-        _fsync(path)
-    _fsync(draft)
+        fsync_path(path)
+    fsync_path(draft)
     if final.exists():
         remove(final)
     os.replace(draft, final)
-    _fsync(root)
+    fsync_path(root)
     return final
 
 
@@ -184,15 +184,6 @@ class AsyncWriter:
             )
         except Exception as error:
             self._failure = error
-
-
-def _fsync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...platform.core.errors import GalleryError
-from ...platform.core.files import atomic_write
+from ...platform.core.files import atomic_write, fsync_path
 from .manifest import MANIFEST, FileRecord, GalleryManifest, short_digest
 
 CURRENT, LOCK = "CURRENT", ".lock"
@@ -90,12 +90,12 @@ class Draft:
         files = {path.name: _record(path, known) for path in sorted(self.folder.iterdir())}
         manifest = replace(manifest, files=files)
         atomic_write(self.folder / MANIFEST, manifest.encoded)
-        _sync_folder(self.folder)
+        fsync_path(self.folder)
         version = self.bundle / f"{self.number:06d}-{short_digest(manifest.digest)}"
         os.rename(self.folder, version)
-        _sync_folder(self.bundle)
+        fsync_path(self.bundle)
         atomic_write(self.bundle / CURRENT, version.name + "\n")
-        _sync_folder(self.bundle)
+        fsync_path(self.bundle)
         _remove_others(self.bundle, version.name)
         return manifest
 
@@ -166,12 +166,3 @@ def _record(path: Path, known: GalleryManifest | None) -> FileRecord:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes names in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

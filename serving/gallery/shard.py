@@ -33,7 +33,7 @@ from .vectors import exact_cosines, unit_blocks
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ShardQuery:
-    """What every shard is asked: queries (M, D) float32 of length 1, and which rows may be found.
+    """What is sent to every shard: queries (M, D) float32 of length 1, and which rows may be found.
 
     count: rows to find for each query. effort: factor on how much of an approximate index is scanned. exact: whether to
     compare every row that may be found, without the index.

@@ -1,7 +1,7 @@
 """A gallery divided among Ray actors, each with a range of ids: for vectors that one machine cannot hold.
 
 The folder must be on storage that all machines share. The answer is that of the undivided gallery; where a shard does
-not answer, there is an error, or, where asked for, an answer that says which rows are missing.
+not answer, there is an error, or, by `search_partial`, an answer that says which rows are missing.
 """
 
 from __future__ import annotations
