@@ -17,7 +17,7 @@ from ..platform.measure.descriptors import Descriptor
 from ..platform.measure.features import Features
 from .gallery.build import FeaturesSource, build
 from .gallery.gallery import Gallery
-from .studies import Place
+from .studies import Place, StudyPlaces
 
 if TYPE_CHECKING:
     from ..platform.models.backbone import Backbone
@@ -33,26 +33,25 @@ class StudyMatch:
 
 
 class SimilarStudies:
-    """A gallery by study, and where the app has its studies (key -> place).
+    """A gallery by study, and where the app has its studies.
 
     Raises GalleryError for a gallery by view.
     """
 
-    def __init__(self, gallery: Gallery, places: Mapping[str, Place]) -> None:
+    def __init__(self, gallery: Gallery, places: StudyPlaces) -> None:
         if gallery.manifest.level != "study":
             raise GalleryError(
                 f"this gallery is of level {gallery.manifest.level}, the app needs level study; build it from a table "
                 "that `vetdino embed --level study` wrote"
             )
         self.gallery, self.places = gallery, places
-        self._keys = {place: key for key, place in places.items()}
 
     def of(self, place: Place, k: int) -> list[StudyMatch]:
         """The k studies of other patients with the largest cosine to a study, best first; those the app can show.
 
         Raises GalleryError if the study is not in the gallery.
         """
-        key = self._keys.get(place)
+        key = self.places.key(place)
         if key is None or self.gallery.metadata.find(key, "") is None:
             raise GalleryError(
                 f"study {place[1]} of split {place[0]} has no features here; "
@@ -61,10 +60,11 @@ class SimilarStudies:
         wanted = k
         while True:
             matches = self.gallery.similar(key, wanted)
+            places = self.places.find([match.item.key for match in matches])
             shown = [
-                StudyMatch(self.places[match.item.key], match.score, match.item.findings)
-                for match in matches
-                if match.item.key in self.places
+                StudyMatch(place, match.score, match.item.findings)
+                for match, place in zip(matches, places, strict=True)
+                if place is not None
             ]
             if len(shown) >= k or len(matches) < wanted:
                 return shown[:k]
@@ -75,9 +75,9 @@ class SimilarStudies:
 
 
 def build_similar(
-    features: Features, backbone: Backbone, places: Mapping[str, Place], *, rebuild: str
+    features: Features, backbone: Backbone, places: StudyPlaces, *, rebuild: str
 ) -> SimilarStudies:
-    """From the studies that are both in the features and in `places` (key -> place).
+    """From the studies that are both in the features and in `places`.
 
     rebuild: the command that makes matching features, for error messages. Raises GalleryError if the features are of
     another backbone, not of studies, or contain none of the places.
@@ -96,7 +96,7 @@ def build_similar(
             f"these features are of level {features.level}, a gallery needs level study; "
             f"make them again with `{rebuild}`"
         )
-    rows = [row for row, key in enumerate(features.keys) if key in places]
+    rows = [row for row, place in enumerate(places.find(features.keys)) if place is not None]
     if not rows:
         raise GalleryError(
             f"these features contain none of the studies shown; make them again with `{rebuild}`"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,16 +49,11 @@ class AppState:
         config = self.config
         given = self.given[number] if number < len(self.given) else None
         if isinstance(given, Path):
-            return SimilarStudies(Gallery.open(given, backbone), self._places(SPLITS))
+            return SimilarStudies(Gallery.open(given, backbone), self.studies.places(SPLITS))
         features = extract(backbone, config.shards, [config.split], level="study") if given is None else given
         rebuild = f"vetdino embed {config.backbones[number]} {config.shards}"
-        return build_similar(features, backbone, self._places(features.splits), rebuild=rebuild)
-
-    def _places(self, splits: Iterable[str]) -> dict[str, Place]:
-        places: dict[str, Place] = {}
-        for split in sorted(set(splits)):
-            places |= self.studies.places(split)
-        return places
+        places = self.studies.places(sorted(set(features.splits)))
+        return build_similar(features, backbone, places, rebuild=rebuild)
 
     def encoder(self, number: int) -> ViewEncoder:
         """The number-th backbone. Raises NotHereError."""

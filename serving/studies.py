@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,6 +23,38 @@ class NotHereError(DataError):
     """A request names a study, view, head or backbone that the app does not have."""
 
 
+class StudyPlaces:
+    """Places of studies by key and back, looked up in the index: nothing is held in memory. Thread-safe.
+
+    counts: studies of each split that have a place, the first ones.
+    """
+
+    def __init__(
+        self, indexes: Mapping[str, StudyIndex], counts: Mapping[str, int], lock: threading.Lock
+    ) -> None:
+        self._indexes, self._counts, self._lock = indexes, counts, lock
+
+    def find(self, keys: Sequence[str]) -> list[Place | None]:
+        """The place of each key, None where there is none."""
+        places: list[Place | None] = [None] * len(keys)
+        for split, index in self._indexes.items():
+            with self._lock:
+                rows = index.find(keys)
+            for number in np.flatnonzero((rows >= 0) & (rows < self._counts[split])):
+                places[number] = (split, int(rows[number]))
+        return places
+
+    def key(self, place: Place) -> str | None:
+        """The key of the study at a place, None where there is none."""
+        split, position = place
+        if not 0 <= position < self._counts.get(split, 0):
+            return None
+        return self._indexes[split].key(position)
+
+    def __repr__(self) -> str:
+        return f"StudyPlaces({sum(self._counts.values())} studies)"
+
+
 class StudyBrowser:
     """Loads studies by place; thread-safe.
 
@@ -34,7 +66,8 @@ class StudyBrowser:
         self.split = split
         self._lock = threading.Lock()
         self._index = lru_cache(maxsize=None)(lambda name: StudyIndex(shards, name))
-        self.count = len(self._index(split).keys()[:limit])
+        size = len(self._index(split))
+        self.count = size if limit is None else len(range(size)[:limit])
         if not self.count:
             counts = ", ".join(f"{name} {self.manifest.studies(name)}" for name in SPLITS)
             raise ConfigError(
@@ -42,11 +75,11 @@ class StudyBrowser:
             )
         self.load = lru_cache(maxsize=64)(self._load)
 
-    def places(self, split: str) -> dict[str, Place]:
-        """Key -> place of the studies of a split; of the app's own split, those that can be opened."""
-        with self._lock:
-            keys = self._index(split).keys()
-        return {key: (split, n) for n, key in enumerate(keys[: self.count] if split == self.split else keys)}
+    def places(self, splits: Iterable[str]) -> StudyPlaces:
+        """Where the studies of these splits are; of the app's own split, those that can be opened."""
+        indexes = {split: self._index(split) for split in splits}
+        counts = {split: self.count if split == self.split else len(indexes[split]) for split in indexes}
+        return StudyPlaces(indexes, counts, self._lock)
 
     def _load(self, place: Place) -> Study:
         split, position = place

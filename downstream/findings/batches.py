@@ -84,10 +84,7 @@ class StudyLoader:
 
     def __init__(self, shards: str, config: FinetuneConfig, side: int, depth: int) -> None:
         self.config, self.side, self.depth = config, side, depth
-        self._rows: dict[str, tuple[StudyIndex, int]] = {}
-        for split in SPLITS:
-            index = StudyIndex(shards, split)
-            self._rows |= {key: (index, row) for row, key in enumerate(index.keys())}
+        self._indexes = [StudyIndex(shards, split) for split in SPLITS]
 
     def batches(self, steps: Iterable[Sequence[str]], epoch: int | None = None) -> Iterator[FinetuneBatch]:
         """A batch for the keys of each step, augmented for the epoch; None does not augment.
@@ -98,12 +95,21 @@ class StudyLoader:
             waiting: deque[list[Future[Prepared]]] = deque()
             for keys in steps:
                 # An index has one position in one open file, so reading is not left to the threads.
-                studies = [index.load(row) for index, row in (self._rows[key] for key in keys)]
+                studies = self._load(keys)
                 waiting.append([pool.submit(self._prepared, study, epoch) for study in studies])
                 if len(waiting) > AHEAD:
                     yield _collated(waiting.popleft())
             while waiting:
                 yield _collated(waiting.popleft())
+
+    def _load(self, keys: Sequence[str]) -> list[Study]:
+        studies: dict[str, Study] = {}
+        for index in self._indexes:
+            left = [key for key in keys if key not in studies]
+            studies |= {
+                key: index.load(row) for key, row in zip(left, index.find(left), strict=True) if row >= 0
+            }
+        return [studies[key] for key in keys]
 
     def _prepared(self, study: Study, epoch: int | None) -> Prepared:
         """All views of a study; its random generator depends on seed, epoch and key alone."""

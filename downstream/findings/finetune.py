@@ -8,7 +8,6 @@ with the highest macro AUROC on the validation split predicts the test split, wh
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -24,9 +23,9 @@ from ...platform.core.device import resolve_device
 from ...platform.core.errors import ConfigError
 from ...platform.core.files import atomic_write
 from ...platform.core.progress import Progress
-from ...platform.data.labels import studies_without_views
+from ...platform.data.index_file import check_sizes, index_table
 from ...platform.data.manifest import load_manifest
-from ...platform.data.study import SPLITS
+from ...platform.data.rows import label_matrix
 from ...platform.measure.features import Features
 from ...platform.measure.predictions import Predictions
 from ...platform.models.backbone import Backbone
@@ -133,18 +132,18 @@ def labeled_splits(shards: str | Path, config: FinetuneConfig) -> TaskSplits:
 
 
 def label_table(shards: str | Path) -> Features:
-    """The labels of all studies, without vectors. Raises ShardError for damaged shards."""
+    """The labels of all studies, without vectors. Raises ShardError where shards are missing or cut."""
     manifest = load_manifest(shards)
-    studies = [study for split in SPLITS for study in studies_without_views(shards, split)]
-    labels = [[study.labels.get(name, math.nan) for name in manifest.findings] for study in studies]
+    check_sizes(shards, manifest.shards)
+    rows = index_table(shards, manifest)
     return Features(
-        keys=tuple(study.key for study in studies),
-        patients=tuple(study.patient for study in studies),
-        splits=tuple(study.split for study in studies),
-        views=("",) * len(studies),
-        vectors=np.empty((len(studies), 0), np.float32),
+        keys=tuple(rows["key"].to_pylist()),
+        patients=tuple(rows["patient"].to_pylist()),
+        splits=tuple(rows["split"].to_pylist()),
+        views=("",) * len(rows),
+        vectors=np.empty((len(rows), 0), np.float32),
         findings=manifest.findings,
-        labels=np.array(labels, np.float32).reshape(len(studies), len(manifest.findings)),
+        labels=label_matrix(rows, manifest.findings),
         backbone="",
         manifest=manifest.digest,
     )

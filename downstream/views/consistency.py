@@ -117,10 +117,10 @@ def open_truth(shards: str | Path, config: ConsistencyConfig) -> TruthArchive:
     """The ground truth. Raises ConfigError where it is missing, DataError where it is of none of the test studies."""
     assert config.truth is not None
     truths = TruthArchive(config.truth, config.secret or Path(f"{shards}.secret"))
-    keys = StudyIndex(shards, "test").keys()
-    if not any(key in truths for key in keys):
+    index = StudyIndex(shards, "test")
+    if not (index.find(truths) >= 0).any():
         raise DataError(
-            f"{config.truth}: holds the truth of none of the {len(keys)} test studies under this secret; give the "
+            f"{config.truth}: holds the truth of none of the {len(index)} test studies under this secret; give the "
             "archive and the key file that the shards were made from"
         )
     return truths
@@ -131,7 +131,7 @@ def _studies_with_truth(
 ) -> Iterator[tuple[Study, list[tuple[View, ViewTruth | None]]]]:
     """The chosen test studies, each view with its map."""
     index = StudyIndex(shards, "test")
-    rows = {key: row for row, key in enumerate(index.keys()) if key in truths}
+    rows = {key: int(row) for key, row in zip(truths, index.find(truths), strict=True) if row >= 0}
     keys = chosen_keys(rows, config.truth_studies, seed)
     for key in track(keys, label=f"truth, {source.name}", unit="studies"):
         study = index.load(rows[key])

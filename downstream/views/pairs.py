@@ -110,12 +110,9 @@ def load_view_tensors(
 def _usable_views(shards: str | Path, split: str, most: int, side: int) -> Iterator[tuple[Study, View]]:
     """Studies with their decoded views, one by one, until a study has more views than are left of `most`."""
     index = StudyIndex(shards, split)
-    keys = index.keys()
-    for row in sorted(range(len(index)), key=lambda row: stable_hash(keys[row])):
+    for row in _rows_with_pairs(index):
         study = index.load(row)
         wanted = [number for number, view in enumerate(study.views) if view.projection in SYNTHESIZED]
-        if len({study.views[number].projection for number in wanted}) < 2:
-            continue
         views = [view for view in (_decoded(study, number) for number in wanted) if _has_content(view, side)]
         if len({view.projection for view in views}) < 2:
             continue
@@ -123,6 +120,16 @@ def _usable_views(shards: str | Path, split: str, most: int, side: int) -> Itera
         if most < 0:
             return
         yield from ((study, view) for view in views)
+
+
+def _rows_with_pairs(index: StudyIndex) -> np.ndarray:
+    """The studies with two SYNTHESIZED projections, in the order of a hash of their keys."""
+    hashes, rows = [], []
+    for row, (key, projections) in enumerate(index.each("key", "projections")):
+        if len(set(projections.split()).intersection(SYNTHESIZED)) > 1:
+            hashes.append(stable_hash(key))
+            rows.append(row)
+    return np.array(rows, np.int64)[np.argsort(np.array(hashes, np.uint64), kind="stable")]
 
 
 def _decoded(study: Study, number: int) -> View:

@@ -11,6 +11,7 @@ from the middle of the picture; in the animal x runs to its left, y dorsal, z cr
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,6 +120,9 @@ class TruthArchive:
 
     def __contains__(self, key: object) -> bool:
         return key in self._maps
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._maps)
 
     def __len__(self) -> int:
         return len(self._maps)

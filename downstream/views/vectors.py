@@ -32,11 +32,11 @@ def view_vectors(features: Features, shards: str | Path, split: str, most: int, 
     """The views of at most `most` studies of a split. Raises FeaturesError where the shards lack one of them."""
     part = features.of(split)
     index = StudyIndex(shards, split)
-    rows = {key: row for row, key in enumerate(index.keys())}
     keys = chosen_keys(part.keys, most, seed)
-    if not rows.keys() >= set(keys):
+    rows = index.find(keys)
+    if (rows < 0).any():
         raise FeaturesError(f"the features are of other shards than {shards}; extract them again")
-    stored = {key: index.load(rows[key]).views for key in keys}
+    stored = {key: index.load(row).views for key, row in zip(keys, rows, strict=True)}
     part = part.rows([row for row, key in enumerate(part.keys) if key in stored])
     views = [
         stored[key][int(name.removeprefix("view"))] for key, name in zip(part.keys, part.views, strict=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ...platform.core.errors import ConfigError
 from ...platform.data.index import StudyIndex
+from ...platform.data.rows import view_counts
 from ...platform.data.study import Study
 from ...serving.attention import MEAN_COLOR, Color, attention_maps, mean_attention_map, overlay
 from ...serving.images import jpeg
@@ -55,13 +56,12 @@ def panel_studies(shards: str | Path, split: str, count: int) -> list[PanelStudy
     """
     index = StudyIndex(shards, split)
     chosen: dict[int, PanelStudy] = {}
+    with_two = np.flatnonzero(view_counts(index.rows) > 1)
     for start in np.linspace(0, len(index), count, endpoint=False).astype(int):
-        for position in range(start, len(index)):
+        position = next((int(row) for row in with_two[with_two >= start] if int(row) not in chosen), None)
+        if position is not None:
             study = index.load(position)
-            if len(study.views) > 1 and position not in chosen:
-                views = (0, _other_projection(study))
-                chosen[position] = PanelStudy(f"{split}-{position}", study, views)
-                break
+            chosen[position] = PanelStudy(f"{split}-{position}", study, (0, _other_projection(study)))
     if not chosen:
         raise ConfigError(f"{shards}: no study with two views in {split}; choose another --split")
     return list(chosen.values())

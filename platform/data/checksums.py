@@ -1,126 +1,76 @@
-"""A checksum for each sample of a shard, in a text file beside its tar: `train-000000.samples.sha256`.
+"""Are shards and index what was written? Every byte is read and compared with the manifest.
 
-A byte that changed inside a JPEG mostly leaves a picture that decodes, but another one; so a sample is compared with
-its checksum whenever it is read. Shards from before there were checksums are read without; `verify` compares
-them, like all others, with the manifest's sha256 of the whole tar.
+A byte that changed inside a JPEG mostly leaves a picture that decodes, but another one. So each sample is compared
+with its checksum in the index whenever it is read; here, whole tars are compared with those of the manifest.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
+import time
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
 
 from ..core.errors import ShardError
 from ..core.progress import track
-from .manifest import Manifest, Shard, load_manifest, open_shard
-from .samples import sample_key, tar_files
-
-SUFFIX = ".samples.sha256"
-
-CHUNK = 2**22
-"""Bytes that `verify` reads at once."""
-
-
-def sample_digest(files: Iterable[tuple[str, bytes]]) -> str:
-    """SHA-256 in hexadecimal over the names and contents of a sample's files, in their order."""
-    total = hashlib.sha256()
-    for name, content in files:
-        total.update(f"{name} {len(content)}\n".encode())
-        total.update(content)
-    return total.hexdigest()
-
-
-def sums_path(shard: str) -> str:
-    """Where the checksums of a shard are.
-
-    >>> sums_path("shards/train-000000.tar")
-    'shards/train-000000.samples.sha256'
-    """
-    return shard.removesuffix(".tar") + SUFFIX
-
-
-def save_sums(files: fsspec.AbstractFileSystem, shard: str, sums: Mapping[str, str]) -> None:
-    """Writes the checksums of a shard, key -> hexadecimal, under a temporary name and renames it."""
-    path = sums_path(shard)
-    text = "".join(f"{digest}  {key}\n" for key, digest in sums.items())
-    files.pipe_file(f"{path}.part", text.encode())
-    files.mv(f"{path}.part", path)
-
-
-def load_sums(files: fsspec.AbstractFileSystem, shard: str) -> dict[str, str]:
-    """Key -> checksum of each sample of a shard; none where the shard has no checksums. Raises ShardError."""
-    path = sums_path(shard)
-    try:
-        text = files.cat_file(path).decode(errors="replace")
-    except FileNotFoundError:
-        return {}
-    lines = text.splitlines()
-    pairs = [match.groups() for line in lines if (match := re.fullmatch(r"([0-9a-f]{64})  ([^.]+)", line))]
-    if not pairs or len(pairs) < len(lines):
-        raise ShardError(f"{path}: damaged; copy it again, or remove it to read the shard unchecked")
-    return {key: digest for digest, key in pairs}
-
-
-def check_sample(key: str, files: Mapping[str, bytes], sums: Mapping[str, str]) -> None:
-    """Raises ShardError where a sample's files are not those that were written. sums: of its shard; none: unchecked."""
-    if sums and sample_digest(files.items()) != sums.get(key):
-        raise ShardError("its bytes are not those that were written; copy the shard again, or ingest again")
+from .index_file import INDEX, UnusableIndexError, made_index, stored_index
+from .manifest import Manifest, load_manifest
+from .rows import ShardScan, reading_order, scan_shard, with_findings
 
 
 def verify(folder: str | Path) -> Manifest:
-    """The manifest, after every shard was compared with its SHA-256.
+    """The manifest, after every shard was compared with its SHA-256 and every row of the index with its study.
 
-    Raises ShardError that names every shard that differs and, where there are checksums, its damaged studies.
+    An index that is missing, damaged or of other shards is made anew. Raises ShardError that names every shard that
+    differs and, where there is an index, its damaged studies.
     """
     manifest = load_manifest(folder)
     files, root = fsspec.core.url_to_fs(str(folder))
-    faults = []
-    for shard in track(manifest.shards, label="verify", unit="shards"):
-        fault = _fault(files, root, shard)
-        faults += [fault] if fault else []
+    reason, start = "", time.monotonic()
+    try:
+        index: pa.Table | None = stored_index(files, root, manifest)
+    except UnusableIndexError as error:
+        index, reason = None, str(error)
+    faults: list[str] = []
+    found: list[pa.Table] = []
+    first = 0
+    for shard in track(reading_order(manifest), label="verify", unit="shards"):
+        known = None if index is None else index.slice(first, shard.studies)
+        first += shard.studies
+        try:
+            scan = scan_shard(files, root, shard)
+        except ShardError as error:
+            faults.append(str(error))
+            continue
+        rows = with_findings(scan.rows, manifest.findings)
+        faults += [fault] if (fault := _fault(scan, rows, known)) else []
+        found += [rows] if index is None else []
     if faults:
         shards = f"{len(faults)} of {len(manifest.shards)} shards"
         raise ShardError(
             f"{folder}: {shards} are not what was written; copy them again, or ingest again: {'; '.join(faults)}"
         )
+    if index is None:
+        made_index(folder, manifest, found, reason, start)
     return manifest
 
 
-def without_sums(folder: str | Path, manifest: Manifest) -> list[str]:
-    """The shards that have no checksum for each sample, so that reading them does not notice a change."""
-    files, root = fsspec.core.url_to_fs(str(folder))
-    return [shard.path for shard in manifest.shards if not files.exists(sums_path(f"{root}/{shard.path}"))]
+def _fault(scan: ShardScan, rows: pa.Table, known: pa.Table | None) -> str:
+    """What is wrong with a shard; "" for nothing. known: its rows in the index."""
+    path = scan.shard.path
+    if scan.sha256 == scan.shard.sha256:
+        if scan.fault:
+            return scan.fault
+        return f"{INDEX} does not belong to {path}" if known is not None and rows != known else ""
+    damaged = _damaged(rows, known) if known is not None else []
+    return path + (f" (studies {', '.join(damaged)})" if damaged else "")
 
 
-def _fault(files: fsspec.AbstractFileSystem, root: str, shard: Shard) -> str:
-    """What is wrong with a shard; "" for nothing."""
-    path, total = f"{root}/{shard.path}", hashlib.sha256()
-    try:
-        with open_shard(files, path) as file:
-            while chunk := file.read(CHUNK):
-                total.update(chunk)
-        damaged = list(_damaged(files, path))
-    except ShardError as error:
-        return str(error)
-    if total.hexdigest() == shard.sha256:
-        return f"{sums_path(shard.path)} does not belong to its shard" if damaged else ""
-    return shard.path + (f" (studies {', '.join(damaged)})" if damaged else "")
-
-
-def _damaged(files: fsspec.AbstractFileSystem, path: str) -> Iterator[str]:
-    """The keys of the samples that differ from their checksums, are missing or too many. Raises ShardError."""
-    sums = load_sums(files, path)
-    if not sums:
-        return
-    missing = set(sums)
-    with open_shard(files, path) as file:
-        for key, sample in groupby(tar_files(file, path), key=lambda member: sample_key(member[0])):
-            if sample_digest(sample) != sums.get(key):
-                yield key
-            missing.discard(key)
-    yield from sorted(missing)
+def _damaged(rows: pa.Table, known: pa.Table) -> list[str]:
+    """The keys of the studies that differ from the index, are missing or too many."""
+    was, now = (
+        dict(zip(table["key"].to_pylist(), table["sha256"].to_pylist(), strict=True))
+        for table in (known, rows)
+    )
+    return [key for key in {**was, **now} if was.get(key) != now.get(key)]

@@ -4,116 +4,116 @@ from __future__ import annotations
 
 import io
 import os
-import tarfile
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import fsspec
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..core.errors import ShardError
-from .checksums import check_sample, load_sums
-from .manifest import Shard, load_manifest, open_shard
-from .samples import not_a_tar, padded_size, sample_key, study_from_files, tar_files
-from .study import Study
+from .index_file import check_sizes, index_table
+from .manifest import Manifest, load_manifest, open_shard
+from .rows import shards_digest
+from .samples import tar_samples
+from .study import SPLITS, Study
 
 HANDLES = 64
 """Files that an index keeps open in a process: a system allows a process 1,024 or fewer in all."""
 
 
-class StudyIndex:
-    """Studies of one split by position, from one pass over the headers of the tars.
+MANY = 1000
+"""More keys than this are found by one pass over all keys, fewer one by one."""
 
-    Pickles small (three integers, a key and a checksum per study) and opens its files again in each process that
-    loads, so that it can be handed to the workers of a data loader. Position i is the i-th study that `read` yields.
+EACH = 4096
+"""Rows that `each` holds as Python objects."""
+
+
+class StudyIndex:
+    """Studies of one split by position: position i is the i-th study that `read` yields.
+
+    `rows` has a row for each, mapped into memory that the processes of a machine share. Pickles as the folder's name
+    and a digest, and opens its files again in each process that loads, so that it can be handed to the workers of a
+    data loader.
     """
 
+    rows: pa.Table
+    """The columns of docs/formats.md; take single values or slices, not the whole as Python objects."""
+
     def __init__(self, folder: str | Path, split: str) -> None:
-        """Raises ShardError where a shard is missing, cut, or holds another number of studies than promised."""
-        self.folder, self.split = str(folder), split
-        self._files, root = fsspec.core.url_to_fs(self.folder)
-        shards = load_manifest(folder).of(split)
-        self._paths = [f"{root}/{shard.path}" for shard in shards]
-        self._keys: list[str] = []
-        rows = [row for number, shard in enumerate(shards) for row in self._scan(number, shard)]
-        self._rows = np.array(rows, np.int64).reshape(-1, 3)  # shard, first byte, last byte + 1
-        self._sums = self._checksums()
-        self._process, self._handles = os.getpid(), OrderedDict[int, IO[bytes]]()
+        """Raises ShardError where a shard is missing or not as large as promised."""
+        manifest = load_manifest(folder)
+        check_sizes(folder, manifest.of(split))
+        self._open(str(folder), split, manifest)
+
+    def _open(self, folder: str, split: str, manifest: Manifest) -> None:
+        self.folder, self.split = folder, split
+        self._files, self._root = fsspec.core.url_to_fs(folder)
+        self._digest = shards_digest(manifest)
+        first = sum(manifest.studies(before) for before in SPLITS[: SPLITS.index(split)])
+        self.rows = index_table(folder, manifest).slice(first, manifest.studies(split))
+        self._shards = len(manifest.of(split))
+        self._by_key: np.ndarray | None = None
+        self._process, self._handles = os.getpid(), OrderedDict[str, IO[bytes]]()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     def __repr__(self) -> str:
-        return f"StudyIndex({self.split}, {len(self)} studies in {len(self._paths)} shards)"
+        return f"StudyIndex({self.split}, {len(self)} studies in {self._shards} shards)"
 
-    def keys(self) -> list[str]:
-        """Keys of the studies, by position."""
-        return list(self._keys)
+    def key(self, index: int) -> str:
+        """The key of the study at a position."""
+        return str(self.rows["key"][index])
+
+    def each(self, *columns: str) -> Iterator[tuple[Any, ...]]:
+        """The values of these columns, study by study, few of them in memory at a time."""
+        for batch in self.rows.select(columns).to_batches(EACH):
+            yield from zip(*(column.to_pylist() for column in batch.columns), strict=True)
+
+    def find(self, keys: Collection[str]) -> np.ndarray:
+        """The positions of the studies with these keys, (M,) int64; -1 where there is none."""
+        column = self.rows["key"]
+        if len(keys) > MANY:
+            found_M = pc.index_in(pa.array(keys, pa.string()), value_set=column.combine_chunks())
+            return found_M.fill_null(-1).to_numpy().astype(np.int64)
+        if self._by_key is None:
+            self._by_key = pc.array_sort_indices(column).to_numpy()
+        order, found = self._by_key, []
+        for key in keys:
+            place = bisect_left(order, key, key=lambda row: column[int(row)].as_py())
+            hit = place < len(order) and column[int(order[place])].as_py() == key
+            found.append(int(order[place]) if hit else -1)
+        return np.array(found, np.int64)
 
     def load(self, index: int) -> Study:
         """The study at a position, in one read, its views undecoded.
 
         Raises ShardError if it is damaged or differs from its checksum.
         """
-        shard, start, stop = map(int, self._rows[index])
-        path = self._paths[shard]
+        shard, start, length, key, digest = (
+            self.rows[name][int(index)].as_py() for name in ("shard", "offset", "length", "key", "sha256")
+        )
+        path = f"{self._root}/{shard}"
         file = self._handle(shard)
         file.seek(start)
-        content = file.read(stop - start)
-        if len(content) < stop - start:
+        content = file.read(length)
+        if len(content) < length:
             raise ShardError(f"{path}: shorter than it was; ingest again")
-        key, digest = self._keys[index], self._sums[index].tobytes().hex()
         try:
-            files = dict(tar_files(io.BytesIO(content), path))
-            check_sample(key, files, {key: digest} if int(digest, 16) else {})
-            return study_from_files(key, files)
+            sample = next(tar_samples(io.BytesIO(content), path), None)
+            if sample is None or sample.key != key:
+                raise ShardError("not the study of the index; copy the shard again, or ingest again")
+            sample.check(digest)
+            return sample.study()
         except ShardError as error:
             raise ShardError(f"{path}: at byte {start}: {error}") from None
 
-    def _scan(self, number: int, shard: Shard) -> Iterator[tuple[int, int, int]]:
-        """(shard, first byte, last byte + 1) of each study of a shard; its key goes to `_keys`."""
-        path = self._paths[number]
-        with open_shard(self._files, path) as file:
-            try:
-                with tarfile.open(fileobj=file, mode="r:") as tar:
-                    spans = [
-                        (
-                            sample_key(header.name),
-                            header.offset,
-                            header.offset_data + padded_size(header.size),
-                        )
-                        for header in tar
-                        if header.isfile()
-                    ]
-            except tarfile.TarError as error:
-                raise not_a_tar(path, error) from None
-        samples = [(key, list(group)) for key, group in groupby(spans, key=lambda span: span[0])]
-        if len(samples) != shard.studies:
-            raise ShardError(
-                f"{path}: {len(samples)} studies, the manifest promises {shard.studies}; ingest again"
-            )
-        for key, group in samples:
-            self._keys.append(key)
-            yield number, group[0][1], group[-1][2]
-
-    def _checksums(self) -> np.ndarray:
-        """(N, 32) uint8: the checksum of each study, zeros where its shard has none. Raises ShardError."""
-        by_shard = [load_sums(self._files, path) for path in self._paths]
-        sums_N32 = np.zeros((len(self), 32), np.uint8)
-        for row, (number, _, _) in enumerate(self._rows):
-            if sums := by_shard[number]:
-                if (digest := sums.get(self._keys[row])) is None:
-                    raise ShardError(
-                        f"{self._paths[number]}: a study is not among its checksums; "
-                        "copy the shard again, or ingest again"
-                    )
-                sums_N32[row] = np.frombuffer(bytes.fromhex(digest), np.uint8)
-        return sums_N32
-
-    def _handle(self, shard: int) -> IO[bytes]:
+    def _handle(self, shard: str) -> IO[bytes]:
         """The open file of a shard; the one that was used longest ago is closed where there are too many."""
         # A forked worker shares file positions with its parent: a handle belongs to one process.
         if self._process != os.getpid():
@@ -121,14 +121,24 @@ class StudyIndex:
         if shard not in self._handles:
             while len(self._handles) >= HANDLES:
                 self._handles.popitem(last=False)[1].close()
-            self._handles[shard] = open_shard(self._files, self._paths[shard])
+            self._handles[shard] = open_shard(self._files, f"{self._root}/{shard}")
         self._handles.move_to_end(shard)
         return self._handles[shard]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_handles": OrderedDict()}
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopened, (self.folder, self.split, self._digest)
 
     def __del__(self) -> None:
         if self.__dict__.get("_process") == os.getpid():
             for file in self._handles.values():
                 file.close()
+
+
+def _reopened(folder: str, split: str, digest: str) -> StudyIndex:
+    """The index that was pickled. Raises ShardError where the folder holds other shards by now."""
+    manifest = load_manifest(folder)
+    if shards_digest(manifest) != digest:
+        raise ShardError(f"{folder}: its shards have changed since they were opened; run the command again")
+    index = StudyIndex.__new__(StudyIndex)
+    index._open(folder, split, manifest)
+    return index

@@ -92,4 +92,9 @@ def open_shard(files: fsspec.AbstractFileSystem, path: str) -> Any:
     try:
         return files.open(path, "rb")
     except FileNotFoundError:
-        raise ShardError(f"{path}: missing, though the manifest lists it; ingest again") from None
+        raise missing(path) from None
+
+
+def missing(path: str) -> ShardError:
+    """The error for a shard that is not there."""
+    return ShardError(f"{path}: missing, though the manifest lists it; ingest again")

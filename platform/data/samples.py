@@ -5,10 +5,13 @@ webdataset and its tools read this layout. A label that is unknown (NaN) is null
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tarfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
 from typing import IO, Any
 
 import numpy as np
@@ -84,20 +87,60 @@ def study_from_files(key: str, files: Mapping[str, bytes]) -> Study:
         raise ShardError("its JSON is damaged; ingest again") from None
 
 
-def tar_files(file: IO[bytes], path: str) -> Iterator[tuple[str, bytes]]:
-    """(name, content) of each file of a tar, in order. Raises ShardError, which names `path`, where it is cut."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Sample:
+    """The files of one study, name -> content in their order, and the bytes of the tar that they take.
+
+    offset: of its first header. length: to the end of its last file, padding included.
+    """
+
+    key: str
+    offset: int
+    length: int
+    files: Mapping[str, bytes]
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over the names and contents of the files."""
+        total = hashlib.sha256()
+        for name, content in self.files.items():
+            total.update(f"{name} {len(content)}\n".encode())
+            total.update(content)
+        return total.digest()
+
+    def check(self, digest: bytes | None) -> None:
+        """Raises ShardError where this is not the sample with the digest."""
+        if self.digest != digest:
+            raise ShardError(
+                "its bytes are not those that were written; copy the shard again, or ingest again"
+            )
+
+    def study(self) -> Study:
+        """The study, its views undecoded. Raises ShardError where the files do not fit together."""
+        return study_from_files(self.key, self.files)
+
+    def __repr__(self) -> str:
+        return f"Sample({self.key}, {len(self.files)} files at byte {self.offset})"
+
+
+def tar_samples(file: IO[bytes], path: str) -> Iterator[Sample]:
+    """The samples of a tar, in order. Raises ShardError, which names `path`, where it is cut."""
+    for key, group in groupby(_tar_files(file, path), key=lambda member: sample_key(member[0].name)):
+        members = list(group)
+        first, last = members[0][0], members[-1][0]
+        stop = last.offset_data + padded_size(last.size)
+        files = {header.name: content for header, content in members}
+        yield Sample(key, first.offset, stop - first.offset, files)
+
+
+def _tar_files(file: IO[bytes], path: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     try:
         with tarfile.open(fileobj=file, mode="r|") as tar:
             for header in tar:
                 if header.isfile() and (content := tar.extractfile(header)) is not None:
-                    yield header.name, content.read()
+                    yield header, content.read()
     except tarfile.TarError as error:
-        raise not_a_tar(path, error) from None
-
-
-def not_a_tar(path: str, error: tarfile.TarError) -> ShardError:
-    """The error for a tar that is cut or damaged."""
-    return ShardError(f"{path}: not a whole tar ({error}); ingest again")
+        raise ShardError(f"{path}: not a whole tar ({error}); ingest again") from None
 
 
 def sample_key(name: str) -> str:

@@ -1,7 +1,7 @@
 """Shards: tars of whole studies, written whole or not at all, and read in the order they were written.
 
 Folders are local paths or any fsspec URL. `samples` has the layout of a study in a tar, `manifest` the list of the
-shards, `checksums` those of samples, `index` the way to a study by its position.
+shards, `index_file` a row for each study, `index` the way to a study by its position.
 """
 
 from __future__ import annotations
@@ -11,18 +11,19 @@ import hashlib
 import logging
 import tarfile
 from collections.abc import Iterator, Mapping
-from itertools import groupby
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import fsspec
+import pyarrow as pa
 
 from ..core.errors import ShardError
-from .checksums import check_sample, load_sums, sample_digest, save_sums, sums_path
 from .config import ShardConfig
-from .manifest import Shard, load_manifest, open_shard
-from .samples import BLOCK, padded_size, sample_files, sample_key, study_from_files, tar_files
+from .index_file import index_table
+from .manifest import Manifest, Shard, load_manifest, open_shard
+from .rows import reading_order, rows_table, study_row
+from .samples import BLOCK, Sample, padded_size, sample_files, sample_key, tar_samples
 from .study import SPLITS, Study
 
 OnError = Literal["raise", "skip"]
@@ -31,8 +32,9 @@ log = logging.getLogger(__name__)
 
 
 class ShardWriter:
-    """Writes the shards of one split, one after another; `shards` lists those that are whole.
+    """Writes the shards of one split, one after another; `shards` lists those that are whole, `rows` has their studies.
 
+    `rows` holds a table for each shard, as `save_index` takes them.
     A context manager: leaving it closes the last shard, and an exception removes the one being written.
     Raises ShardError where the storage refuses (a full disk), leaving nothing half-written.
     """
@@ -42,6 +44,7 @@ class ShardWriter:
         self.split = split
         self.config = config or ShardConfig()
         self.shards: list[Shard] = []
+        self.rows: list[pa.Table] = []
         self._files, self._root = fsspec.core.url_to_fs(str(folder))
         self._open: _OpenShard | None = None
 
@@ -64,6 +67,7 @@ class ShardWriter:
     def _close(self) -> None:
         if self._open is not None:
             self.shards.append(self._open.close(self.split))
+            self.rows.append(rows_table(self._open.rows))
             self._open = None
 
     def _abandon(self) -> None:
@@ -100,28 +104,33 @@ class _OpenShard:
 
     def __init__(self, files: fsspec.AbstractFileSystem, path: str) -> None:
         self._files, self._path, self._part = files, path, f"{path}.part"
+        self.name = path.rsplit("/", 1)[-1]
         self._file = files.open(self._part, "wb")
         self._hash = hashlib.sha256()
-        self._sums: dict[str, str] = {}
-        self.written = self.studies = self.views = 0
+        self.rows: list[dict[str, Any]] = []
+        self.written = self.views = 0
 
-    def append(self, sample: list[tuple[str, bytes]]) -> None:
-        for name, content in sample:
+    @property
+    def studies(self) -> int:
+        return len(self.rows)
+
+    def append(self, files: list[tuple[str, bytes]]) -> None:
+        offset = self.written
+        for name, content in files:
             header = tarfile.TarInfo(name)  # mtime, uid and gid are 0: equal studies give equal bytes
             header.size = len(content)
             self._write(header.tobuf(format=tarfile.USTAR_FORMAT))
             self._write(content.ljust(padded_size(len(content)), b"\0"))
-        self._sums[sample_key(sample[0][0])] = sample_digest(sample)
-        self.studies += 1
-        self.views += len(sample) - 1
+        sample = Sample(sample_key(files[0][0]), offset, self.written - offset, dict(files))
+        self.rows.append(study_row(sample, self.name))
+        self.views += len(files) - 1
 
     def close(self, split: str) -> Shard:
         self._write(bytes(2 * BLOCK))  # the end of a tar
         self._file.close()
-        save_sums(self._files, self._path, self._sums)  # before the shard, which never is without
         self._files.mv(self._part, self._path)
         return Shard(
-            path=self._path.rsplit("/", 1)[-1],
+            path=self.name,
             split=split,
             studies=self.studies,
             views=self.views,
@@ -132,9 +141,8 @@ class _OpenShard:
     def abandon(self) -> None:
         with contextlib.suppress(OSError):  # closing flushes, and the disk may still be full
             self._file.close()
-        for path in (self._part, sums_path(self._path), f"{sums_path(self._path)}.part"):
-            with contextlib.suppress(OSError):
-                self._files.rm_file(path)
+        with contextlib.suppress(OSError):
+            self._files.rm_file(self._part)
 
     def _write(self, content: bytes) -> None:
         self._file.write(content)
@@ -150,10 +158,9 @@ def read(folder: str | Path, split: str, *, on_error: OnError = "raise") -> Iter
     """
     manifest = load_manifest(folder)
     files, root = fsspec.core.url_to_fs(str(folder))
-    for shard in manifest.of(split):
+    for shard, sums in _checksums(folder, manifest, split, on_error):
         path = f"{root}/{shard.path}"
         try:
-            sums = load_sums(files, path)
             with open_shard(files, path) as file:
                 yield from _studies(file, path, shard.studies, sums, on_error)
         except ShardError as error:
@@ -162,17 +169,37 @@ def read(folder: str | Path, split: str, *, on_error: OnError = "raise") -> Iter
             log.warning("%s; going on with the next shard", error)
 
 
+def _checksums(
+    folder: str | Path, manifest: Manifest, split: str, on_error: OnError
+) -> Iterator[tuple[Shard, Mapping[str, bytes]]]:
+    """Each shard of a split with the checksums of its samples, by key; none where no index can be made."""
+    try:
+        table = index_table(folder, manifest)
+    except ShardError as error:
+        if on_error == "raise":
+            raise
+        log.warning("%s; going on without checksums of single studies", error)
+        yield from ((shard, {}) for shard in manifest.of(split))
+        return
+    start = 0
+    for shard in reading_order(manifest):
+        if shard.split == split:
+            rows = table.slice(start, shard.studies)
+            yield shard, dict(zip(rows["key"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
+        start += shard.studies
+
+
 def _studies(
-    file: IO[bytes], path: str, promised: int, sums: Mapping[str, str], on_error: OnError
+    file: IO[bytes], path: str, promised: int, sums: Mapping[str, bytes], on_error: OnError
 ) -> Iterator[Study]:
     """The studies of one open tar. promised: their number in the manifest. sums: their checksums, or none."""
     count = 0
-    for key, sample in groupby(tar_files(file, path), key=lambda member: sample_key(member[0])):
+    for sample in tar_samples(file, path):
         count += 1
         try:
-            files = dict(sample)
-            check_sample(key, files, sums)
-            yield study_from_files(key, files)
+            if sums:
+                sample.check(sums.get(sample.key))
+            yield sample.study()
         except ShardError as error:
             refusal = ShardError(f"{path}: study {count} of {promised}: {error}")
             if on_error == "raise":

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+import pyarrow as pa
+
 from ..core.progress import track
 from ..data.manifest import Manifest, Shard
 from ..data.shards import ShardWriter
@@ -148,8 +150,10 @@ def write_shards(
     study_keys: Mapping[str, Sequence[str]],
     secret: bytes,
     config: IngestConfig,
-) -> tuple[Shard, ...]:
-    """The shards. labels: study -> labels. study_keys: study -> keys of its results, in view order.
+) -> tuple[tuple[Shard, ...], list[pa.Table]]:
+    """The shards, and the rows of each for the index.
+
+    labels: study -> labels. study_keys: study -> keys of its results, in view order.
 
     Studies are written in the order of their pseudonyms, which are hashes: that is a shuffled order.
     """
@@ -158,6 +162,7 @@ def write_shards(
     patient_splits = {(patients[study], splits[study]) for study in study_keys}
     assert len(patient_splits) == len(set(patients.values())), "a patient is in one split"
     shards: list[Shard] = []
+    rows: list[pa.Table] = []
     for split in SPLITS:
         studies = sorted(study for study in study_keys if splits[study] == split)
         with ShardWriter(folder, split, config.shards) as writer:
@@ -165,7 +170,8 @@ def write_shards(
                 views = tuple(store.view(key) for key in study_keys[study])
                 writer.write(Study(study, patients[study], views, labels[study], split))
         shards += writer.shards
-    return tuple(shards)
+        rows += writer.rows
+    return tuple(shards), rows
 
 
 def save_quarantine(folder: Path, tasks: Sequence[DecodeTask], results: Sequence[DecodeResult]) -> Path:

@@ -22,6 +22,7 @@ from pathlib import Path
 from ..core.config import digest, to_json
 from ..core.errors import DataError, ShardError
 from ..core.progress import Progress, track
+from ..data.index_file import save_index
 from ..data.manifest import VERSION, Manifest, load_manifest, save_manifest
 from .assembly import (
     QUARANTINE,
@@ -131,7 +132,7 @@ def _build(
         labels, labelled = labels_of(archive, study_keys, secret)
         if config.labels and not labelled:
             raise DataError(no_labels_message(config.labels, len(study_keys)))
-        shards = write_shards(folder, labels, store, study_keys, secret, config)
+        shards, rows = write_shards(folder, labels, store, study_keys, secret, config)
     manifest = Manifest(
         version=VERSION,
         name=config.name,
@@ -142,6 +143,7 @@ def _build(
     )
     save_quarantine(folder, archive.tasks, results)
     (folder / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n")
+    save_index(folder, manifest, rows)
     save_manifest(folder, manifest)
     os.replace(folder, out)
     shutil.rmtree(work)

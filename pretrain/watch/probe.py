@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from ...platform.data.index import StudyIndex
+from ...platform.data.rows import label_matrix, view_counts
 from ...platform.measure.metrics import auroc, average_precision, macro
 from ...platform.measure.neighbors import GRAIN, nearest, vote
 from ...platform.models.backbone import Backbone
@@ -29,18 +30,16 @@ class ProbeStudies:
 
     def __init__(self, index: StudyIndex, most: int, views: int, side: int, findings: Sequence[str]) -> None:
         rank, world = rank_and_world_size()
-        images, counts, labels, self.patients = [], [], [], set()
-        for row in range(min(most, len(index))):
-            study = index.load(row)
-            first_views = study.views[:views]
-            counts.append(len(first_views))
-            labels.append([study.labels.get(name, np.nan) for name in findings])
-            self.patients.add(study.patient)
-            if row % world == rank:
-                images += [letterboxed(view.decode().pixels, side) for view in first_views]
-        self.labels_NF = np.array(labels, np.float64).reshape(len(counts), len(findings))
-        self.counts_N = np.array(counts, np.int64)
+        known = index.rows.slice(0, most)
+        self.patients = set(known["patient"].to_pylist())
+        self.labels_NF = label_matrix(known, findings).astype(np.float64)
+        self.counts_N = view_counts(known).clip(max=views)
         """Views of each study."""
+        images = [
+            letterboxed(view.decode().pixels, side)
+            for row in range(rank, len(known), world)
+            for view in index.load(row).views[:views]
+        ]
         self.images_VSS = np.stack(images) if images else np.zeros((0, side, side), np.uint8)
 
     def __len__(self) -> int:

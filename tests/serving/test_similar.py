@@ -28,8 +28,18 @@ def features(backbone, folder):
     return extract(backbone, folder / "shards", ["test"])
 
 
+class Known(dict):
+    """Places of a few studies, key -> place, as the index of an archive gives them."""
+
+    def find(self, keys):
+        return [self.get(key) for key in keys]
+
+    def key(self, place):
+        return next((key for key, known in self.items() if known == place), None)
+
+
 def places(table):
-    return {key: ("test", position) for position, key in enumerate(table.keys)}
+    return Known({key: ("test", position) for position, key in enumerate(table.keys)})
 
 
 def similar(table, backbone):
@@ -66,7 +76,7 @@ def test_a_match_has_its_findings_and_its_cosine(features, backbone):
 
 
 def test_only_studies_whose_place_is_known_are_shown(features, backbone):
-    known = {features.keys[0]: ("test", 0), features.keys[4]: ("train", 3)}
+    known = Known({features.keys[0]: ("test", 0), features.keys[4]: ("train", 3)})
     small = build_similar(features, backbone, known, rebuild=REBUILD)
     assert repr(small) == f"SimilarStudies(2 studies, backbone {backbone.card.digest[:12]})"
     assert [match.place for match in small.of(("test", 0), 5)] == [("train", 3)]
@@ -74,7 +84,7 @@ def test_only_studies_whose_place_is_known_are_shown(features, backbone):
 
 def test_a_gallery_of_more_studies_than_the_app_shows_is_searched_for_those(features, backbone, tmp_path):
     build(FeaturesSource(features), tmp_path / "gallery")
-    known = {features.keys[0]: ("test", 0), features.keys[4]: ("train", 3)}
+    known = Known({features.keys[0]: ("test", 0), features.keys[4]: ("train", 3)})
     small = SimilarStudies(Gallery.open(tmp_path / "gallery", backbone), known)
     assert [match.place for match in small.of(("test", 0), 1)] == [("train", 3)]
 
@@ -120,7 +130,7 @@ def test_features_of_views_are_refused(features, backbone, tmp_path):
 
 def test_features_of_other_studies_are_refused(features, backbone):
     with pytest.raises(GalleryError, match="none of the studies"):
-        build_similar(features, backbone, {"elsewhere": ("test", 0)}, rebuild=REBUILD)
+        build_similar(features, backbone, Known({"elsewhere": ("test", 0)}), rebuild=REBUILD)
 
 
 def test_a_study_without_features_is_refused_by_its_place_alone(features, backbone):

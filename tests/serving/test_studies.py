@@ -47,8 +47,11 @@ def test_studies_are_loaded_by_place_and_others_refused(folder, studies):
 
 def test_a_limit_leaves_later_studies_out_of_the_places(folder, studies):
     browser = StudyBrowser(folder / "shards", "test", 2)
-    assert browser.places("test") == {studies[0].key: ("test", 0), studies[1].key: ("test", 1)}
-    assert browser.places("train") == {}
+    places = browser.places(["train", "test"])
+    keys = [study.key for study in studies[:3]]
+    assert places.find([*keys, "elsewhere"]) == [("test", 0), ("test", 1), None, None]
+    assert [places.key(("test", place)) for place in (0, 1, 2)] == [*keys[:2], None]
+    assert places.key(("train", 0)) is None
 
 
 def test_an_empty_split_is_refused_with_the_counts_of_the_others(folder):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
-from tests.platform.data.written import a_study, written
+from tests.platform.data.written import written
 from vetdino.platform.core.errors import ShardError
-from vetdino.platform.data.checksums import SUFFIX, sample_digest, sums_path, verify, without_sums
+from vetdino.platform.data.checksums import verify
 from vetdino.platform.data.config import ShardConfig
 from vetdino.platform.data.index import StudyIndex
-from vetdino.platform.data.manifest import load_manifest
+from vetdino.platform.data.index_file import INDEX, index_table
+from vetdino.platform.data.samples import Sample
 from vetdino.platform.data.shards import read
 
 
@@ -34,20 +36,14 @@ def changed(tmp_path):
     return tmp_path, before
 
 
-def without_checksums(folder):
-    for file in folder.glob(f"*{SUFFIX}"):
-        file.unlink()
-
-
-def test_without_checksums_another_picture_is_read(changed):
-    folder, before = changed
-    without_checksums(folder)  # as in shards of older versions
-    after = list(read(folder, "train"))
-    assert not np.array_equal(after[1].view(0).pixels, before[1].view(0).pixels)
-    assert StudyIndex(folder, "train").load(1).key == before[1].key
-    assert without_sums(folder, load_manifest(folder)) == ["train-000000.tar"]
+def test_a_changed_picture_gets_no_index(changed):
+    folder, _ = changed
+    (folder / INDEX).unlink()  # as in folders of older versions
+    with pytest.raises(ShardError, match=r"train-000000\.tar: its bytes are not those that were written"):
+        StudyIndex(folder, "train")
     with pytest.raises(ShardError, match="1 of 1 shards are not what was written"):
         verify(folder)
+    assert not (folder / INDEX).exists()
 
 
 def test_a_changed_picture_is_not_read(changed, caplog):
@@ -67,7 +63,6 @@ def test_verify_names_the_shards_and_studies_that_changed(tmp_path):
     manifest = written(tmp_path, 12, ShardConfig(max_bytes=10_000))
     assert verify(tmp_path) == manifest
     assert len(manifest.shards) > 3
-    assert without_sums(tmp_path, manifest) == []
     content = (tmp_path / manifest.shards[1].path).read_bytes()
     study = next(study for study in read(tmp_path, "train") if study.views[0].encoded in content)
     flipped(tmp_path / manifest.shards[1].path, content.index(study.views[0].encoded) + 100)
@@ -79,20 +74,31 @@ def test_verify_names_the_shards_and_studies_that_changed(tmp_path):
     assert "train-000002.tar: missing" in str(refusal.value)
 
 
-def test_checksums_that_are_damaged_or_of_another_shard_are_refused(tmp_path):
-    written(tmp_path / "a", 3)
-    written(tmp_path / "b", 2)
-    sums = tmp_path / "a" / f"train-000000{SUFFIX}"
-    whole = sums.read_bytes()
-    sums.write_bytes((tmp_path / "b" / sums.name).read_bytes())
-    with pytest.raises(ShardError, match=f"train-000000{SUFFIX} does not belong to its shard"):
-        verify(tmp_path / "a")
-    with pytest.raises(ShardError, match="a study is not among its checksums"):
-        StudyIndex(tmp_path / "a", "train")
-    sums.write_bytes(whole[:-30])
-    for reader in (verify, lambda folder: list(read(folder, "train")), lambda f: StudyIndex(f, "train")):
-        with pytest.raises(ShardError, match=f"{SUFFIX}: damaged"):
-            reader(tmp_path / "a")
+@pytest.mark.parametrize("column", ["key", "offset", "patient", "projections", "sha256", "label:mass"])
+def test_verify_finds_an_index_that_is_not_of_its_shards(tmp_path, column):
+    manifest = written(tmp_path, 3)
+    table = parquet.read_table(tmp_path / INDEX)
+    place = table.column_names.index(column)
+    values = table[column].to_pylist()
+    values[1] = {"offset": 1024, "sha256": bytes(32), "label:mass": 1.0}.get(column, "other")
+    table = table.set_column(place, table.schema.field(column), pa.array(values, table[column].type))
+    parquet.write_table(table, tmp_path / INDEX)
+    with pytest.raises(ShardError, match=f"{INDEX} does not belong to train-000000.tar"):
+        verify(tmp_path)
+    (tmp_path / INDEX).unlink()
+    assert verify(tmp_path) == manifest
+
+
+def test_verify_makes_an_index_where_there_is_none(tmp_path, caplog):
+    manifest = written(tmp_path, 5, ShardConfig(max_bytes=10_000))
+    before = index_table(tmp_path, manifest)
+    (tmp_path / INDEX).write_bytes(b"PAR1 no table PAR1")
+    assert verify(tmp_path) == manifest
+    assert f"its index is damaged; made from {len(manifest.shards)} shards in" in caplog.text
+    assert index_table(tmp_path, manifest) == before
+    caplog.clear()
+    verify(tmp_path)
+    assert caplog.text == ""
 
 
 @given(place=st.integers(0, 10**9), bit=st.sampled_from([1, 2, 4, 8, 16, 32, 64, 128]))
@@ -118,7 +124,6 @@ def test_no_byte_of_a_study_changes_unnoticed(place, bit, tmp_path_factory):
 
 
 def test_a_digest_knows_names_contents_and_their_order():
-    parts = [("a", b"xy"), ("b", b"z")]
-    others = [[("a", b"x"), ("b", b"yz")], parts[::-1], [("c", b"xy"), ("b", b"z")], parts[:1]]
-    assert len({sample_digest(each) for each in (parts, *others)}) == 5
-    assert a_study(0).key not in sums_path("shards/train-000000.tar")
+    parts = {"a": b"xy", "b": b"z"}
+    others = [{"a": b"x", "b": b"yz"}, {"b": b"z", "a": b"xy"}, {"c": b"xy", "b": b"z"}, {"a": b"xy"}]
+    assert len({Sample("k", 0, 0, files).digest for files in (parts, *others)}) == 5

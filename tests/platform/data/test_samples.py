@@ -19,7 +19,7 @@ from vetdino.platform.data.samples import (
     sample_key,
     stored_view,
     study_from_files,
-    tar_files,
+    tar_samples,
 )
 from vetdino.platform.data.study import PROJECTIONS, StoredView, Study, View
 
@@ -92,4 +92,4 @@ def test_a_content_is_padded_to_whole_blocks(size):
 
 def test_a_tar_of_something_else_is_refused():
     with pytest.raises(ShardError, match=r"x\.tar"):
-        list(tar_files(io.BytesIO(b"no tar" * 300), "x.tar"))
+        list(tar_samples(io.BytesIO(b"no tar" * 300), "x.tar"))

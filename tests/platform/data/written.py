@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vetdino.platform.data.config import ShardConfig
+from vetdino.platform.data.index_file import save_index
 from vetdino.platform.data.manifest import VERSION, Manifest, save_manifest
 from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study, View
@@ -40,4 +41,22 @@ def written(folder: Path, count: int, config: ShardConfig | None = None) -> Mani
             writer.write(a_study(number, views=1 + number % 3))
     manifest = Manifest(VERSION, "test", ("effusion", "mass"), tuple(writer.shards), {"files": count}, "c0")
     save_manifest(folder, manifest)
+    save_index(folder, manifest, writer.rows)
+    return manifest
+
+
+def written_in_splits(folder: Path) -> Manifest:
+    """A folder of ten studies, several shards a split; the manifest lists test, train, val."""
+    shards, rows = [], []
+    for split, numbers in (("train", range(5)), ("val", range(5, 7)), ("test", range(7, 10))):
+        with ShardWriter(folder, split, ShardConfig(max_bytes=4000)) as writer:
+            for number in numbers:
+                writer.write(a_study(number, 1 + number % 3, split))
+        shards += writer.shards
+        rows += writer.rows
+    manifest = Manifest(
+        VERSION, "test", ("mass", "effusion"), tuple(sorted(shards, key=lambda shard: shard.split)), {}, "c0"
+    )
+    save_manifest(folder, manifest)
+    save_index(folder, manifest, rows)
     return manifest
