@@ -104,16 +104,18 @@ def test_embedding_writes_what_the_shards_hold(tmp_path):
     assert len(load_features(tmp_path / "view").keys) > 4
 
 
-def test_verify_says_that_all_is_well_or_which_shard_changed(tmp_path, capsys):
+def test_verify_says_that_all_is_well_or_which_shard_changed(tmp_path, capsys, caplog):
     from tests.platform.data.written import written
     from vetdino.infra import cli
 
     written(tmp_path, 3)
     assert cli.main(["verify", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "1 shards, 3 studies: all as they were written\n"
-    (tmp_path / "train-000000.samples.sha256").unlink()
+    (tmp_path / "index.parquet").unlink()
     assert cli.main(["verify", str(tmp_path)]) == 0
-    assert "1 of them have no checksums of single studies" in capsys.readouterr().out
+    assert "no index here; made from 1 shards" in caplog.text
+    assert capsys.readouterr().out == "1 shards, 3 studies: all as they were written\n"
+    assert (tmp_path / "index.parquet").is_file()
     path = tmp_path / "train-000000.tar"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     assert cli.main(["verify", str(tmp_path)]) == 1

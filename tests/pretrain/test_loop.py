@@ -158,7 +158,7 @@ def test_two_workers_see_the_studies_of_one_in_its_order(compared, shards):
     halves = [keys(two / "centring", rank) for rank in (0, 1)]
     together = [left + right for left, right in zip(*halves, strict=True)]
     assert together == keys(one / "centring")
-    named, order = StudyIndex(shards, "train").keys(), StudyOrder(16, 8, 0)
+    named, order = StudyIndex(shards, "train").rows["key"].to_pylist(), StudyOrder(16, 8, 0)
     assert together == [[named[row] for row in order.rows(step)] for step in range(4)]
 
 

@@ -57,7 +57,7 @@ def test_each_test_study_is_read_once_and_only_at_the_end(source, folder, tmp_pa
     loaded, load = [], StudyIndex.load
 
     def seen(index, row):
-        loaded.append(index.keys()[row])
+        loaded.append(index.key(row))
         return load(index, row)
 
     monkeypatch.setattr(StudyIndex, "load", seen)

@@ -95,7 +95,7 @@ def damaged_files(content: bytes):
     yield b""
     yield content[: len(content) // 2]
     yield b"PAR1" + bytes(40) + b"PAR1"
-    for place in random.integers(4, len(content) - 4, 60):
+    for place in random.integers(4, len(content) - 4, 25):
         changed = bytearray(content)
         changed[place] ^= 1 << random.integers(8)
         yield bytes(changed)

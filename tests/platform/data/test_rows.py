@@ -68,7 +68,7 @@ def written_studies(folder, some: list[Study], limit: int) -> Manifest:
     return manifest
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(studies, max_size=8, unique_by=lambda study: study.key), st.integers(1, 20_000))
 def test_rows_are_what_python_s_own_tarfile_and_json_say(tmp_path_factory, some, limit):
     folder = tmp_path_factory.mktemp("shards")

@@ -54,9 +54,8 @@ def written_in_splits(folder: Path) -> Manifest:
                 writer.write(a_study(number, 1 + number % 3, split))
         shards += writer.shards
         rows += writer.rows
-    manifest = Manifest(
-        VERSION, "test", ("mass", "effusion"), tuple(sorted(shards, key=lambda shard: shard.split)), {}, "c0"
-    )
+    listed = tuple(sorted(shards, key=lambda shard: shard.split))
+    manifest = Manifest(VERSION, "test", ("mass", "effusion"), listed, {}, "c0")
     save_manifest(folder, manifest)
     save_index(folder, manifest, rows)
     return manifest

@@ -149,9 +149,8 @@ def test_the_permutation_reads_from_all_shards_at_once(small_shards):
 
 def test_the_manifest_counts_the_studies_of_each_shard_as_the_index_has_them(small_shards):
     shards, index = load_manifest(small_shards).of("train"), StudyIndex(small_shards, "train")
-    number_of_row = np.repeat(np.arange(len(shards)), [shard.studies for shard in shards])
-    assert number_of_row.tolist() == index._rows[:, 0].tolist()
-    assert [path.rpartition("/")[2] for path in index._paths] == [shard.path for shard in shards]
+    shard_of_row = [shard.path for shard in shards for _ in range(shard.studies)]
+    assert shard_of_row == index.rows["shard"].to_pylist()
 
 
 def test_lanes_of_any_workers_processes_and_a_later_start_have_the_batches_of_one(small_shards):

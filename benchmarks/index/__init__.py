@@ -1,0 +1,1 @@
+"""The index of a million studies: its size, opening and memory; see benchmarks/README.md."""
