@@ -45,13 +45,13 @@ def make_shards(folder: Path, studies: int, shard_kb: int) -> Manifest:
     shards, rows = [], []
     for split, share in SHARES.items():
         count = round(studies * share)
-        keys = np.sort(random.integers(0, 2**63, count))
+        keys = sorted(random.bytes(12).hex() for _ in range(count))
         labels = random.choice([0.0, 1.0, np.nan], (count, len(FINDINGS)), p=[0.6, 0.2, 0.2])
         with ShardWriter(folder, split, ShardConfig(max_bytes=shard_kb * 1024)) as writer:
             for number in track(range(count), label=f"write {split}"):
-                key, patient = f"{keys[number]:024x}", f"{keys[number // 2]:024x}"
+                patient = keys[number // 2][::-1]
                 known = dict(zip(FINDINGS, labels[number].tolist(), strict=True))
-                writer.write(Study(key, patient, views, known, split))
+                writer.write(Study(keys[number], patient, views, known, split))
         shards += writer.shards
         rows += writer.rows
     manifest = Manifest(VERSION, "generated", FINDINGS, tuple(shards), {}, "")

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import IO, Any, cast
 
 import fsspec
 import numpy as np
@@ -144,7 +144,7 @@ def scan_shard(files: fsspec.AbstractFileSystem, root: str, shard: Shard) -> Sha
     with open_shard(files, path) as opened:
         file = _HashedFile(opened)
         try:
-            rows.extend(_rows(file, path, shard))
+            rows.extend(_rows(cast("IO[bytes]", file), path, shard))
         except ShardError as error:
             fault = str(error)
         while file.read(CHUNK):
@@ -154,7 +154,7 @@ def scan_shard(files: fsspec.AbstractFileSystem, root: str, shard: Shard) -> Sha
     return ShardScan(shard, file.sha256.hexdigest(), rows_table(rows), fault)
 
 
-def _rows(file: _HashedFile, path: str, shard: Shard) -> Iterator[dict[str, Any]]:
+def _rows(file: IO[bytes], path: str, shard: Shard) -> Iterator[dict[str, Any]]:
     for number, sample in enumerate(tar_samples(file, path), start=1):
         try:
             yield study_row(sample, shard.path)
