@@ -71,6 +71,8 @@ def study_from_files(key: str, files: Mapping[str, bytes]) -> Study:
     """The study in the files of a sample, name -> content. Raises ShardError where they do not fit together."""
     try:
         record = json.loads(files[f"{key}.json"])
+        if record["key"] != key:
+            raise ShardError("its JSON names another study; ingest again")
         return Study(
             key=record["key"],
             patient=record["patient"],

@@ -68,6 +68,14 @@ def test_a_training_that_began_before_there_were_lanes_goes_on(run_config, resum
     check_resumable(run_config, resumable)
 
 
+def test_a_training_that_began_before_there_were_mixes_goes_on(run_config, resumable):
+    began = json.loads((resumable / "config.json").read_text())
+    (began["shards"],) = began["shards"]
+    del began["mix"]
+    (resumable / "config.json").write_text(json.dumps(began))
+    check_resumable(run_config, resumable)
+
+
 def test_fewer_steps_than_are_done_are_refused(run_config, resumable):
     with pytest.raises(CheckpointError, match="beyond --steps 1 already; give 2 or more"):
         check_resumable(replace(run_config, steps=1), resumable)
@@ -81,6 +89,7 @@ def test_fewer_steps_than_are_done_are_refused(run_config, resumable):
         ("head_warmup", 0.5),
         ("order", OrderConfig(window=2)),
         ("start", "timm:other"),
+        ("mix", (1.0,)),
     ],
 )
 def test_settings_that_change_the_result_may_not(name, value, run_config, resumable):

@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.pretrain.conftest import changed, write_shards
+from tests.pretrain.conftest import changed, other_study_of, write_shards
 from vetdino.platform.data.study import Study, View
 from vetdino.pretrain.batches.loader import CropDataset
-from vetdino.pretrain.batches.order import StepSampler, StudyOrder
+from vetdino.pretrain.batches.order import StepSampler
 from vetdino.pretrain.data_warnings import data_warnings, no_pairs
 from vetdino.pretrain.export import view_mode
-from vetdino.pretrain.mixture import load_mixture
+from vetdino.pretrain.mixture import load_mixture, study_order
 
 
 def single(split: str, number: int) -> Study:
@@ -30,7 +30,7 @@ def singles(tmp_path_factory):
 def pairs_of(config) -> int:
     """How many pairs the plans of all steps hold."""
     dataset = CropDataset(config.shards, config.crops, config.distill.masks, 4, config.seed)
-    order = StudyOrder(len(dataset), config.batch, config.seed)
+    order = study_order(config, load_mixture(config))
     steps = StepSampler(order, first=0, steps=config.steps, rank=0, world=1)
     return sum(dataset[item][0].is_pair for items in steps for item in items)
 
@@ -65,3 +65,17 @@ def test_a_training_without_validation_studies_says_that_it_has_no_probe(run_con
     (text,) = data_warnings(run_config, without)
     assert "no probe and no best checkpoint" in text
     assert data_warnings(changed(run_config, "probe.every", 0), without) == []
+
+
+def test_of_a_mix_each_folder_that_lacks_something_is_named(run_config, singles, shards, tmp_path):
+    two = write_shards(tmp_path / "no_val", other_study_of, splits={"train": 10})
+    config = replace(run_config, shards=(str(shards), str(singles), str(two)))
+    views, probe = data_warnings(config, load_mixture(config))
+    assert views.startswith(f"{singles}: each of the 16 training studies has one view")
+    assert probe.startswith(
+        f"{two}: the val split has no studies, so the probe evaluates studies of the other"
+    )
+    assert view_mode(config, load_mixture(config)) == "multi"
+    without = replace(config, shards=(str(singles), str(two)))
+    assert no_pairs(without, load_mixture(without)) == ""
+    assert pairs_of(without) > 0
