@@ -114,18 +114,9 @@ def _shares(config: PretrainConfig, mixture: Mixture) -> Iterator[float]:
 
 def _check_overlap(mixture: Mixture) -> None:
     """Raises ConfigError where two folders share a study, or a patient who is in another split there."""
-    folder_of_study: dict[str, str] = {}
-    place_of_patient: dict[str, tuple[str, str]] = {}
-    for folder in mixture.folders:
-        for split in SPLITS:
-            for study in studies_without_views(folder, split):
-                if (other := folder_of_study.setdefault(study.key, folder)) != folder:
-                    raise ConfigError(
-                        f"{other} and {folder} share a study ({study.key}); ingest both archives into one folder"
-                    )
-                there, place = place_of_patient.setdefault(study.patient, (split, folder))
-                if there != split:
-                    raise ConfigError(
-                        f"a patient is in the {there} split of {place} and in the {split} split of {folder}; ingest "
-                        "both archives into one folder, so that each patient is in one split"
-                    )
+    tables = [index_table(folder, manifest) for folder, manifest in mixture.parts]
+    for (one, first), (other, second) in combinations(zip(mixture.folders, tables, strict=True), 2):
+        places = pc.index_in(second["key"], value_set=first["key"].combine_chunks())
+        if (shared := places.is_valid()).to_pylist().count(True):
+            key = second["key"].filter(shared)[0]
+            raise ConfigError(f"{one} and {other} share a study ({key}); ingest both archives into one folder")
