@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from ..platform.core.errors import ConfigError
-from ..platform.data.labels import studies_without_views
+from ..platform.data.index_file import index_table
 from ..platform.data.manifest import Manifest, load_manifest
-from ..platform.data.study import SPLITS
 from .batches.order import MixedOrder, StudyOrder
 from .config import PretrainConfig
 
@@ -114,9 +116,23 @@ def _shares(config: PretrainConfig, mixture: Mixture) -> Iterator[float]:
 
 def _check_overlap(mixture: Mixture) -> None:
     """Raises ConfigError where two folders share a study, or a patient who is in another split there."""
-    tables = [index_table(folder, manifest) for folder, manifest in mixture.parts]
-    for (one, first), (other, second) in combinations(zip(mixture.folders, tables, strict=True), 2):
-        places = pc.index_in(second["key"], value_set=first["key"].combine_chunks())
-        if (shared := places.is_valid()).to_pylist().count(True):
-            key = second["key"].filter(shared)[0]
-            raise ConfigError(f"{one} and {other} share a study ({key}); ingest both archives into one folder")
+    rows = {folder: _named(index_table(folder, manifest)) for folder, manifest in mixture.parts}
+    for (one, here), (other, there) in combinations(rows.items(), 2):
+        if shared := here.join(there, "key", join_type="inner")["key"].slice(0, 1).to_pylist():
+            raise ConfigError(
+                f"{one} and {other} share a study ({shared[0]}); ingest both archives into one folder"
+            )
+        patients = here.join(there, "patient", join_type="inner", right_suffix="_there")
+        moved = patients.filter(pc.not_equal(patients["split"], patients["split_there"]))
+        for patient in moved.slice(0, 1).to_pylist():
+            raise ConfigError(
+                f"a patient is in the {patient['split']} split of {one} and in the {patient['split_there']} split of "
+                f"{other}; ingest both archives into one folder, so that each patient is in one split"
+            )
+
+
+def _named(rows: pa.Table) -> pa.Table:
+    """Key, patient and split of each study."""
+    return rows.select(["key", "patient", "split"]).cast(
+        pa.schema(dict.fromkeys(("key", "patient", "split"), pa.string()))
+    )
