@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from .index import StudyIndex
+from .index import HANDLES, StudyIndex
 from .study import Study
 
 
@@ -16,7 +16,8 @@ class JoinedIndex:
 
     def __init__(self, folders: Sequence[str], split: str) -> None:
         """Raises ShardError as `StudyIndex` does."""
-        self.parts = [StudyIndex(folder, split) for folder in folders]
+        handles = max(1, HANDLES // max(1, len(folders)))  # as few files in all as one index opens
+        self.parts = [StudyIndex(folder, split, handles) for folder in folders]
         self.counts = [len(part) for part in self.parts]
         self._first = np.cumsum([0, *self.counts])
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.platform.data.written import written
-from vetdino.platform.data.index import StudyIndex
+from vetdino.platform.data.index import HANDLES, StudyIndex
 from vetdino.platform.data.joined import JoinedIndex
 from vetdino.platform.data.manifest import load_manifest, save_manifest
 from vetdino.platform.data.rows import label_matrix
@@ -55,3 +55,12 @@ def test_rows_are_those_of_all_folders_and_what_one_does_not_know_is_unknown(fol
 
 def test_a_split_that_no_folder_has_is_empty(folders):
     assert len(JoinedIndex(folders, "val")) == 0
+
+
+def test_all_folders_together_open_as_few_files_as_one(folders):
+    joined = pickle.loads(pickle.dumps(JoinedIndex(folders, "train")))
+    assert (
+        sum(part.handles for part in joined.parts)
+        <= HANDLES
+        == JoinedIndex(folders[:1], "train").parts[0].handles
+    )
