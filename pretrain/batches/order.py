@@ -162,16 +162,15 @@ def _rounded(count: np.ndarray, weight: int, total: int, phase: np.ndarray, lane
 
 @lru_cache(maxsize=8)
 def _phases(levels: int, lanes: int) -> np.ndarray:
-    """For each level a permutation of the lanes: (levels, L). Together they are spread evenly (a Hammersley set).
+    """For each level a permutation of the lanes: (levels, L). Together they are spread evenly (a Halton sequence).
 
-    Lanes with neighboring phases at one level have phases far apart at the next. So whatever part of the lanes a level
-    leaves over, its phases at the next are spread evenly, too.
+    Neighboring lanes, which one worker has, have phases that are spread evenly; and so have, at the next level, the lanes
+    that a level leaves over.
     """
-    phases = [np.arange(lanes)]
-    for base in _primes(levels - 1):
-        reversed_digits = [_radical_inverse(lane, base) for lane in range(lanes)]
-        phases.append(np.argsort(np.argsort(reversed_digits)))
-    return np.stack(phases[:levels])
+    ranks = []
+    for base in _primes(levels):
+        ranks.append(np.argsort(np.argsort([_radical_inverse(lane, base) for lane in range(lanes)])))
+    return np.stack(ranks)
 
 
 def _primes(count: int) -> list[int]:

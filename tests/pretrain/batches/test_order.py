@@ -297,6 +297,16 @@ def most_begun(shard_M: np.ndarray) -> int:
     )
 
 
+@pytest.mark.parametrize("weights", [(1, 1), (5, 3, 2), (1, 1, 1)])
+def test_each_worker_has_its_share_of_each_archive_too(weights):
+    order = MixedOrder(tuple((999,) for _ in weights), weights, 64, 0, lanes=64)
+    share = np.array(weights) / sum(weights) * 16
+    for step in range(40):
+        by_rank = (order.rows(step) // 999).reshape(4, 16)
+        count = np.stack([(by_rank == each).sum(1) for each in range(len(weights))], 1)
+        assert np.abs(count - share).max() < 3
+
+
 def test_a_mix_is_on_record():
     order = MixedOrder(((3, 1), (2,)), (2, 1), 4, 0, window=1, lanes=2)
     assert [order.rows(step).tolist() for step in range(4)] == MIXED
