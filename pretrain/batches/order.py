@@ -164,8 +164,8 @@ def _rounded(count: np.ndarray, weight: int, total: int, phase: np.ndarray, lane
 def _phases(levels: int, lanes: int) -> np.ndarray:
     """For each level a permutation of the lanes: (levels, L). Together they are spread evenly (a Halton sequence).
 
-    Neighboring lanes, which one worker has, have phases that are spread evenly; and so have, at the next level, the lanes
-    that a level leaves over.
+    Neighboring lanes, which one worker has, have phases that are spread evenly; and so have, at the next level, the
+    lanes that a level leaves over.
     """
     ranks = []
     for base in _primes(levels):

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vetdino.pretrain.batches.order import MixedOrder, StepSampler, StudyOrder, _passes
@@ -225,6 +225,7 @@ def drawn(order: MixedOrder, first: int, steps: int) -> tuple[np.ndarray, np.nda
     return archive, rows - np.array([0, *ends])[archive], passes
 
 
+@settings(max_examples=40, deadline=None)
 @given(mixed_orders())
 def test_each_lane_goes_through_its_part_of_each_archive_pass_after_pass(order):
     archive, row, number = drawn(order, 0, 40)
@@ -241,6 +242,7 @@ def test_each_lane_goes_through_its_part_of_each_archive_pass_after_pass(order):
             assert len(used) == len(set(used)), "no study twice in a pass"
 
 
+@settings(max_examples=40, deadline=None)
 @given(mixed_orders())
 def test_batches_hold_their_share_of_each_archive_and_so_do_lanes(order):
     share = np.array(order.weights) / sum(order.weights) * order.batch
@@ -260,6 +262,7 @@ def test_batches_hold_their_share_of_each_archive_and_so_do_lanes(order):
     assert np.abs(in_lane - (share / order.batch)[:, None, None] * places).max() < levels + 1
 
 
+@settings(max_examples=40, deadline=None)
 @given(mixed_orders(), st.integers(0, 30))
 def test_any_step_of_a_mix_and_any_number_of_workers_give_the_same_studies(order, first):
     whole = list(StepSampler(order, first=first, steps=first + 4, rank=0, world=1))
@@ -275,6 +278,7 @@ def test_any_step_of_a_mix_and_any_number_of_workers_give_the_same_studies(order
         assert [[item for share in shares for item in share[step]] for step in range(4)] == whole
 
 
+@settings(max_examples=40, deadline=None)
 @given(mixed_orders(), st.integers(0, 5))
 def test_a_lane_of_a_mix_reads_a_window_of_each_archive_front_to_back(order, first):
     """Of each pass of an archive a lane reads neighboring windows, each to its end before the next."""
