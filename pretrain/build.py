@@ -9,16 +9,16 @@ from pathlib import Path
 
 import torch
 
-from ..platform.data.manifest import Manifest, load_manifest
 from ..platform.training.cluster import WorkerContext
 from .batches.batch import CropBatch
 from .batches.device_crops import PlannedBatch, crops_on_device, cuts_on_device
 from .batches.loader import CropDataset, crop_loader, remade_batch
-from .batches.order import StepSampler, StudyOrder
+from .batches.order import MixedOrder, StepSampler, StudyOrder
 from .checkpoints import POSITION, checkpoint_backbone
 from .config import PretrainConfig
 from .distillation.distiller import Distiller
 from .distillation.engine import Engine
+from .mixture import load_mixture, study_order
 from .start import StartingPoint, starting_point
 from .watch.probe import Probe
 
@@ -30,7 +30,7 @@ class Trainer:
     config: PretrainConfig
     worker: WorkerContext
     dataset: CropDataset
-    order: StudyOrder
+    order: StudyOrder | MixedOrder
     distiller: Distiller
     engine: Engine
     probe: Probe
@@ -56,17 +56,17 @@ def build_trainer(config: PretrainConfig, worker: WorkerContext, newest: Path | 
     The order of construction is part of every result, since untrained heads draw from torch's random numbers.
     """
     torch.manual_seed(config.seed)
-    manifest = load_manifest(config.shards)
+    mixture = load_mixture(config)
     dataset = CropDataset(
-        str(config.shards),
+        config.shards,
         config.crops,
         config.distill.masks,
         config.crops.global_side // config.patch_side,
         config.seed,
         planned_only=cuts_on_device(config.crops, worker.device),
     )
-    order = study_order(config, manifest)
-    assert order.studies == len(dataset), "the index has as many studies as the manifest"
+    order = study_order(config, mixture)
+    assert order.studies == len(dataset), "the index has as many studies as the manifests"
     start = starting_point(config) if newest is None else _resumed_start(config, newest)
     distiller = Distiller(start.backbone, config.distill)
     start.load_heads_into(distiller)
@@ -82,14 +82,8 @@ def build_trainer(config: PretrainConfig, worker: WorkerContext, newest: Path | 
         device=worker.device,
         frozen_steps=start.frozen_steps,
     )
-    probe = Probe(str(config.shards), config.probe, manifest.findings)
+    probe = Probe(config.shards, config.probe, mixture.findings, mixture.weights)
     return Trainer(config, worker, dataset, order, distiller, engine, probe)
-
-
-def study_order(config: PretrainConfig, manifest: Manifest) -> StudyOrder:
-    """The order in which a training takes the studies of its shards."""
-    shards = tuple(shard.studies for shard in manifest.of("train"))
-    return StudyOrder(sum(shards), config.batch, config.seed, shards, config.order.window, config.order.lanes)
 
 
 def _resumed_start(config: PretrainConfig, newest: Path) -> StartingPoint:
@@ -99,9 +93,9 @@ def _resumed_start(config: PretrainConfig, newest: Path) -> StartingPoint:
 
 
 def _whiten_heads(
-    distiller: Distiller, dataset: CropDataset, order: StudyOrder, worker: WorkerContext
+    distiller: Distiller, dataset: CropDataset, order: StudyOrder | MixedOrder, worker: WorkerContext
 ) -> None:
-    # All studies shuffled, whatever the order: a few shards may show too little.
+    # All studies shuffled, whatever order and mix are: a few shards may show too little.
     sample = StudyOrder(order.studies, min(order.studies, 256), order.seed)
     batch = remade_batch(dataset, sample, 0, 1)
     distiller.whiten_heads(crops_on_device(worker.device, batch, dataset.crops))

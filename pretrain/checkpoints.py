@@ -15,7 +15,6 @@ from typing import Any
 from ..platform.core.config import from_json, to_json
 from ..platform.core.errors import CheckpointError
 from ..platform.core.files import atomic_write
-from ..platform.data.manifest import load_manifest
 from ..platform.models.backbone import Backbone, random_backbone
 from ..platform.training import checkpoint
 from ..platform.training.cluster import WorkerContext
@@ -23,6 +22,7 @@ from .bad_steps import BadSteps
 from .config import PretrainConfig
 from .distillation.distiller import Distiller
 from .distillation.engine import Engine
+from .mixture import load_mixture
 from .watch.alarms import Alarms
 
 TEACHER = "teacher.safetensors"
@@ -104,7 +104,7 @@ class Checkpoints:
             {
                 "step": step,
                 "workers": self.worker.world_size,
-                "manifest": load_manifest(self.config.shards).digest,
+                "manifest": load_mixture(self.config).digest,
                 "head_warmup": self.engine.frozen_steps,
                 "alarms": state.alarms.state(),
                 "bad": state.bad_steps.state(),
@@ -169,15 +169,16 @@ def best_step(root: Path) -> int | None:
 def check_resumable(config: PretrainConfig, folder: Path) -> None:
     """Raises CheckpointError if a training with these settings cannot continue from a checkpoint."""
     began = trained_config(folder)
-    for name in ("start", "backbone", "distill", "order", "crops", "batch", "seed", "head_warmup"):
+    for name in ("start", "backbone", "distill", "mix", "order", "crops", "batch", "seed", "head_warmup"):
         if getattr(began, name) != getattr(config, name):
             raise CheckpointError(
                 f"{folder}: {name} differs from the settings that this training began with; resume with those "
                 "of its config.json, or choose another --out"
             )
-    if json.loads((folder / POSITION).read_text())["manifest"] != load_manifest(config.shards).digest:
+    if json.loads((folder / POSITION).read_text())["manifest"] != load_mixture(config).digest:
         raise CheckpointError(
-            f"{folder}: was trained on other shards than {config.shards}; resume with those, or choose another --out"
+            f"{folder}: was trained on other shards than {', '.join(config.shards)}; resume with those, or choose "
+            "another --out"
         )
     if checkpoint.step_of(folder) > config.steps:
         raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +21,11 @@ class PretrainConfig:
 
     recipe: str = ""
     """Name of the recipe that these settings started from."""
-    shards: Path = Path("shards")
-    """Folder of shards that `vetdino ingest` wrote."""
+    shards: tuple[str, ...] = ("shards",)
+    """Folders of shards that `vetdino ingest` wrote; `mix` says how much of each."""
+    mix: tuple[float, ...] = ()
+    """Weight of each folder of `shards` where there are several: its part of every batch, whatever its size. Nothing
+    weighs them by their numbers of training studies."""
     out: Path = Path("runs/pretrain")
     """Folder for the checkpoints, the metrics and the backbone."""
     start: str = ""
@@ -94,6 +98,7 @@ class PretrainConfig:
             if side % patch:
                 near = max(1, round(side / patch)) * patch
                 raise ConfigError(f"{name} {side} is not a multiple of the patch, {patch}; nearest is {near}")
+        self._check_mix()
         self.order.check(self.batch)
         self._check_shares("batch", self.batch)
         if self.order.window:
@@ -104,6 +109,22 @@ class PretrainConfig:
             )
         for workers in self._worker_counts():
             self.optim.micro_batches(self.batch, workers)
+
+    def _check_mix(self) -> None:
+        """Raises ConfigError if there is no weight above 0 for each folder of shards."""
+        if not self.shards:
+            raise ConfigError("shards names no folder; give at least one")
+        if not self.mix:
+            return
+        if len(self.mix) != len(self.shards):
+            raise ConfigError(
+                f"mix has {len(self.mix)} weights, shards names {len(self.shards)} folders; give one weight for each"
+            )
+        for folder, weight in zip(self.shards, self.mix, strict=True):
+            if not 0 < weight < math.inf:
+                raise ConfigError(
+                    f"mix {weight:g} of {folder} must be above 0; leave out a folder not wanted"
+                )
 
     def _worker_counts(self) -> range:
         """Every number of workers that may train: Ray takes as many as the cluster has."""

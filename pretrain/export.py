@@ -12,7 +12,6 @@ from pathlib import Path
 from ..platform.core.config import digest, flat
 from ..platform.core.revision import git_revision
 from ..platform.core.runs import Run, open_run
-from ..platform.data.manifest import Manifest
 from ..platform.models.backbone import Backbone, resized
 from ..platform.models.card import Card
 from ..platform.models.saving import save_backbone
@@ -20,22 +19,23 @@ from ..platform.training import checkpoint
 from .checkpoints import checkpoints_folder
 from .config import PretrainConfig
 from .data_warnings import no_pairs
+from .mixture import Mixture
 from .records import STATUS
 
 
-def open_pretrain_run(config: PretrainConfig, manifest: Manifest) -> Run:
+def open_pretrain_run(config: PretrainConfig, mixture: Mixture) -> Run:
     """The run folder and MLflow run of a training."""
     tags = {
-        "manifest": manifest.digest,
+        "manifest": mixture.digest,
         "config": digest(config),
         "seed": config.seed,
-        "views": view_mode(config, manifest),
+        "views": view_mode(config, mixture),
     }
     name = f"{config.recipe or 'custom'}-{config.seed}"
     return open_run(config.out, experiment="vetdino/pretrain", name=name, params=flat(config), tags=tags)
 
 
-def export_backbone(config: PretrainConfig, backbone: Backbone, manifest: Manifest) -> Card:
+def export_backbone(config: PretrainConfig, backbone: Backbone, mixture: Mixture) -> Card:
     """Write the teacher's backbone to `<out>/backbone`, at `embed_side`; returns its card."""
     exported = resized(backbone, config.embed_side or config.backbone.side)
     status = json.loads((config.out / STATUS).read_text())
@@ -45,12 +45,12 @@ def export_backbone(config: PretrainConfig, backbone: Backbone, manifest: Manife
         origin={
             "recipe": config.recipe,
             "start": Path(config.start).name or "random",
-            "manifest": manifest.digest,
+            "manifest": mixture.digest,
             "config": digest(config),
             "revision": git_revision(),
             "step": str(config.steps),
             "seed": str(config.seed),
-            "views": view_mode(config, manifest),
+            "views": view_mode(config, mixture),
         },
         metrics={
             name: value
@@ -75,6 +75,6 @@ def log_models(config: PretrainConfig, run: Run, card: Card) -> None:
     run.log_best("probe/auroc_macro")
 
 
-def view_mode(config: PretrainConfig, manifest: Manifest) -> str:
+def view_mode(config: PretrainConfig, mixture: Mixture) -> str:
     """`multi` where the training sees pairs of views, else `single`."""
-    return "multi" if config.crops.p_multiview > 0 and not no_pairs(config, manifest) else "single"
+    return "multi" if config.crops.p_multiview > 0 and not no_pairs(config, mixture) else "single"

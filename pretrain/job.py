@@ -18,7 +18,6 @@ from ..platform.core.files import atomic_write
 from ..platform.core.locks import folder_lock
 from ..platform.core.progress import Progress
 from ..platform.core.tracking import create_database, tracking_address
-from ..platform.data.manifest import load_manifest
 from ..platform.models.source import absolute_source
 from ..platform.training import checkpoint
 from ..platform.training.cluster import (
@@ -33,6 +32,7 @@ from .checkpoints import check_resumable, checkpoints_folder, trained_config
 from .config import PretrainConfig
 from .data_warnings import data_warnings
 from .loop import train
+from .mixture import check_mixture, load_mixture
 from .records import STATUS
 from .start import starting_point
 
@@ -49,12 +49,10 @@ def pretrain(config: PretrainConfig) -> Path:
     for library in ("ray", "deepspeed"):
         require_extra(library, "pretraining")
     start = absolute_source(config.start) if config.start else ""
-    config = replace(config, shards=_absolute(config.shards), out=config.out.resolve(), start=start)
-    manifest = load_manifest(config.shards)
-    if manifest.studies("train") < config.batch:
-        raise ConfigError(
-            f"batch {config.batch} is more than the {manifest.studies('train')} training studies; lower it"
-        )
+    shards = tuple(map(_absolute, config.shards))
+    config = replace(config, shards=shards, out=config.out.resolve(), start=start)
+    mixture = load_mixture(config)
+    check_mixture(config, mixture)
     with folder_lock(config.out, "vetdino pretrain"):
         _prepare_folder(config)
         create_database(tracking_address(config.out))
@@ -65,7 +63,7 @@ def pretrain(config: PretrainConfig) -> Path:
             threads=config.threads,
             restarts=config.restarts,
         )
-        with _progress_bar(config, data_warnings(config, manifest)) as on_stage:
+        with _progress_bar(config, data_warnings(config, mixture)) as on_stage:
             argument, advice = to_json(config), partial(_advice, config)
             run_on_ray(_train_worker, argument, workers, config.out, advice, on_stage)
     return config.out / "backbone"
@@ -120,8 +118,8 @@ def _announce_resume(config: PretrainConfig, newest: Path) -> None:
     print(f"vetdino: {config.out}: {text}", file=sys.stderr, flush=True)
 
 
-def _absolute(path: Path) -> Path:
-    return path if "://" in str(path) else path.resolve()
+def _absolute(folder: str) -> str:
+    return folder if "://" in folder else str(Path(folder).resolve())
 
 
 @contextmanager

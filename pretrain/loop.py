@@ -11,7 +11,6 @@ import torch
 from ..platform.core.errors import TrainingError
 from ..platform.core.files import atomic_write
 from ..platform.core.runs import Run
-from ..platform.data.manifest import load_manifest
 from ..platform.training import checkpoint
 from ..platform.training.cluster import WorkerContext, report_stage
 from .bad_batches import save_bad_batch
@@ -24,6 +23,7 @@ from .checkpoints import Checkpoints, LoopState, checkpoints_folder, newest_chec
 from .config import PretrainConfig
 from .data_warnings import data_warnings
 from .export import export_backbone, log_models, open_pretrain_run
+from .mixture import load_mixture
 from .records import STATUS, RecordWindow
 from .watch.alarms import Alarms, Decision, alarm_metrics, decide
 
@@ -44,9 +44,10 @@ def train(
     report_stage(status, worker, "loading the network and the studies")
     newest = checkpoint.newest(checkpoints_folder(config))
     trainer = build_trainer(config, worker, newest)
-    manifest = load_manifest(config.shards)
-    with open_pretrain_run(config, manifest) as run:
-        run.log_dataset(manifest.name, manifest.digest, "pretraining", dict(manifest.counts))
+    mixture = load_mixture(config)
+    with open_pretrain_run(config, mixture) as run:
+        for manifest in mixture.manifests:
+            run.log_dataset(manifest.name, manifest.digest, "pretraining", dict(manifest.counts))
         loop = TrainingLoop(trainer, run, on_record)
         first = loop.checkpoints.load(newest) if newest else 0
         record = min(config.steps, (first // config.log_every + 1) * config.log_every)
@@ -59,7 +60,7 @@ def train(
         worker.barrier()
         report_stage(status, worker, "exporting the backbone")
         if worker.rank == 0:
-            card = export_backbone(config, trainer.distiller.teacher.backbone, manifest)
+            card = export_backbone(config, trainer.distiller.teacher.backbone, mixture)
             log_models(config, run, card)
         report_stage(status, worker, "")
     worker.barrier()
@@ -83,7 +84,7 @@ class TrainingLoop:
         )
         self.state = LoopState(alarms, BadSteps(config.bad_in_a_row))
         self.checkpoints = Checkpoints(config, worker, self.distiller, self.engine, self.state)
-        self.warnings = data_warnings(config, load_manifest(config.shards))
+        self.warnings = data_warnings(config, load_mixture(config))
 
     def run_from(self, first: int) -> int | None:
         """Train from a step to the end; returns the step to continue from if an alarm rewound the training."""

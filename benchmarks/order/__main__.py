@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from vetdino.pretrain.batches.order import StudyOrder
+from vetdino.pretrain.batches.order import MixedOrder, StudyOrder
 
 # N studies of an archive, S shards; M = T x B studies of an epoch: T steps of B studies each.
 
@@ -49,7 +49,7 @@ def hashed_archive(archive: Archive, seed: int) -> Archive:
     return replace(archive, label_N=archive.label_N[rows_N], patient_N=archive.patient_N[rows_N])
 
 
-def epoch_rows(order: StudyOrder, epoch: int) -> np.ndarray:
+def epoch_rows(order: StudyOrder | MixedOrder, epoch: int) -> np.ndarray:
     """The rows of an epoch as its steps take them: (T, B)."""
     first = epoch * order.per_epoch
     return np.stack([order.rows(step) for step in range(first, first + order.per_epoch)])
@@ -175,6 +175,70 @@ def measure(args: argparse.Namespace) -> list[dict[str, float]]:
     return rows
 
 
+# Mixes ----------------------------------------------------------------------------------------------------
+
+
+def independent_rows(order: MixedOrder, steps: int) -> np.ndarray:
+    """What a mix is compared with: each study's archive drawn by weight, then a study of it: (T, B)."""
+    random = np.random.default_rng(order.seed)
+    counts = np.array([sum(shards) for shards in order.archives])
+    share = np.array(order.weights) / sum(order.weights)
+    number_TB = random.choice(len(counts), (steps, order.batch), p=share)
+    return (np.cumsum(counts) - counts)[number_TB] + random.integers(counts[number_TB])
+
+
+def mix_figures(rows_TB: np.ndarray, archives: Sequence[Archive], weights: Sequence[int]) -> dict[str, float]:
+    """How far a mix is from independent draws by weight.
+
+    folder_lag_1, folder_mean: autocorrelation of "is of the first archive" along the studies, at lag 1 and on average
+    over lags 1 to B. folder_variance: variance of the first archive's share of a batch, over that of independent draws.
+    label_mean, label_variance: the same of the label. patient: pairs of studies of one patient at lags 1 to B, over
+    those of independent draws.
+    """
+    batch = rows_TB.shape[1]
+    first = archives[0].studies
+    share_M = np.array(weights) / sum(weights)
+    label_TB = np.concatenate([archive.label_N for archive in archives])[rows_TB]
+    offsets = np.cumsum([0, *(archive.patient_N.max() + 1 for archive in archives)])
+    patient_N = np.concatenate(
+        [each.patient_N + start for each, start in zip(archives, offsets[:-1], strict=True)]
+    )
+    chance = sum(
+        share**2 * same_patient_by_chance(each.patient_N)
+        for share, each in zip(share_M, archives, strict=True)
+    )
+    figures = {}
+    for name, value_TB in (("folder", (rows_TB < first).astype(float)), ("label", label_TB)):
+        by_lag, part_T, mean = autocorrelation(value_TB.ravel(), batch), value_TB.mean(1), value_TB.mean()
+        figures |= {
+            f"{name}_lag_1": float(by_lag[0]),
+            f"{name}_mean": float(by_lag.mean()),
+            f"{name}_variance": float(part_T.var() / (mean * (1 - mean) / batch)),
+        }
+    return figures | {"patient": float(same_patient(patient_N[rows_TB].ravel(), batch).mean() / chance)}
+
+
+def measure_mixes(args: argparse.Namespace) -> list[dict[str, float]]:
+    """One row for independent draws and for each order, of three sorted archives of 5, 3 and 2 parts of the shards."""
+    parts = [max(1, args.shards * part // 10) for part in (5, 3, 2)]
+    archives = [
+        sorted_archive(part, args.studies, args.prevalence, args.seed + number)
+        for number, part in enumerate(parts)
+    ]
+    plain = MixedOrder(tuple(each.shards for each in archives), tuple(args.mix), args.batch, args.seed)
+    drawn = independent_rows(plain, args.epochs * plain.per_epoch)
+    rows: list[dict[str, float]] = [
+        {"archive": "drawn", "window": 0, "lanes": 1, **mix_figures(drawn, archives, plain.weights)}
+    ]
+    pairs = [(0, 1), *((window, lanes) for lanes in args.lanes for window in args.windows)]
+    for window, lanes in pairs:
+        order = replace(plain, window=window, lanes=lanes)
+        drawn = np.concatenate([epoch_rows(order, epoch) for epoch in range(args.epochs)])
+        figures = mix_figures(drawn, archives, plain.weights)
+        rows.append({"archive": "mixed", "window": window, "lanes": lanes, **figures})
+    return rows
+
+
 COLUMNS = {
     "label_lag_1": ("lag 1", ".4f"),
     "label_mean": ("mean", ".4f"),
@@ -189,11 +253,23 @@ COLUMNS = {
 """Figure -> head of its column and format."""
 
 
-def table(rows: list[dict[str, float]]) -> str:
+MIX_COLUMNS = {
+    "folder_lag_1": ("folder 1", ".4f"),
+    "folder_mean": ("mean", ".4f"),
+    "folder_variance": ("variance", ".3f"),
+    "label_lag_1": ("label 1", ".4f"),
+    "label_mean": ("mean", ".4f"),
+    "label_variance": ("variance", ".2f"),
+    "patient": ("patient", ".1f"),
+}
+"""The same for mixes."""
+
+
+def table(rows: list[dict[str, float]], columns: dict[str, tuple[str, str]] = COLUMNS) -> str:
     """The figures as lines of text."""
-    lines = [f"{'archive':8}{'W':>4}{'L':>5}" + "".join(f"{head:>11}" for head, _ in COLUMNS.values())]
+    lines = [f"{'archive':8}{'W':>4}{'L':>5}" + "".join(f"{head:>11}" for head, _ in columns.values())]
     for row in rows:
-        figures = "".join(f"{row[name]:>11{form}}" for name, (_, form) in COLUMNS.items())
+        figures = "".join(f"{row[name]:>11{form}}" for name, (_, form) in columns.items())
         window = row["window"] or "all"
         lines.append(f"{row['archive']:8}{window:>4}{row['lanes']:>5}{figures}")
     return "\n".join(lines)
@@ -209,6 +285,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--windows", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--lanes", type=int, nargs="+", default=[8, 32, 64, 256])
+    parser.add_argument("--mix", type=int, nargs=3, default=[5, 3, 2], help="weights of three mixed archives")
     parser.add_argument("--cache", type=int, default=64, help="shards that a worker keeps")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
@@ -216,8 +293,10 @@ def main() -> None:
     args = parser.parse_args()
     rows = measure(args)
     print(table(rows))
+    mixes = measure_mixes(args)
+    print(table(mixes, MIX_COLUMNS))
     settings = {name: str(value) for name, value in vars(args).items()}
-    args.out.write_text(json.dumps({"settings": settings, "found": rows}, indent=1) + "\n")
+    args.out.write_text(json.dumps({"settings": settings, "found": rows, "mixes": mixes}, indent=1) + "\n")
     print(args.out)
 
 

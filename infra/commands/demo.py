@@ -99,7 +99,7 @@ class Demo(Command):
         return pretrain(
             replace(
                 config,
-                shards=shards,
+                shards=(str(shards),),
                 out=folder,
                 start=str(SHIPPED),
                 steps=self.steps,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,12 +29,13 @@ class CardFacts:
     """Everything that a model card is written from.
 
     values: task -> metric values of its evaluations, in which the backbone's source is called THIS_BACKBONE.
-    left_out: task -> finding -> reason. manifests: digests of the shards of the evaluations.
+    left_out: task -> finding -> reason. trained_on: the manifests of the training data, none where not all of them are
+    still there unchanged. manifests: digests of the shards of the evaluations.
     """
 
     card: Card
     training: RunRecord | None
-    manifest: Manifest | None
+    trained_on: tuple[Manifest, ...]
     values: Mapping[str, Sequence[MetricValue]]
     left_out: Mapping[str, Mapping[str, str]]
     manifests: tuple[str, ...]
@@ -62,7 +65,7 @@ def read_facts(backbone: Path, config: ReportConfig) -> CardFacts:
     return CardFacts(
         card=card,
         training=training,
-        manifest=_training_manifest(card, training, config),
+        trained_on=_training_manifests(card, training, config),
         values=values,
         left_out={task: reasons for run in evaluations for task, reasons in run.left_out.items()},
         manifests=tuple(dict.fromkeys(run.manifest for run in evaluations)),
@@ -98,13 +101,19 @@ def _renamed(run: RunRecord, card: Card) -> RunRecord:
     return replace(run, values=values)
 
 
-def _training_manifest(card: Card, training: RunRecord | None, config: ReportConfig) -> Manifest | None:
-    """The manifest of the training data, if it is still there unchanged."""
-    for place in (config.shards, training.params.get("shards", "") if training else ""):
-        try:
-            manifest = load_manifest(place) if place else None
-        except (ShardError, OSError):
-            continue
-        if manifest is not None and manifest.digest == card.origin.get("manifest"):
-            return manifest
-    return None
+def _training_manifests(card: Card, training: RunRecord | None, config: ReportConfig) -> tuple[Manifest, ...]:
+    """The manifests of the training data in the order of the card, if all are still there unchanged."""
+    found: dict[str, Manifest] = {}
+    for place in (config.shards, *_trained_folders(training)):
+        with suppress(ShardError, OSError):
+            if place:
+                manifest = load_manifest(place)
+                found[manifest.digest] = manifest
+    digests = card.origin.get("manifest", "").split()
+    return tuple(found[digest] for digest in digests) if set(digests) <= set(found) else ()
+
+
+def _trained_folders(training: RunRecord | None) -> list[str]:
+    """The folders of shards that a training names; before there were mixes it named one as plain text."""
+    text = str(training.params.get("shards", "")) if training else ""
+    return json.loads(text) if text.startswith("[") else [text]

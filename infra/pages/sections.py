@@ -60,20 +60,27 @@ def _description(facts: CardFacts) -> Iterator[Block]:
 
 
 def _training_data(facts: CardFacts) -> Iterator[Block]:
-    digest = facts.card.origin.get("manifest", "")
-    yield f"Manifest of the shards: `{digest}`." if digest else "The card names no data."
-    manifest = facts.manifest
-    if manifest is None:
+    digests = facts.card.origin.get("manifest", "").split()
+    names = ", ".join(f"`{digest}`" for digest in digests)
+    yield (
+        f"Manifest{'s' * (len(digests) > 1)} of the shards: {names}."
+        if digests
+        else "The card names no data."
+    )
+    if not facts.trained_on:
         yield "The shards were not available when this card was written; their counts are unknown."
         return
-    rows = [
-        [split, f"{manifest.studies(split):,}", f"{sum(shard.views for shard in manifest.of(split)):,}"]
-        for split in SPLITS
-    ]
-    yield CardTable(["split", "studies", "views"], rows)
-    if "patients" in manifest.counts:
-        yield f"{manifest.counts['patients']:,} patients; every patient is in one split only."
-    yield f"Findings in the labels, which pretraining did not use: {', '.join(manifest.findings) or 'none'}."
+    for manifest in facts.trained_on:
+        rows = [
+            [split, f"{manifest.studies(split):,}", f"{sum(shard.views for shard in manifest.of(split)):,}"]
+            for split in SPLITS
+        ]
+        if len(digests) > 1:
+            yield f"Of {manifest.name} (`{manifest.digest[:12]}`):"
+        yield CardTable(["split", "studies", "views"], rows)
+        if "patients" in manifest.counts:
+            yield f"{manifest.counts['patients']:,} patients; every patient is in one split only."
+        yield f"Findings in the labels, which pretraining did not use: {', '.join(manifest.findings) or 'none'}."
 
 
 def _recipe(facts: CardFacts) -> Iterator[Block]:
@@ -136,17 +143,17 @@ def value_text(value: MetricValue) -> str:
 def _limitations(facts: CardFacts) -> Iterator[Block]:
     """What the facts do not support, one sentence each."""
     yield "Not verified clinically. It is for research, not for patient care."
-    if facts.manifest is not None:
-        yield from _data_limitations(facts.manifest)
-    training_manifest = facts.card.origin.get("manifest")
+    if facts.trained_on:
+        yield from _data_limitations(facts.trained_on)
+    training_manifests = set(facts.card.origin.get("manifest", "").split())
     if not facts.values:
         yield "Without an evaluation nothing is known about its features."
-    elif training_manifest in facts.manifests:
+    elif training_manifests & set(facts.manifests):
         yield (
             "It was evaluated on patients it was not trained on, but from the same archive: how it does on another "
             "scanner, hospital or species is unknown."
         )
-    if set(facts.manifests) - {training_manifest}:
+    if set(facts.manifests) - training_manifests:
         yield (
             "It was evaluated on other shards than it was trained on; no file says whether their patients were in "
             "the training data."
@@ -155,18 +162,18 @@ def _limitations(facts: CardFacts) -> Iterator[Block]:
         yield from _result_limitations(task, values)
 
 
-def _data_limitations(manifest: Manifest) -> Iterator[Block]:
+def _data_limitations(manifests: Sequence[Manifest]) -> Iterator[Block]:
     from ...platform.phantom.config import FINDINGS
 
-    if manifest.findings and set(manifest.findings) <= set(FINDINGS):
+    if any(manifest.findings and set(manifest.findings) <= set(FINDINGS) for manifest in manifests):
         yield (
             "The findings of its shards are those of `vetdino phantom`: it was trained on generated studies, its files "
             "show no real radiograph, and its results say nothing about real ones."
         )
-    if manifest.studies("train") < FEW_STUDIES:
+    studies = sum(manifest.studies("train") for manifest in manifests)
+    if studies < FEW_STUDIES:
         yield (
-            f"{manifest.studies('train'):,} training studies are few: recipes of this kind are made for hundreds "
-            "of thousands."
+            f"{studies:,} training studies are few: recipes of this kind are made for hundreds of thousands."
         )
 
 

@@ -38,7 +38,8 @@ def from_json(cls: type[T], text: str, source: str = "") -> T:
     """The config that `text` describes; keys left out keep their defaults.
 
     source: the file's name, for messages. Raises ConfigError where the text is not JSON, a key is unknown (the
-    nearest known one is named) or a value has another type; only a list becomes a tuple and a string a path.
+    nearest known one is named) or a value has another type; only a list becomes a tuple, and a string a path or a tuple
+    of one.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -50,7 +51,7 @@ def from_json(cls: type[T], text: str, source: str = "") -> T:
     for key in _unknown_keys(cls, data):
         raise ConfigError(f"{where}unknown setting '{key}'; {nearest(key, list(_keys(cls)))}")
     try:
-        return TypeAdapter(cls).validate_json(text, strict=True)
+        return TypeAdapter(cls).validate_json(json.dumps(_several(cls, data)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"])) or "the whole"
@@ -143,6 +144,7 @@ def _with_settings(default: T | type[T], settings: Mapping[str, Any], group: str
             continue
         try:
             plain = str(value) if isinstance(value, Path) else value
+            plain = (plain,) if isinstance(plain, str) and _takes_several(hints[name]) else plain
             values[name] = TypeAdapter(hints[name]).validate_python(plain)
         except ValidationError as error:
             message = error.errors()[0]["msg"]
@@ -223,6 +225,22 @@ def _parts(hint: Any) -> list[type[DataclassInstance]]:
     if origin in (typing.Union, types.UnionType, typing.Annotated, tuple, list):
         return [part for argument in typing.get_args(hint) for part in _parts(argument)]
     return []
+
+
+def _takes_several(hint: Any) -> bool:
+    """Whether a setting is a tuple of any length."""
+    return typing.get_origin(hint) is tuple and typing.get_args(hint)[-1] is Ellipsis
+
+
+def _several(cls: type[DataclassInstance], data: Any) -> Any:
+    """The data of a config with a list of one where a string stands and several may."""
+    if not isinstance(data, dict):
+        return data
+    hints = typing.get_type_hints(cls)
+    return {
+        key: [value] if isinstance(value, str) and _takes_several(hints[key]) else value
+        for key, value in data.items()
+    }
 
 
 def _keys(cls: type[DataclassInstance], path: str = "") -> Iterator[str]:

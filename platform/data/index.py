@@ -19,7 +19,7 @@ from ..core.errors import ShardError
 from .index_file import check_sizes, index_table
 from .manifest import Manifest, load_manifest, open_shard
 from .rows import shards_digest
-from .samples import tar_samples
+from .samples import plain_sample, tar_samples
 from .study import SPLITS, Study
 
 HANDLES = 64
@@ -44,14 +44,14 @@ class StudyIndex:
     rows: pa.Table
     """The columns of docs/formats.md; take single values or slices, not the whole as Python objects."""
 
-    def __init__(self, folder: str | Path, split: str) -> None:
-        """Raises ShardError where a shard is missing or not as large as promised."""
+    def __init__(self, folder: str | Path, split: str, handles: int = HANDLES) -> None:
+        """handles: files to keep open. Raises ShardError where a shard is missing or not as large as promised."""
         manifest = load_manifest(folder)
         check_sizes(folder, manifest.of(split))
-        self._open(str(folder), split, manifest)
+        self._open(str(folder), split, manifest, handles)
 
-    def _open(self, folder: str, split: str, manifest: Manifest) -> None:
-        self.folder, self.split = folder, split
+    def _open(self, folder: str, split: str, manifest: Manifest, handles: int) -> None:
+        self.folder, self.split, self.handles = folder, split, handles
         self._files, self._root = fsspec.core.url_to_fs(folder)
         self._digest = shards_digest(manifest)
         first = sum(manifest.studies(before) for before in SPLITS[: SPLITS.index(split)])
@@ -105,7 +105,7 @@ class StudyIndex:
         if len(content) < length:
             raise ShardError(f"{path}: shorter than it was; ingest again")
         try:
-            sample = next(tar_samples(io.BytesIO(content), path), None)
+            sample = plain_sample(content) or next(tar_samples(io.BytesIO(content), path), None)
             if sample is None or sample.key != key:
                 raise ShardError("not the study of the index; copy the shard again, or ingest again")
             sample.check(digest)
@@ -119,14 +119,14 @@ class StudyIndex:
         if self._process != os.getpid():
             self._process, self._handles = os.getpid(), OrderedDict()
         if shard not in self._handles:
-            while len(self._handles) >= HANDLES:
+            while len(self._handles) >= self.handles:
                 self._handles.popitem(last=False)[1].close()
             self._handles[shard] = open_shard(self._files, f"{self._root}/{shard}")
         self._handles.move_to_end(shard)
         return self._handles[shard]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopened, (self.folder, self.split, self._digest)
+        return _reopened, (self.folder, self.split, self._digest, self.handles)
 
     def __del__(self) -> None:
         if self.__dict__.get("_process") == os.getpid():
@@ -134,11 +134,11 @@ class StudyIndex:
                 file.close()
 
 
-def _reopened(folder: str, split: str, digest: str) -> StudyIndex:
+def _reopened(folder: str, split: str, digest: str, handles: int) -> StudyIndex:
     """The index that was pickled. Raises ShardError where the folder holds other shards by now."""
     manifest = load_manifest(folder)
     if shards_digest(manifest) != digest:
         raise ShardError(f"{folder}: its shards have changed since they were opened; run the command again")
     index = StudyIndex.__new__(StudyIndex)
-    index._open(folder, split, manifest)
+    index._open(folder, split, manifest, handles)
     return index

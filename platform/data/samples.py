@@ -71,6 +71,8 @@ def study_from_files(key: str, files: Mapping[str, bytes]) -> Study:
     """The study in the files of a sample, name -> content. Raises ShardError where they do not fit together."""
     try:
         record = json.loads(files[f"{key}.json"])
+        if record["key"] != key:
+            raise ShardError("its JSON names another study; ingest again")
         return Study(
             key=record["key"],
             patient=record["patient"],
@@ -131,6 +133,27 @@ def tar_samples(file: IO[bytes], path: str) -> Iterator[Sample]:
         stop = last.offset_data + padded_size(last.size)
         files = {header.name: content for header, content in members}
         yield Sample(key, first.offset, stop - first.offset, files)
+
+
+def plain_sample(content: bytes) -> Sample | None:
+    """The sample whose part of a tar these bytes are, where all headers are as plain as those that we write.
+
+    None where one is not: `tar_samples` reads any. It takes a third of the time. The checksums of headers are not
+    compared, so that of the sample has to be.
+    """
+    files: dict[str, bytes] = {}
+    position = 0
+    while position < len(content):
+        header = content[position : position + BLOCK]
+        size = header[124:135]
+        is_plain = header[257:263] == b"ustar\0" and header[156:157] == b"0" and header[345:346] == b"\0"
+        if not is_plain or not size.isdigit() or b"\0" not in header[:100]:
+            return None
+        start, length = position + BLOCK, int(size, 8)
+        files[header[: header.index(b"\0")].decode(errors="replace")] = content[start : start + length]
+        position = start + padded_size(length)
+    keys = {sample_key(name) for name in files}
+    return Sample(keys.pop(), 0, position, files) if len(keys) == 1 and position == len(content) else None
 
 
 def _tar_files(file: IO[bytes], path: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:

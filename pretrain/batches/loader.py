@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
 from ...platform.core.errors import ConfigError
-from ...platform.data.index import StudyIndex
+from ...platform.data.joined import JoinedIndex
 from .batch import CropBatch, collate_crops
 from .config import CropConfig, MaskConfig
 from .crop_plan import PlannedStudy, planned_study
 from .crops import StudyCrops, cut_crops
 from .device_crops import PlannedBatch, collate_plans
 from .masks import block_mask
-from .order import StepSampler, StudyOrder
+from .order import MixedOrder, StepSampler, StudyOrder
 from .seeds import derived_seed
 
 
 class CropDataset(Dataset):
     """Item (row, epoch, progress) -> the study's crops and its hidden patches (T, N) bool.
 
-    grid: patches along a side of a global crop. planned_only: leave the cutting to the device; an item then
-    holds the study's two views and the transforms of their crops.
+    shards: folders of shards; rows count through their training studies, one folder after the other. epoch: in a mix,
+    the pass through the study's folder, so that a study that comes twice in an epoch has other crops. grid: patches
+    along a side of a global crop. planned_only: leave the cutting to the device; an item then holds the study's two
+    views and the transforms of their crops.
     """
 
     def __init__(
         self,
-        shards: str,
+        shards: Sequence[str],
         crops: CropConfig,
         masks: MaskConfig,
         grid: int,
@@ -37,7 +41,7 @@ class CropDataset(Dataset):
     ) -> None:
         # A forked process would wait forever for OpenCV's threads, which stay in the parent process.
         cv2.setNumThreads(0)
-        self.index = StudyIndex(shards, "train")
+        self.index = JoinedIndex(shards, "train")
         self.crops, self.masks, self.grid, self.seed = crops, masks, grid, seed
         self.planned_only = planned_only
 
@@ -74,7 +78,9 @@ def crop_loader(
     )
 
 
-def remade_batch(dataset: CropDataset, order: StudyOrder, step: int, steps: int) -> CropBatch | PlannedBatch:
+def remade_batch(
+    dataset: CropDataset, order: StudyOrder | MixedOrder, step: int, steps: int
+) -> CropBatch | PlannedBatch:
     """Make the batch of one step once more, for all workers together: it depends on the step's number alone."""
     items = next(iter(StepSampler(order, first=step, steps=steps, rank=0, world=1)))
     return _collate([dataset[item] for item in items])

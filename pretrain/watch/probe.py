@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from ...platform.data.index import StudyIndex
+from ...platform.data.joined import JoinedIndex
 from ...platform.data.rows import label_matrix, view_counts
 from ...platform.measure.metrics import auroc, average_precision, macro
 from ...platform.measure.neighbors import GRAIN, nearest, vote
@@ -23,21 +23,23 @@ from .spread import effective_rank, mean_cosine
 
 
 class ProbeStudies:
-    """The first studies of a split as images of the backbone's side, made once.
+    """Some studies of a split, given by their rows, as images of the backbone's side, made once.
 
     Each worker keeps the images of its share of the studies, `[rank::world]`, and the labels of all.
     """
 
-    def __init__(self, index: StudyIndex, most: int, views: int, side: int, findings: Sequence[str]) -> None:
+    def __init__(
+        self, index: JoinedIndex, rows: Sequence[int], views: int, side: int, findings: Sequence[str]
+    ) -> None:
         rank, world = rank_and_world_size()
-        known = index.rows.slice(0, most)
+        known = index.rows.take(list(rows))
         self.patients = set(known["patient"].to_pylist())
         self.labels_NF = label_matrix(known, findings).astype(np.float64)
         self.counts_N = view_counts(known).clip(max=views)
         """Views of each study."""
         images = [
             letterboxed(view.decode().pixels, side)
-            for row in range(rank, len(known), world)
+            for row in rows[rank::world]
             for view in index.load(row).views[:views]
         ]
         self.images_VSS = np.stack(images) if images else np.zeros((0, side, side), np.uint8)
@@ -79,12 +81,22 @@ class ProbeStudies:
 
 
 class Probe:
-    """A bank of training studies, and queries of other patients from the validation split."""
+    """A bank of training studies, and queries of other patients from the validation split.
 
-    def __init__(self, shards: str, config: ProbeConfig, findings: Sequence[str]) -> None:
-        self.config = config
+    shards: folders of shards; of each the first studies are taken, by weight, and where it has fewer the others make
+    up for it. findings: of all folders; where a folder does not know one, its studies count as unknown.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[str],
+        config: ProbeConfig,
+        findings: Sequence[str],
+        weights: Sequence[int] = (1,),
+    ) -> None:
+        self.config, self.weights = config, tuple(weights)
         self.findings = tuple(findings)
-        self.splits = StudyIndex(shards, "train"), StudyIndex(shards, "val")
+        self.splits = JoinedIndex(shards, "train"), JoinedIndex(shards, "val")
         self.studies: tuple[ProbeStudies, ...] = ()
         """Bank and queries, once they are read."""
 
@@ -122,11 +134,29 @@ class Probe:
     def _read_studies(self, side: int) -> tuple[ProbeStudies, ProbeStudies]:
         most = self.config.bank, self.config.queries
         bank, queries = (
-            ProbeStudies(split, count, self.config.views, side, self.findings)
+            ProbeStudies(
+                split, first_rows(split.counts, count, self.weights), self.config.views, side, self.findings
+            )
             for split, count in zip(self.splits, most, strict=True)
         )
         assert not bank.patients & queries.patients, "the splits divide patients"
         return bank, queries
+
+
+def first_rows(counts: Sequence[int], most: int, weights: Sequence[int]) -> list[int]:
+    """Rows of at most so many studies of a `JoinedIndex`, of each part the first ones, by weight.
+
+    counts: studies of each part. The numbers are Sainte-Lague's of the weights; what a part lacks the others give.
+
+    >>> first_rows([5, 5], 4, [3, 1]), first_rows([2, 9], 4, [3, 1])
+    ([0, 1, 2, 5], [0, 1, 2, 3])
+    """
+    taken = [0] * len(counts)
+    for _ in range(min(most, sum(counts))):
+        left = [part for part, count in enumerate(counts) if taken[part] < count]
+        taken[max(left, key=lambda part: weights[part] / (2 * taken[part] + 1))] += 1
+    first = np.cumsum([0, *counts])
+    return [int(row) for part, count in enumerate(taken) for row in range(first[part], first[part] + count)]
 
 
 def cross_view_recall(first_PD: np.ndarray, second_PD: np.ndarray, k: int = 10) -> float:

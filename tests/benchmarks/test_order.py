@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from benchmarks.order.__main__ import (
+    MIX_COLUMNS,
     autocorrelation,
     downloads,
     hashed_archive,
     measure,
+    measure_mixes,
     mixing,
     reading,
     same_patient,
@@ -69,6 +71,20 @@ def test_a_worker_reads_as_many_shards_at_once_as_its_lanes_have_windows_for():
     assert figures["shards_at_once"] == 4  # two lanes of two shards
     assert 1 <= figures["downloads"] <= 1 + 8 * 2 / 40
     assert reading(StudyOrder(800, 16, 0, (20,) * 40), workers=4, cache=6, epochs=2)["downloads"] > 10
+
+
+def test_a_mix_is_more_even_than_draws_and_its_lanes_mix_sorted_archives_like_those_of_one():
+    args = argparse.Namespace(
+        shards=60, studies=60, prevalence=0.25, batch=32, seed=0, windows=[4], lanes=[2, 8], epochs=3, mix=[3, 2, 1]
+    )  # fmt: skip
+    rows = measure_mixes(args)
+    drawn, plain, few, many = rows
+    assert table(rows, MIX_COLUMNS).count("\n") == 4
+    assert drawn["folder_variance"] == pytest.approx(1, abs=0.25)
+    assert drawn["patient"] == pytest.approx(1, abs=0.3) == plain["patient"]
+    assert max(row["folder_variance"] for row in (plain, few, many)) < 0.05
+    assert plain["label_variance"] < 1.2
+    assert few["label_variance"] > 1.5 * many["label_variance"]
 
 
 def test_the_table_has_a_line_for_each_order_of_each_archive():

@@ -54,27 +54,39 @@ def grey_study_of(split: str, number: int) -> Study:
     return Study(key, f"p{key}", views, {"bright": float(number % 2), "rare": np.nan}, split)
 
 
+def other_study_of(split: str, number: int) -> Study:
+    """A study of another archive, which knows one finding of the first and one that the first does not know."""
+    study = study_of(split, number + 100)
+    labels = {"bright": study.labels["bright"], "dark": 1 - study.labels["bright"]}
+    return replace(study, key=f"other{study.key}", patient=f"other{study.patient}", labels=labels)
+
+
 def write_shards(
-    folder: Path, make: Callable[[str, int], Study] = study_of, config: ShardConfig | None = None
+    folder: Path,
+    make: Callable[[str, int], Study] = study_of,
+    config: ShardConfig | None = None,
+    splits: Mapping[str, int] = SPLITS,
+    findings: tuple[str, ...] = ("bright", "rare"),
 ) -> Path:
-    """A folder of shards: 16 training and 6 validation studies."""
+    """A folder of shards: 16 training and 6 validation studies by default."""
     written = []
-    for split, count in SPLITS.items():
+    for split, count in splits.items():
         with ShardWriter(folder, split, config) as writer:
             for number in range(count):
                 writer.write(make(split, number))
         written += writer.shards
-    save_manifest(
-        folder, Manifest(VERSION, "tiny", ("bright", "rare"), tuple(written), {"studies": 22}, "0" * 64)
-    )
+    counts = {"studies": sum(splits.values())}
+    save_manifest(folder, Manifest(VERSION, "tiny", findings, tuple(written), counts, "0" * 64))
     return folder
 
 
-def tiny_of(shards: Path, out: Path, changes: Mapping[str, Any] | None = None, **top: Any) -> PretrainConfig:
+def tiny_of(
+    shards: Path | Sequence[Path], out: Path, changes: Mapping[str, Any] | None = None, **top: Any
+) -> PretrainConfig:
     """The smallest training, in float32; nested settings are changed by dotted name."""
     config = PretrainConfig(
         recipe="tiny",
-        shards=shards,
+        shards=tuple(map(str, [shards] if isinstance(shards, Path) else shards)),
         out=out,
         backbone=BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=32, depth=2, heads=2),
         crops=CropConfig(global_side=32, local_side=16, locals_per_view=2),
@@ -111,6 +123,13 @@ def small_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def other_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten training and four validation studies of other patients, in shards of two or three."""
+    folder, small = tmp_path_factory.mktemp("other"), ShardConfig(max_bytes=12_000)
+    return write_shards(folder, other_study_of, small, {"train": 10, "val": 4}, ("bright", "dark"))
+
+
+@pytest.fixture(scope="session")
 def tiny(shards: Path) -> Callable[..., PretrainConfig]:
     return lambda out, changes=None, **top: tiny_of(top.pop("shards", shards), out, changes, **top)
 
@@ -125,7 +144,7 @@ def run_config(tmp_path: Path, tiny: Callable[..., PretrainConfig]) -> PretrainC
 def micro_batches(shards: Path, tiny: Callable[..., PretrainConfig]) -> list[CropBatch]:
     """The batch of step 3 as two workers have it."""
     config = tiny(Path("nowhere"))
-    dataset = CropDataset(str(shards), config.crops, config.distill.masks, 4, config.seed)
+    dataset = CropDataset([str(shards)], config.crops, config.distill.masks, 4, config.seed)
     order = StudyOrder(len(dataset), config.batch, config.seed)
     samplers = [StepSampler(order, first=3, steps=4, rank=rank, world=2) for rank in (0, 1)]
     return [next(iter(crop_loader(dataset, sampler, processes=0))) for sampler in samplers]

@@ -62,7 +62,7 @@ def test_micro_batches_are_made_again_as_all_workers_computed_them(made, run_con
 def test_lanes_give_any_number_of_workers_the_batches_of_one_and_each_can_be_made_again(
     made, run_config, small_shards
 ):
-    config = replace(run_config, shards=small_shards, order=OrderConfig(window=2, lanes=4))
+    config = replace(run_config, shards=(str(small_shards),), order=OrderConfig(window=2, lanes=4))
     one = made(config)
     assert one.order.shards == tuple(shard.studies for shard in load_manifest(small_shards).of("train"))
     whole = [batch.keys for batch in one.batches(1)]
@@ -78,7 +78,7 @@ def test_lanes_give_any_number_of_workers_the_batches_of_one_and_each_can_be_mad
 @pytest.mark.slow
 def test_heads_are_whitened_on_the_same_studies_whatever_the_order(made, run_config, small_shards):
     distill = replace(run_config.distill, spread_head=True)
-    plain = replace(run_config, shards=small_shards, distill=distill)
+    plain = replace(run_config, shards=(str(small_shards),), distill=distill)
     lanes = replace(plain, order=OrderConfig(window=1, lanes=8))
     one, two = (made(config).distiller.state_dict() for config in (plain, lanes))
     assert all(torch.equal(one[name], two[name]) for name in one)

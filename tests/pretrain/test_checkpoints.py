@@ -11,7 +11,6 @@ import pytest
 from tests.pretrain.examples import write_checkpoint
 from vetdino.platform.core.config import to_json
 from vetdino.platform.core.errors import CheckpointError
-from vetdino.platform.data.manifest import load_manifest
 from vetdino.pretrain.batches.config import OrderConfig
 from vetdino.pretrain.checkpoints import (
     POSITION,
@@ -20,6 +19,7 @@ from vetdino.pretrain.checkpoints import (
     checkpoints_folder,
     newest_checkpoint_at,
 )
+from vetdino.pretrain.mixture import load_mixture
 
 
 def test_a_step_begins_from_its_own_checkpoint_or_the_newest_whole_one_before(run_config):
@@ -50,7 +50,7 @@ def resumable(run_config) -> Path:
     folder = checkpoints_folder(run_config) / "step_00000002"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(to_json(run_config))
-    digest = load_manifest(run_config.shards).digest
+    digest = load_mixture(run_config).digest
     (folder / POSITION).write_text(json.dumps({"manifest": digest}))
     return folder
 
@@ -68,6 +68,14 @@ def test_a_training_that_began_before_there_were_lanes_goes_on(run_config, resum
     check_resumable(run_config, resumable)
 
 
+def test_a_training_that_began_before_there_were_mixes_goes_on(run_config, resumable):
+    began = json.loads((resumable / "config.json").read_text())
+    (began["shards"],) = began["shards"]
+    del began["mix"]
+    (resumable / "config.json").write_text(json.dumps(began))
+    check_resumable(run_config, resumable)
+
+
 def test_fewer_steps_than_are_done_are_refused(run_config, resumable):
     with pytest.raises(CheckpointError, match="beyond --steps 1 already; give 2 or more"):
         check_resumable(replace(run_config, steps=1), resumable)
@@ -81,6 +89,7 @@ def test_fewer_steps_than_are_done_are_refused(run_config, resumable):
         ("head_warmup", 0.5),
         ("order", OrderConfig(window=2)),
         ("start", "timm:other"),
+        ("mix", (1.0,)),
     ],
 )
 def test_settings_that_change_the_result_may_not(name, value, run_config, resumable):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from vetdino.platform.core.config import cli_config
+from vetdino.platform.core.config import cli_config, from_json, to_json, with_settings
 from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.models.config import BackboneConfig
 from vetdino.pretrain.batches.config import OrderConfig
-from vetdino.pretrain.config import native_patch_side
+from vetdino.pretrain.config import PretrainConfig, native_patch_side
 from vetdino.pretrain.distillation.config import OptimConfig
 from vetdino.pretrain.recipes import recipe
 
@@ -81,6 +82,26 @@ def test_lanes_fit_every_number_of_workers_that_divides_them():
     for workers, fewest in ((1, 0), (2, 1), (4, 0), (8, 0)):
         order = OrderConfig(window=4, lanes=8)
         replace(recipe("small"), order=order, workers=workers, min_workers=fewest).check()
+
+
+def test_folders_and_weights_are_typed_side_by_side_and_kept_in_the_json():
+    words = ["--shards", "a", "s3://b/c", "--mix", "0.7", "0.3"]
+    config = cli_config(recipe("demo"), words, "vetdino pretrain demo")
+    assert (config.shards, config.mix) == (("a", "s3://b/c"), (0.7, 0.3))
+    assert from_json(PretrainConfig, to_json(config)) == config
+    config.check()
+
+
+def test_one_folder_may_be_a_plain_text_in_json_and_in_python():
+    assert from_json(PretrainConfig, '{"shards": "a"}').shards == ("a",)
+    assert with_settings(recipe("demo"), {"shards": "a"}).shards == ("a",)
+    assert with_settings(recipe("demo"), {"shards": Path("a/b")}).shards == ("a/b",)
+    assert with_settings(recipe("demo"), {"shards": ["a", "b"]}).shards == ("a", "b")
+
+
+def test_no_folder_at_all_is_refused():
+    with pytest.raises(ConfigError, match="shards names no folder"):
+        replace(recipe("small"), shards=()).check()
 
 
 def test_a_patch_is_read_off_the_architectures_name():

@@ -14,9 +14,11 @@ import torch
 from tests.pretrain.left import record, weights
 from vetdino.platform.core.run_folder import history
 from vetdino.platform.data.index import StudyIndex
+from vetdino.platform.data.joined import JoinedIndex
+from vetdino.platform.data.manifest import load_manifest
 from vetdino.platform.models.loading import load
 from vetdino.platform.training.schedules import Cosine
-from vetdino.pretrain.batches.order import StudyOrder
+from vetdino.pretrain.batches.order import MixedOrder, StudyOrder
 from vetdino.pretrain.replay import replay_run
 
 pytestmark = pytest.mark.slow
@@ -94,6 +96,19 @@ def lanes(folder, tiny, launched, small_shards) -> Path:
     alone, moved = (tiny(folder / name, order, shards=small_shards) for name in ("lanes", "moved_lanes"))
     launched([(moved, 2)], 2)
     launched([(alone, None), (moved, None)], 1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mixed(folder, tiny, launched, small_shards, other_shards) -> Path:
+    """A training on two archives in lanes: undisturbed, stopped in mid-epoch and resumed, begun by two workers."""
+    changes = EXACT | {"backbone.drop_path": 0.0, "order.window": 1, "order.lanes": 2, "optim.zero": 0}
+    whole, broken, moved = (
+        tiny(folder / name, changes, shards=(small_shards, other_shards), mix=(3.0, 2.0), steps=6)
+        for name in ("mixed", "broken_mix", "moved_mix")
+    )
+    launched([(moved, 4)], 2)
+    launched([(whole, None), (broken, 4), (broken, None), (moved, None)], 1)
     return folder
 
 
@@ -241,6 +256,45 @@ def test_divided_state_continues_with_another_number_of_workers(moved):
     for term in ("loss/total", "loss/view", "loss/patch"):
         expected = series(moved / "one" / "sinkhorn", term)
         assert series(moved / "divided", term) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_mix_has_its_share_of_each_archive_in_each_step_and_the_rows_of_its_order(
+    mixed, small_shards, other_shards
+):
+    steps = keys(mixed / "mixed")
+    assert {sum(key.startswith("other") for key in step) for step in steps} <= {3, 4}
+    assert sum(key.startswith("other") for step in steps for key in step) == round(6 * 8 * 2 / 5)
+    joined = JoinedIndex([str(small_shards), str(other_shards)], "train")
+    shards = [
+        tuple(s.studies for s in load_manifest(each).of("train")) for each in (small_shards, other_shards)
+    ]
+    order = MixedOrder(tuple(shards), (600_000, 400_000), 8, 0, window=1, lanes=2)
+    assert steps == [[joined.load(row).key for row in order.rows(step)] for step in range(6)]
+
+
+def test_a_mix_that_is_stopped_and_resumed_equals_uninterrupted_bit_for_bit(mixed):
+    assert len(keys(mixed / "broken_mix")) == 2
+    assert record(mixed / "mixed") == record(mixed / "broken_mix")
+    expected, found = weights(mixed / "mixed", 6), weights(mixed / "broken_mix", 6)
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_another_number_of_workers_continues_a_mix_with_the_studies_that_were_to_come(mixed):
+    assert keys(mixed / "moved_mix") == keys(mixed / "mixed")[4:]
+    expected = series(mixed / "mixed", "loss/total")
+    assert series(mixed / "moved_mix", "loss/total") == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_mix_leaves_its_weights_and_all_manifests_in_its_files(mixed, small_shards, other_shards):
+    run = mixed / "mixed"
+    digests = " ".join(load_manifest(folder).digest for folder in (small_shards, other_shards))
+    assert load(run / "backbone").card.origin["manifest"] == digests
+    position = json.loads((run / "checkpoints" / "step_00000006" / "position.json").read_text())
+    assert position["manifest"] == digests
+    recorded = json.loads((run / "params.json").read_text())
+    assert recorded["params"]["mix"] == "[3.0, 2.0]"
+    assert recorded["tags"]["manifest"] == digests
+    assert "probe/auroc_macro" in history(run)[-1]
 
 
 def test_lanes_give_another_number_of_workers_the_studies_that_were_to_come(lanes):

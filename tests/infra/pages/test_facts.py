@@ -25,7 +25,7 @@ def backbone(folders):
 def test_a_lone_backbone_has_its_card_alone(backbone, tmp_path):
     shutil.move(backbone, tmp_path / "alone")
     facts = read_facts(tmp_path / "alone", ReportConfig())
-    assert (facts.training, facts.manifest, dict(facts.values), facts.manifests) == (None, None, {}, ())
+    assert (facts.training, facts.trained_on, dict(facts.values), facts.manifests) == (None, (), {}, ())
     assert facts.card.digest == digest_of(tmp_path / "alone")
 
 
@@ -46,11 +46,9 @@ def test_two_evaluations_of_a_task_keep_both_tables(backbone, folders):
 
 
 def test_the_manifest_is_taken_only_if_it_is_that_of_the_training(backbone, folders, tmp_path):
-    assert (
-        read_facts(backbone, ReportConfig(shards=str(tmp_path / "shards"))).manifest.digest
-        == folders.manifest
-    )
-    assert read_facts(backbone, ReportConfig(shards=str(tmp_path))).manifest is None
+    (manifest,) = read_facts(backbone, ReportConfig(shards=str(tmp_path / "shards"))).trained_on
+    assert manifest.digest == folders.manifest
+    assert read_facts(backbone, ReportConfig(shards=str(tmp_path))).trained_on == ()
 
 
 def test_a_training_with_other_settings_beside_it_is_not_its_own(backbone, folders):

@@ -25,7 +25,7 @@ def facts(values=(), findings=("mass",), evaluated_on=("m",)) -> CardFacts:
     return CardFacts(
         card=Card(label="tiny", config=BackboneConfig(name="vit_tiny_patch16_224"), origin={"manifest": "m"}),
         training=None,
-        manifest=Manifest(1, "archive", tuple(findings), (shard,), {}, "c"),
+        trained_on=(Manifest(1, "archive", tuple(findings), (shard,), {}, "c"),),
         values={"knn": list(values)} if values else {},
         left_out={},
         manifests=tuple(evaluated_on) if values else (),

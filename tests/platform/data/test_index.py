@@ -99,7 +99,6 @@ def test_more_shards_than_a_process_may_open_are_read(tmp_path, few_files):
 
 
 def test_the_file_used_longest_ago_is_closed(tmp_path, monkeypatch):
-    monkeypatch.setattr(index_module, "HANDLES", 2)
     opened, open_shard = [], index_module.open_shard
 
     def counted(files, path):
@@ -107,7 +106,7 @@ def test_the_file_used_longest_ago_is_closed(tmp_path, monkeypatch):
         return file
 
     written(tmp_path, 4, EACH_ALONE)
-    index = StudyIndex(tmp_path, "train")
+    index = StudyIndex(tmp_path, "train", handles=2)
     monkeypatch.setattr(index_module, "open_shard", counted)
     for place in (0, 1, 0, 2, 0, 1):
         index.load(place)

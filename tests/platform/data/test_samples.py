@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import tarfile
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from vetdino.platform.core.errors import ShardError
 from vetdino.platform.data.config import ShardConfig
 from vetdino.platform.data.samples import (
     padded_size,
+    plain_sample,
     sample_files,
     sample_key,
     stored_view,
@@ -93,3 +95,42 @@ def test_a_content_is_padded_to_whole_blocks(size):
 def test_a_tar_of_something_else_is_refused():
     with pytest.raises(ShardError, match=r"x\.tar"):
         list(tar_samples(io.BytesIO(b"no tar" * 300), "x.tar"))
+
+
+def tar_bytes(files: list[tuple[str, bytes]], kind: int = tarfile.USTAR_FORMAT) -> bytes:
+    """A tar of these files without its last two empty blocks."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", format=kind) as tar:
+        for name, data in files:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+        length = tar.offset
+    return content.getvalue()[:length]
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_a_sample_with_plain_headers_is_read_as_tarfile_reads_it(views):
+    content = tar_bytes(sample_files(a_study(5, views=views), ShardConfig()))
+    [expected], found = tar_samples(io.BytesIO(content), ""), plain_sample(content)
+    assert (found.key, found.length, found.digest) == (expected.key, expected.length, expected.digest)
+    assert list(found.files.items()) == list(expected.files.items())
+
+
+def test_what_is_not_one_sample_with_plain_headers_is_left_to_tarfile():
+    one, two = (sample_files(a_study(number), ShardConfig()) for number in (1, 2))
+    long = [("f" * 150 + name, content) for name, content in one]
+    content = tar_bytes(one)
+    for other in (
+        b"",
+        tar_bytes([*one, *two]),
+        tar_bytes(long, tarfile.PAX_FORMAT),
+        tar_bytes(long, tarfile.GNU_FORMAT),
+        content[:-1],
+        content[:700],
+        content[512:],
+        content.replace(b"ustar\x00", b"other\x00"),
+        content[:124] + b"\x80" + content[125:],  # a size in base 256
+        content[:156] + b"2" + content[157:],  # a link
+    ):
+        assert plain_sample(other) is None

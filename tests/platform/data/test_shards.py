@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import resource
 import subprocess
@@ -65,20 +64,6 @@ def test_the_same_studies_give_the_same_bytes(tmp_path):
     assert first == second
     assert first.digest == second.digest
     assert (tmp_path / "a/train-000000.tar").read_bytes() == (tmp_path / "b/train-000000.tar").read_bytes()
-
-
-@pytest.mark.slow
-# webdataset leaves the tar it read open until it is collected
-@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
-def test_webdataset_reads_our_shards(tmp_path):
-    import webdataset
-
-    written(tmp_path, 4)
-    dataset = webdataset.WebDataset(str(tmp_path / "train-000000.tar"), shardshuffle=False, empty_check=False)
-    samples = list(dataset)
-    assert [sample["__key__"] for sample in samples] == keys_of(tmp_path)
-    assert json.loads(samples[1]["json"])["views"][1]["file"] == "view1.jpg"
-    assert samples[1]["view1.jpg"].startswith(b"\xff\xd8")
 
 
 def test_the_json_comes_first_and_tells_nothing_of_the_machine(tmp_path):

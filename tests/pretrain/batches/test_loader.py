@@ -22,7 +22,7 @@ CROPS = CropConfig(global_side=32, local_side=16, locals_per_view=2)
 
 @pytest.fixture(scope="module")
 def dataset(shards) -> CropDataset:
-    return CropDataset(str(shards), CROPS, MaskConfig(), 4, seed=7)
+    return CropDataset([str(shards)], CROPS, MaskConfig(), 4, seed=7)
 
 
 def batches(
@@ -53,7 +53,7 @@ def test_workers_processes_and_a_later_start_change_nothing(dataset, shards):
     whole = batches(dataset)
     forked = batches(dataset, processes=2)
     assert all(map(equal, whole, forked))
-    afresh = CropDataset(str(shards), CROPS, MaskConfig(), 4, seed=7)
+    afresh = CropDataset([str(shards)], CROPS, MaskConfig(), 4, seed=7)
     assert all(map(equal, whole[3:], batches(afresh, first=3)))
     for rank in (0, 1):
         for share, batch in zip(batches(dataset, rank=rank, world=2), whole, strict=True):
@@ -65,7 +65,7 @@ def test_workers_processes_and_a_later_start_change_nothing(dataset, shards):
 
 @pytest.mark.parametrize("processes", [0, 2])
 def test_loaders_may_ship_whole_views_that_become_the_same_crops(dataset, shards, processes):
-    whole = CropDataset(str(shards), CROPS, MaskConfig(), 4, seed=7, planned_only=True)
+    whole = CropDataset([str(shards)], CROPS, MaskConfig(), 4, seed=7, planned_only=True)
     for shipped, cut in zip(batches(whole, processes=processes), batches(dataset), strict=True):
         assert isinstance(shipped, PlannedBatch)
         made = crops_on_device(torch.device("cpu"), shipped, CROPS)
@@ -123,7 +123,7 @@ def test_a_worker_reads_a_window_of_shards_at_a_time_in_each_of_its_lanes(world,
     order = StudyOrder(16, 4, 7, tuple(shard.studies for shard in shards), window=2, lanes=4)
     reads = []
     for rank in range(world):
-        dataset = CropDataset(str(small_shards), CROPS, MaskConfig(), 4, seed=7)
+        dataset = CropDataset([str(small_shards)], CROPS, MaskConfig(), 4, seed=7)
         sampler = StepSampler(order, first=0, steps=order.per_epoch, rank=rank, world=world)
         counted = CountedShards()
         with monkeypatch.context() as patch:
@@ -154,7 +154,7 @@ def test_the_manifest_counts_the_studies_of_each_shard_as_the_index_has_them(sma
 
 
 def test_lanes_of_any_workers_processes_and_a_later_start_have_the_batches_of_one(small_shards):
-    dataset = CropDataset(str(small_shards), CROPS, MaskConfig(), 4, seed=7)
+    dataset = CropDataset([str(small_shards)], CROPS, MaskConfig(), 4, seed=7)
     shards = tuple(shard.studies for shard in load_manifest(small_shards).of("train"))
     order = StudyOrder(16, 8, 7, shards, window=2, lanes=4)
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vetdino.pretrain.batches.order import StepSampler, StudyOrder, _linear_order
+from vetdino.pretrain.batches.order import MixedOrder, StepSampler, StudyOrder, _passes
 
 PERMUTATION = [[9, 2, 6, 0], [1, 3, 5, 4], [3, 8, 9, 0], [1, 5, 7, 2]]
 """Rows of the first steps with 10 studies, batch 4, seed 0, as they always were."""
@@ -126,7 +126,7 @@ def test_lanes_and_batch_cut_the_same_linear_order(order, epoch):
 def test_an_order_depends_on_seed_epoch_shards_window_and_lanes_alone(order, steps):
     expected = [order.rows(step).tolist() for step in steps]
     for step, rows in list(zip(steps, expected, strict=True))[::-1]:
-        _linear_order.cache_clear()
+        _passes.cache_clear()
         np.random.seed(step)
         assert replace(order).rows(step).tolist() == rows
 
@@ -184,3 +184,160 @@ def test_an_order_of_other_shards_or_uneven_lanes_is_our_own_mistake(wrong):
 def test_uneven_shares_are_refused_not_cut():
     with pytest.raises(AssertionError, match="equally many"):
         StepSampler(StudyOrder(20, 8, 0), first=0, steps=2, rank=0, world=3)
+
+
+# Mixes ----------------------------------------------------------------------------------------------------
+
+MIXED = [[5, 3, 1, 0], [2, 4, 4, 0], [3, 2, 1, 5], [5, 3, 0, 2]]
+"""Rows of the first steps of two archives of 3 + 1 and 2 studies by 2 to 1, batch 4, 2 lanes."""
+
+
+@st.composite
+def mixed_orders(draw) -> MixedOrder:
+    """Any mix whose archives have at least a study for each lane, and an epoch of at least a step."""
+    lanes, of_each = draw(st.integers(1, 8)), draw(st.integers(1, 4))
+    shards = st.lists(st.integers(0, 9), min_size=1, max_size=9).filter(lambda counts: sum(counts) >= lanes)
+    archives = draw(
+        st.lists(shards, min_size=2, max_size=4).filter(
+            lambda counts: sum(map(sum, counts)) >= lanes * of_each
+        )
+    )
+    weights = st.integers(1, 40)
+    return MixedOrder(
+        tuple(map(tuple, archives)),
+        tuple(draw(weights) for _ in archives),
+        lanes * of_each,
+        draw(st.integers(0, 99)),
+        draw(st.integers(0, 4)),
+        lanes,
+    )
+
+
+def drawn(order: MixedOrder, first: int, steps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Archive, row within it and pass of the studies of some steps, lane by lane: three times (L, steps x I)."""
+    draws = [order.draws(step) for step in range(first, first + steps)]
+    rows, passes = (
+        np.concatenate([part.reshape(order.lanes, -1) for part in parts], 1)
+        for parts in zip(*draws, strict=True)
+    )
+    ends = np.cumsum([sum(shards) for shards in order.archives])
+    archive = np.searchsorted(ends, rows, side="right")
+    return archive, rows - np.array([0, *ends])[archive], passes
+
+
+@settings(max_examples=40, deadline=None)
+@given(mixed_orders())
+def test_each_lane_goes_through_its_part_of_each_archive_pass_after_pass(order):
+    archive, row, number = drawn(order, 0, 40)
+    for each, shards in enumerate(order.archives):
+        length = sum(shards) // order.lanes
+        parts = {}
+        for lane in range(order.lanes):
+            here = archive[lane] == each
+            assert number[lane][here].tolist() == [place // length for place in range(here.sum())]
+            for of_pass in set(number[lane][here].tolist()):
+                parts[lane, of_pass] = row[lane][here & (number[lane] == of_pass)].tolist()
+        for of_pass in {of_pass for _, of_pass in parts}:
+            used = [study for lane in range(order.lanes) for study in parts.get((lane, of_pass), [])]
+            assert len(used) == len(set(used)), "no study twice in a pass"
+
+
+@settings(max_examples=40, deadline=None)
+@given(mixed_orders())
+def test_batches_hold_their_share_of_each_archive_and_so_do_lanes(order):
+    share = np.array(order.weights) / sum(order.weights) * order.batch
+    archive, _, _ = drawn(order, 0, 60)
+    by_step = archive.reshape(order.lanes, 60, -1)
+    count = np.stack([(by_step == each).sum((0, 2)) for each in range(len(share))], 1)
+    levels = len(share) - 1
+    exact = levels == 1 or order.lanes == 1
+    assert np.abs(count - share).max() < (levels + 1 if exact else 3 * levels)
+    assert np.abs(count.cumsum(0) - share * np.arange(1, 61)[:, None]).max() <= (
+        levels if exact else 3 * levels
+    )
+    if levels == 1:
+        assert ((count >= np.floor(share)) & (count <= np.ceil(share))).all()
+    in_lane = np.stack([(archive == each).cumsum(1) for each in range(len(share))])
+    places = np.arange(1, archive.shape[1] + 1)
+    assert np.abs(in_lane - (share / order.batch)[:, None, None] * places).max() < levels + 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(mixed_orders(), st.integers(0, 30))
+def test_any_step_of_a_mix_and_any_number_of_workers_give_the_same_studies(order, first):
+    whole = list(StepSampler(order, first=first, steps=first + 4, rank=0, world=1))
+    for step in reversed(range(4)):
+        _passes.cache_clear()
+        rows, passes = order.draws(first + step)
+        assert [item[:2] for item in whole[step]] == list(zip(rows.tolist(), passes.tolist(), strict=True))
+    for world in (world for world in range(1, order.lanes + 1) if order.lanes % world == 0):
+        shares = [
+            list(StepSampler(order, first=first, steps=first + 4, rank=rank, world=world))
+            for rank in range(world)
+        ]
+        assert [[item for share in shares for item in share[step]] for step in range(4)] == whole
+
+
+@settings(max_examples=40, deadline=None)
+@given(mixed_orders(), st.integers(0, 5))
+def test_a_lane_of_a_mix_reads_a_window_of_each_archive_front_to_back(order, first):
+    """Of each pass of an archive a lane reads neighboring windows, each to its end before the next."""
+    if not order.window:
+        return
+    archive, row, number = drawn(order, 0, 30)
+    for each, shards in enumerate(order.archives):
+        shard_of_row = np.repeat(np.arange(len(shards)), shards)
+        for lane in range(order.lanes):
+            for of_pass in set(number[lane][archive[lane] == each].tolist()):
+                read = shard_of_row[row[lane][(archive[lane] == each) & (number[lane] == of_pass)]]
+                assert most_begun(read) <= order.window
+
+
+def most_begun(shard_M: np.ndarray) -> int:
+    """Most shards of a sequence between their first and their last read at one time."""
+    spans = [np.flatnonzero(shard_M == shard)[[0, -1]] for shard in np.unique(shard_M)]
+    return max(
+        (sum(first <= place <= last for first, last in spans) for place in range(len(shard_M))), default=0
+    )
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (5, 3, 2), (1, 1, 1)])
+def test_each_worker_has_its_share_of_each_archive_too(weights):
+    order = MixedOrder(tuple((999,) for _ in weights), weights, 64, 0, lanes=64)
+    share = np.array(weights) / sum(weights) * 16
+    for step in range(40):
+        by_rank = (order.rows(step) // 999).reshape(4, 16)
+        count = np.stack([(by_rank == each).sum(1) for each in range(len(weights))], 1)
+        assert np.abs(count - share).max() < 3
+
+
+def test_a_mix_is_on_record():
+    order = MixedOrder(((3, 1), (2,)), (2, 1), 4, 0, window=1, lanes=2)
+    assert [order.rows(step).tolist() for step in range(4)] == MIXED
+
+
+def test_weights_by_numbers_of_studies_are_the_concatenation():
+    """After an epoch's worth of studies each of every archive has come once."""
+    order = MixedOrder(((40,), (20,), (20,)), (40, 20, 20), 10, 0)
+    archive, _, number = drawn(order, 0, order.per_epoch)
+    assert np.bincount(archive.ravel()).tolist() == [40, 20, 20]
+    assert number.max() == 0
+    assert sorted(np.concatenate([order.rows(step) for step in range(8)]).tolist()) == list(range(80))
+
+
+def test_archives_and_passes_have_permutations_of_their_own():
+    order = MixedOrder(((30,), (30,)), (1, 1), 60, 0)
+    archive, row, number = drawn(order, 0, 2)
+    orders = {
+        tuple(row[(archive == each) & (number == of_pass)].tolist()) for each in (0, 1) for of_pass in (0, 1)
+    }
+    assert len(orders) == 4
+    assert all(sorted(rows) == list(range(30)) for rows in orders)
+
+
+@pytest.mark.parametrize(
+    ("archives", "weights"), [(((4,), (4,)), (1,)), (((4,), (4,)), (1, 0)), (((4,), (1,)), (1, 1))]
+)
+def test_a_mix_without_weights_or_with_less_than_a_study_a_lane_is_our_own_mistake(archives, weights):
+    with pytest.raises(AssertionError):
+        MixedOrder(archives, weights, 4, 0, lanes=2)

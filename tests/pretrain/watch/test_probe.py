@@ -33,7 +33,7 @@ def unit(count: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize(("batch", "views"), [(1, 2), (5, 2), (64, 3), (64, 1)])
 def test_a_studys_vector_is_the_mean_of_its_first_views_unit_cls_made_unit(batch, views, backbone, shards):
     index = StudyIndex(shards, "val")
-    studies = ProbeStudies(index, 6, views, 32, ())
+    studies = ProbeStudies(index, range(6), views, 32, ())
     found = studies.study_vectors(studies.view_vectors(backbone, batch))
     assert found.shape == (6, 32)
     assert found.dtype == np.float32
@@ -46,7 +46,7 @@ def test_a_studys_vector_is_the_mean_of_its_first_views_unit_cls_made_unit(batch
 
 def test_pairs_are_the_first_two_views_of_the_studies_that_have_two(backbone, shards):
     index = StudyIndex(shards, "train")
-    studies = ProbeStudies(index, 16, 3, 32, ())
+    studies = ProbeStudies(index, range(16), 3, 32, ())
     vectors = studies.view_vectors(backbone)
     first, second = studies.view_pairs(vectors)
     counts = [min(3, len(index.load(row).views)) for row in range(16)]
@@ -58,7 +58,7 @@ def test_pairs_are_the_first_two_views_of_the_studies_that_have_two(backbone, sh
 
 
 def test_a_trial_tells_how_well_neighbours_vote_and_leaves_out_a_finding_nobody_knows(backbone, shards):
-    metrics = Probe(str(shards), ProbeConfig(k=3), ("bright", "rare")).evaluate(backbone, PLAIN)
+    metrics = Probe([str(shards)], ProbeConfig(k=3), ("bright", "rare")).evaluate(backbone, PLAIN)
     assert set(metrics) == {"probe/auroc_macro", "probe/ap_macro", *SPREAD}
     # Brightness is plain to see, even for random weights.
     assert metrics["probe/auroc_macro"] > 0.8
@@ -66,18 +66,18 @@ def test_a_trial_tells_how_well_neighbours_vote_and_leaves_out_a_finding_nobody_
 
 
 def test_without_findings_a_trial_still_tells_how_views_and_studies_lie(backbone, shards):
-    probe = Probe(str(shards), ProbeConfig(), ())
+    probe = Probe([str(shards)], ProbeConfig(), ())
     assert probe.has_studies
     assert set(probe.evaluate(backbone, PLAIN)) == SPREAD
 
 
 def test_of_studies_of_one_view_a_trial_asks_for_no_other(backbone, shards):
-    probe = Probe(str(shards), ProbeConfig(views=1), ("bright",))
+    probe = Probe([str(shards)], ProbeConfig(views=1), ("bright",))
     assert "probe/cross_view_recall" not in probe.evaluate(backbone, PLAIN)
 
 
 def test_a_trial_takes_no_more_studies_and_views_than_it_is_allowed(backbone, shards):
-    probe = Probe(str(shards), ProbeConfig(bank=5, queries=2, views=2), ("bright",))
+    probe = Probe([str(shards)], ProbeConfig(bank=5, queries=2, views=2), ("bright",))
     probe.evaluate(backbone, PLAIN)
     bank, queries = probe.studies
     assert (len(bank), len(queries)) == (5, 2)
@@ -86,7 +86,7 @@ def test_a_trial_takes_no_more_studies_and_views_than_it_is_allowed(backbone, sh
 
 
 def test_no_patient_is_both_looked_among_and_asked_for(backbone, shards):
-    probe = Probe(str(shards), ProbeConfig(), ("bright",))
+    probe = Probe([str(shards)], ProbeConfig(), ("bright",))
     probe.evaluate(backbone, PLAIN)
     train, val = (
         {index.load(row).patient for row in range(len(index))}
@@ -99,10 +99,28 @@ def test_no_patient_is_both_looked_among_and_asked_for(backbone, shards):
 
 
 def test_images_are_decoded_once_and_a_second_trial_says_the_same(backbone, shards):
-    probe = Probe(str(shards), ProbeConfig(), ("bright",))
+    probe = Probe([str(shards)], ProbeConfig(), ("bright",))
     first = probe.evaluate(backbone, PLAIN)
     probe.splits = ()  # nothing is left to read from
     assert probe.evaluate(backbone, PLAIN) == first
+
+
+def test_of_several_archives_the_probe_takes_studies_by_weight_and_what_one_does_not_know_is_unknown(
+    backbone, shards, other_shards
+):
+    folders, findings = [str(shards), str(other_shards)], ("bright", "rare", "dark")
+    probe = Probe(folders, ProbeConfig(bank=12, queries=10, k=3), findings, (3, 1))
+    metrics = probe.evaluate(backbone, PLAIN)
+    bank, queries = probe.studies
+    assert [sum(patient.startswith("other") for patient in part.patients) for part in (bank, queries)] == [
+        3,
+        4,
+    ]
+    assert (len(bank), len(queries)) == (12, 10)  # the first has only 6 queries
+    assert np.isnan(bank.labels_NF[:9, 2]).all()
+    assert np.isnan(bank.labels_NF[9:, 1]).all()
+    assert (bank.labels_NF[9:, 0] == 1 - bank.labels_NF[9:, 2]).all()
+    assert metrics["probe/auroc_macro"] > 0.5
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])

@@ -1,0 +1,1 @@
+"""Reading, decoding and cropping of training studies, against webdataset and a folder of pictures."""
