@@ -36,11 +36,15 @@ class ShardWriter:
 
     `rows` holds a table for each shard, as `save_index` takes them.
     A context manager: leaving it closes the last shard, and an exception removes the one being written.
+    keep_parts: it is left there under its name with `.part`, for a writer that can go on from what is in it.
     Raises ShardError where the storage refuses (a full disk), leaving nothing half-written.
     """
 
-    def __init__(self, folder: str | Path, split: str, config: ShardConfig | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, split: str, config: ShardConfig | None = None, *, keep_parts: bool = False
+    ) -> None:
         assert split in SPLITS, f"a split is one of {SPLITS}"
+        self._keep_parts = keep_parts
         self.split = split
         self.config = config or ShardConfig()
         self.shards: list[Shard] = []
@@ -72,7 +76,7 @@ class ShardWriter:
 
     def _abandon(self) -> None:
         if self._open is not None:
-            self._open.abandon()
+            self._open.abandon(self._keep_parts)
             self._open = None
 
     def _refusal(self, error: OSError) -> ShardError:
@@ -138,9 +142,11 @@ class _OpenShard:
             sha256=self._hash.hexdigest(),
         )
 
-    def abandon(self) -> None:
+    def abandon(self, keep_part: bool) -> None:
         with contextlib.suppress(OSError):  # closing flushes, and the disk may still be full
             self._file.close()
+        if keep_part:
+            return
         with contextlib.suppress(OSError):
             self._files.rm_file(self._part)
 

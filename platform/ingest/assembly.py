@@ -1,28 +1,23 @@
-"""From decoded files to shards: refusals that need the whole archive, counts, shards and `quarantine.csv`."""
+"""Refusals that need more than one file, the counts, and `quarantine.csv`."""
 
 from __future__ import annotations
 
 import csv
-import math
-import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-import pyarrow as pa
-
-from ..core.progress import track
-from ..data.manifest import Manifest, Shard
-from ..data.shards import ShardWriter
-from ..data.study import SPLITS, Study
+from ..data.manifest import Manifest
 from .config import IngestConfig
 from .decoding import DecodeResult
-from .discovery import ArchiveSource, DecodeTask
-from .pseudonyms import owner_only, pseudonym, split_of
-from .store import ResultStore
-from .tables import Labels
+from .discovery import DecodeTask, ListedFile
+from .pseudonyms import owner_only
 
 QUARANTINE = "quarantine.csv"
+
+CHANGES = ("new", "changed", "gone")
+"""Names in a manifest's counts, `new.files`, `gone.studies`, …: what differs from the version before."""
 
 
 def judged(results: Sequence[DecodeResult], config: IngestConfig) -> list[DecodeResult]:
@@ -73,13 +68,14 @@ def counts_of(results: Sequence[DecodeResult]) -> dict[str, int]:
     return {**counts, **{f"refused.{code}": codes[code] for code in sorted(codes)}}
 
 
-def foreseen(root: Path, tasks: Sequence[DecodeTask]) -> list[DecodeResult]:
+def foreseen(entries: Iterable[ListedFile]) -> list[DecodeResult]:
     """What an image table tells of each of its files before any is decoded, identifiers in clear text."""
     results = []
-    for task in tasks:
+    for entry in entries:
+        task = entry.task
         assert task.named is not None, "a table names each file's patient and study"
         patient, study, _ = task.named
-        if not os.path.exists(root / task.path):
+        if entry.size < 0:
             results.append(DecodeResult(code="MISSING_FILE"))
         elif not patient or not study:
             results.append(DecodeResult(code="NO_IDENTITY"))
@@ -90,7 +86,7 @@ def foreseen(root: Path, tasks: Sequence[DecodeTask]) -> list[DecodeResult]:
     return results
 
 
-def refusal_of_archive(root: Path, counts: Mapping[str, int], config: IngestConfig) -> str:
+def refusal_of_archive(root: Path | str, counts: Mapping[str, int], config: IngestConfig) -> str:
     """Why nothing is written of an archive with these counts, empty where something is.
 
     It has no view, or a larger share is refused than `config.max_refused`.
@@ -125,7 +121,22 @@ def summary(manifest: Manifest) -> str:
         parts.append(f"{number} finding{'s' * (number > 1)} ({names}), {labelled}")
     else:
         parts.append("no findings")
+    if changes := changes_text(counts):
+        parts.append(changes)
     return f"read {counts['files']} files: {'; '.join(parts)}"
+
+
+def changes_text(counts: Mapping[str, int]) -> str:
+    """What differs from the version before; empty for a first version.
+
+    >>> changes_text({"new.files": 3, "gone.files": 1, "new.studies": 2})
+    'since the version before: files 3 new, 1 gone; studies 2 new'
+    """
+    groups = []
+    for unit in ("files", "studies"):
+        words = [f"{counts[name]} {kind}" for kind in CHANGES if counts.get(name := f"{kind}.{unit}")]
+        groups += [f"{unit} {', '.join(words)}"] if words else []
+    return f"since the version before: {'; '.join(groups)}" if groups else ""
 
 
 def _reasons(counts: Mapping[str, int]) -> str:
@@ -133,53 +144,11 @@ def _reasons(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{code} {count}" for code, count in sorted(codes.items(), key=lambda item: -item[1]))
 
 
-def labels_of(
-    archive: ArchiveSource, studies: Collection[str], secret: bytes
-) -> tuple[dict[str, Labels], int]:
-    """(labels of each study by its pseudonym, how many studies have a label). studies: pseudonyms."""
-    known = {pseudonym(secret, f"study:{study}"): values for study, values in archive.labels.items()}
-    no_labels = dict.fromkeys(archive.findings, math.nan)
-    labels: dict[str, Labels] = {study: {**no_labels, **known.get(study, {})} for study in studies}
-    return labels, sum(any(not math.isnan(value) for value in values.values()) for values in labels.values())
-
-
-def write_shards(
-    folder: Path,
-    labels: Mapping[str, Labels],
-    store: ResultStore,
-    study_keys: Mapping[str, Sequence[str]],
-    secret: bytes,
-    config: IngestConfig,
-) -> tuple[tuple[Shard, ...], list[pa.Table]]:
-    """The shards, and the rows of each for the index.
-
-    labels: study -> labels. study_keys: study -> keys of its results, in view order.
-
-    Studies are written in the order of their pseudonyms, which are hashes: that is a shuffled order.
-    """
-    patients = {study: store.without_view(keys[0]).patient for study, keys in study_keys.items()}
-    splits = {study: split_of(secret, patient, config) for study, patient in patients.items()}
-    patient_splits = {(patients[study], splits[study]) for study in study_keys}
-    assert len(patient_splits) == len(set(patients.values())), "a patient is in one split"
-    shards: list[Shard] = []
-    rows: list[pa.Table] = []
-    for split in SPLITS:
-        studies = sorted(study for study in study_keys if splits[study] == split)
-        with ShardWriter(folder, split, config.shards) as writer:
-            for study in track(studies, label=f"write {split}"):
-                views = tuple(store.view(key) for key in study_keys[study])
-                writer.write(Study(study, patients[study], views, labels[study], split))
-        shards += writer.shards
-        rows += writer.rows
-    return tuple(shards), rows
-
-
-def save_quarantine(folder: Path, tasks: Sequence[DecodeTask], results: Sequence[DecodeResult]) -> Path:
-    """Writes quarantine.csv: path, code and detail of every file that gave no view; the file."""
-    path = folder / QUARANTINE
+@contextmanager
+def quarantine_table(path: Path) -> Iterator[Callable[[DecodeTask, str, str], None]]:
+    """Writes quarantine.csv, for its owner alone: within the `with` block a function adds (task, code, detail)."""
+    path.unlink(missing_ok=True)
     with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape", opener=owner_only) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "code", "detail"))
-        pairs = zip(tasks, results, strict=True)
-        writer.writerows((task.path, result.code, result.detail) for task, result in pairs if result.code)
-    return path
+        yield lambda task, code, detail: writer.writerow((task.path, code, detail))

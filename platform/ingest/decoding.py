@@ -9,21 +9,34 @@ import hashlib
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, cast
 
 from ..core.errors import DicomError
 from ..core.processes import without_main_script
 from ..data.samples import stored_view
 from ..data.study import StoredView
 from .config import IngestConfig
-from .discovery import DecodeTask
+from .discovery import ListedFile, has_changed, open_bytes
 from .header import check_radiograph, identity_of, is_dicom, read_header
 from .pixels import normalized_view, picture_pixels, picture_view, raw_pixels
 from .pseudonyms import pseudonym
+
+Task = tuple[Callable[..., Any], Any]
+"""What a worker does: a function of (root, files, secret, config), and the files."""
+
+HASH = 32
+"""Hexadecimal digits of a file's and of its pixels' hash: 128 bits."""
+
+END = object()
+
+WINDOW = 256
+"""Answers that a pool holds back, at most, because an earlier one is not there yet."""
 
 PRELOAD = ["cv2", "imagecodecs", "numpy", "PIL.Image", "pydicom.encaps", "pydicom.pixels", __name__]
 """Modules that the fork server imports once, so that a new worker starts in a moment."""
@@ -42,10 +55,10 @@ class DecodeResult:
     view: StoredView | None = None
 
 
-def decode(root: Path, task: DecodeTask, secret: bytes, config: IngestConfig) -> DecodeResult:
+def decode(root: Path | str, entry: ListedFile, secret: bytes, config: IngestConfig) -> DecodeResult:
     """Decodes one file; every failure becomes a result with a code. secret: the key of the pseudonyms."""
     try:
-        return _decode(root, task, secret, config)
+        return _decode(root, entry, secret, config)
     except DicomError as error:
         return DecodeResult(code=error.code, detail=error.detail)
     except FileNotFoundError:
@@ -58,12 +71,15 @@ def decode(root: Path, task: DecodeTask, secret: bytes, config: IngestConfig) ->
         return DecodeResult(code="DECODE_FAILED", detail=type(error).__name__)
 
 
-def _decode(root: Path, task: DecodeTask, secret: bytes, config: IngestConfig) -> DecodeResult:
-    with open(root / task.path, "rb") as file:
+def _decode(root: Path | str, entry: ListedFile, secret: bytes, config: IngestConfig) -> DecodeResult:
+    task = entry.task
+    with open_bytes(root, task) as file:
         head = file.read(132)
         if task.named is None and not is_dicom(head):
             raise DicomError("NOT_DICOM", "no DICM mark and no leading tag")
         data = head + file.read()
+        if has_changed(file, entry):
+            raise DicomError("FILE_CHANGED", "since the archive was listed")
     patient = study = ""
     if is_dicom(head):
         dataset = read_header(data)
@@ -87,57 +103,100 @@ def _decode(root: Path, task: DecodeTask, secret: bytes, config: IngestConfig) -
     return DecodeResult(
         patient=pseudonym(secret, f"patient:{patient}"),
         study=pseudonym(secret, f"study:{study}"),
-        file_hash=hashlib.sha256(data).hexdigest(),
-        pixel_hash=hashlib.sha256(f"{raw.shape} {raw.dtype}".encode() + raw.tobytes()).hexdigest(),
+        file_hash=hashlib.sha256(data).hexdigest()[:HASH],
+        pixel_hash=hashlib.sha256(f"{raw.shape} {raw.dtype}".encode() + raw.tobytes()).hexdigest()[:HASH],
         view=stored_view(view, config.shards),
     )
 
 
-def decode_all(
-    root: Path, tasks: Sequence[DecodeTask], secret: bytes, config: IngestConfig
-) -> Iterator[tuple[DecodeTask, DecodeResult]]:
-    """Each task with its result, in the order in which they finish.
+class DecodePool:
+    """Worker processes that read files; one that dies or hangs costs only the files that it had, and is replaced.
 
-    A worker that dies or takes longer than `config.timeout_s` gives DECODER_CRASHED and is replaced.
+    Each worker has a pipe of its own, so that one that is killed while it answers harms no other.
     """
-    waiting = iter(tasks)
-    count = min(config.workers or os.cpu_count() or 1, len(tasks))
-    workers = [DecodeWorker(root, secret, config) for _ in range(count)]
-    try:
-        for worker, task in zip(workers, waiting, strict=False):
-            worker.wait_until_ready()
-            worker.start(task)
-        while busy := [worker for worker in workers if worker.task is not None]:
-            first_timeout = min(worker.started for worker in busy) + config.timeout_s
-            ready = wait([worker.pipe for worker in busy], timeout=max(0.0, first_timeout - time.monotonic()))
-            for worker in busy:
-                if worker.pipe in ready:
-                    result = worker.result()
-                elif time.monotonic() - worker.started >= config.timeout_s:
-                    result = _crashed(f"no answer within {config.timeout_s:g} s")
+
+    def __init__(self, root: Path | str, secret: bytes, config: IngestConfig) -> None:
+        self._arguments = (root, secret, config)
+        self._timeout = config.timeout_s
+        self._count = config.workers or os.cpu_count() or 1
+        self._workers: list[DecodeWorker] = []
+
+    def map(self, tasks: Iterable[Task | None]) -> Iterator[Any]:
+        """The answer of each task, in their order; None for None.
+
+        A task is the files that `scan_files` reads in one go, or one file for `decode`. Where the worker died or took
+        longer than `config.timeout_s` the answer is a `DecodeResult` with the code DECODER_CRASHED.
+        """
+        queue, answers = iter(tasks), dict[int, Any]()
+        given = due = 0
+        task = next(queue, END)
+        while True:
+            while task is not END and given - due < WINDOW:
+                if task is None:
+                    answers[given] = None
+                elif (worker := self._idle()) is not None:
+                    worker.start(given, cast(Task, task))
                 else:
-                    continue
-                finished, worker.task = worker.task, None
-                assert finished is not None, "a busy worker has a task"
-                if result.code == "DECODER_CRASHED":
-                    worker.restart()
-                if (next_task := next(waiting, None)) is not None:
-                    worker.start(next_task)
-                yield finished, result
-    finally:
-        for worker in workers:
+                    break
+                given += 1
+                task = next(queue, END)
+            if due in answers:
+                yield answers.pop(due)
+                due += 1
+            elif due == given:
+                return
+            else:
+                self._receive(answers)
+
+    def _idle(self) -> DecodeWorker | None:
+        """A worker without a task, started where there are fewer than there may be."""
+        idle = next((worker for worker in self._workers if worker.number is None), None)
+        if idle is None and len(self._workers) < self._count:
+            idle = DecodeWorker(*self._arguments)
+            self._workers.append(idle)
+        return idle
+
+    def _receive(self, answers: dict[int, Any]) -> None:
+        """Waits for an answer, or until a worker has taken too long."""
+        busy = [worker for worker in self._workers if worker.number is not None]
+        first_timeout = min(worker.started for worker in busy) + self._timeout
+        ready = wait([worker.pipe for worker in busy], timeout=max(0.0, first_timeout - time.monotonic()))
+        for worker in busy:
+            if worker.pipe in ready:
+                answer = worker.answer()
+            elif time.monotonic() - worker.started >= self._timeout:
+                answer = _crashed(f"no answer within {self._timeout:g} s")
+            else:
+                continue
+            assert worker.number is not None, "a busy worker has a task"
+            answers[worker.number], worker.number = answer, None
+            if getattr(answer, "code", "") == "DECODER_CRASHED":
+                worker.restart()
+
+    def close(self) -> None:
+        """Ends all workers."""
+        for worker in self._workers:
             worker.end()
+        self._workers = []
+
+    def __enter__(self) -> DecodePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class DecodeWorker:
-    """A process that decodes one file at a time, and the pipe to it."""
+    """A process that does one task at a time, and the pipe to it."""
 
-    def __init__(self, root: Path, secret: bytes, config: IngestConfig) -> None:
+    def __init__(self, root: Path | str, secret: bytes, config: IngestConfig) -> None:
         self._arguments = (root, secret, config)
-        self.task: DecodeTask | None = None
+        self.number: int | None = None
+        """Which task it has; None where it has none."""
         self.started = 0.0
         """When it got its task, by time.monotonic."""
         self._start_process()
+        self._is_ready = False
 
     def _start_process(self) -> None:
         context = multiprocessing.get_context("forkserver")  # a fork of a process with threads may hang
@@ -148,31 +207,34 @@ class DecodeWorker:
             self._process.start()
         far_end.close()
 
-    def wait_until_ready(self) -> None:
+    def start(self, number: int, task: Task) -> None:
+        """Sends a task to the process."""
+        if not self._is_ready:
+            self._wait_until_ready()
+        self.number, self.started = number, time.monotonic()
+        with suppress(BrokenPipeError):  # its end is noticed when the answer is awaited
+            self.pipe.send(task)
+
+    def _wait_until_ready(self) -> None:
         """Waits for the process's first message. Raises RuntimeError where it ended before that."""
         try:
             self.pipe.recv()
         except EOFError:
             raise RuntimeError("a decoding worker ended before its first file") from None
+        self._is_ready = True
 
-    def start(self, task: DecodeTask) -> None:
-        """Sends a task to the process."""
-        self.task, self.started = task, time.monotonic()
-        with suppress(BrokenPipeError):  # its end is noticed when the result is awaited
-            self.pipe.send(task)
-
-    def result(self) -> DecodeResult:
-        """The result of the task, once it is there; DECODER_CRASHED where the process died."""
+    def answer(self) -> Any:
+        """The answer to the task, once it is there; DECODER_CRASHED where the process died."""
         try:
             return self.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError, UnpicklingError):  # it ended, perhaps in the middle of a word
             return _crashed("the decoder ended")
 
     def restart(self) -> None:
         """Replaces the process by a new one."""
         self.end()
         self._start_process()
-        self.wait_until_ready()
+        self._is_ready = False
 
     def end(self) -> None:
         """Kills the process."""
@@ -186,8 +248,8 @@ def _crashed(detail: str) -> DecodeResult:
     return DecodeResult(code="DECODER_CRASHED", detail=detail)
 
 
-def _serve(pipe: Connection, root: Path, secret: bytes, config: IngestConfig) -> None:
-    """Runs in a worker: sends None when ready, then a result for each task until the pipe closes."""
+def _serve(pipe: Connection, root: Path | str, secret: bytes, config: IngestConfig) -> None:
+    """Runs in a worker: sends None when ready, then an answer for each task until the pipe closes."""
     import signal
 
     import cv2
@@ -203,7 +265,8 @@ def _serve(pipe: Connection, root: Path, secret: bytes, config: IngestConfig) ->
         os.dup2(null, 1)  # C libraries print what they read, and that may be a name
         os.dup2(null, 2)
         while True:
-            pipe.send(decode(root, pipe.recv(), secret, config))
+            function, files = pipe.recv()
+            pipe.send(function(root, files, secret, config))
 
 
 def _limit_memory(gib: float) -> None:

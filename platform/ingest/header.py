@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.errors import DicomError
@@ -38,6 +37,7 @@ CODES: Mapping[str, str] = {
     "TOO_FEW_VIEWS": "its study has fewer views than demanded",
     "DUPLICATE": "the same file or the same pixels as another file of the archive",
     "MISSING_FILE": "a table or a link names a file that is not there",
+    "FILE_CHANGED": "the file changed while the archive was read",
     "NOT_PICTURE": "neither DICOM nor a picture that can be read",
 }
 """The closed list of reasons for which a file gives no view."""
@@ -104,14 +104,15 @@ def read_header(data: bytes) -> Dataset:
     if not len(dataset):
         raise DicomError("TRUNCATED_FILE", "nothing follows the file's meta header")
     with quiet():
-        _check_pixel_tags(dataset)
+        pixels = next((tag_value(dataset, name) for name in PIXEL_TAGS if name in dataset), None)
+        if pixels is None:
+            raise DicomError("NO_PIXEL_DATA")
+        check_pixel_tags(dataset, len(pixels))
     return dataset
 
 
-def _check_pixel_tags(dataset: Dataset) -> None:
-    pixels = next((tag_value(dataset, name) for name in PIXEL_TAGS if name in dataset), None)
-    if pixels is None:
-        raise DicomError("NO_PIXEL_DATA")
+def check_pixel_tags(dataset: Dataset, stored: int) -> None:
+    """Raises DicomError where a tag that decoding needs is missing or impossible. stored: bytes of pixel data."""
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
     if not syntax:
         raise DicomError("NO_TRANSFER_SYNTAX")
@@ -123,7 +124,8 @@ def _check_pixel_tags(dataset: Dataset) -> None:
     frames = needed_integer(dataset, "NumberOfFrames", 1, 1 << 31, default=1)
     if allocated != 1 and allocated % 8:
         raise DicomError("INVALID_PIXEL_TAG", f"BitsAllocated is {allocated}")
-    if "PixelData" in dataset:
+    is_float = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
+    if "PixelData" in dataset or not is_float:  # a header alone has neither
         needed_integer(dataset, "BitsStored", 1, allocated)
         needed_integer(dataset, "PixelRepresentation", 0, 1)
     photometric = tag_text(dataset, "PhotometricInterpretation")
@@ -132,8 +134,8 @@ def _check_pixel_tags(dataset: Dataset) -> None:
     promised = -(-rows * columns * samples * frames * allocated // 8)
     if promised > PIXEL_BYTES_LIMIT:
         raise DicomError("INVALID_PIXEL_TAG", f"{promised} bytes of pixels, the limit is {PIXEL_BYTES_LIMIT}")
-    if not syntax.is_encapsulated and photometric != "YBR_FULL_422" and len(pixels) < promised:
-        raise DicomError("TRUNCATED_PIXEL_DATA", f"{len(pixels)} of {promised} bytes")
+    if not syntax.is_encapsulated and photometric != "YBR_FULL_422" and stored < promised:
+        raise DicomError("TRUNCATED_PIXEL_DATA", f"{stored} of {promised} bytes")
 
 
 def _is_decodable(syntax: str) -> bool:
@@ -166,23 +168,6 @@ def identity_of(dataset: Dataset) -> tuple[str, str]:
     """(patient with its issuer, study) in clear text, to be hashed before they go anywhere; empty where not given."""
     patient, issuer = tag_text(dataset, "PatientID"), tag_text(dataset, "IssuerOfPatientID")
     return f"{issuer}\0{patient}" if patient else "", tag_text(dataset, "StudyInstanceUID")
-
-
-def study_uid(path: Path) -> str:
-    """The StudyInstanceUID in clear text, without reading pixels; empty where there is none or no DICOM."""
-    import pydicom
-
-    try:
-        with open(path, "rb") as file, quiet():
-            if not is_dicom(file.read(132)):
-                return ""
-            file.seek(0)
-            dataset = pydicom.dcmread(
-                file, force=True, stop_before_pixels=True, specific_tags=["StudyInstanceUID"]
-            )
-            return tag_text(dataset, "StudyInstanceUID")
-    except Exception:  # decoding says why
-        return ""
 
 
 def frame_count(dataset: Dataset) -> int:

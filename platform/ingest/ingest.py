@@ -1,8 +1,13 @@
 """Ingest: an archive of files or a table of pictures becomes shards, a manifest and `quarantine.csv`.
 
-Each file is read once, in a worker process. The results wait in a small database beside the output folder, so that
-a stopped run continues where it was. Then studies are assembled in the order of their keys and written; the folder
-appears by one rename.
+1. `headers`: files are listed as a stream; of each the header is read, which tells its study.
+2. `cut`: their rows are sorted by study and cut into ranges.
+3. `ranges`: each range is decoded and written into shards of its own.
+4. `settling`: what is a duplicate in another study, the counts, the shards' names.
+5. The shards get their names in the output; `manifest.json` comes last (`versions`).
+
+Steps 1 and 3 are done by a `team`: this machine's cores, or a Ray cluster's. What is finished waits in a work folder
+beside the output, so that a stopped run continues where it was. No step holds all files in memory.
 
 `quarantine.csv` alone names source paths; only its owner can read it, and it should not travel with the shards.
 """
@@ -11,73 +16,113 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+import pyarrow as pa
 
 from ..core.config import digest, to_json
 from ..core.errors import DataError, ShardError
-from ..core.progress import Progress, track
+from ..core.files import atomic_write
+from ..core.progress import Progress
 from ..data.index_file import save_index
-from ..data.manifest import VERSION, Manifest, load_manifest, save_manifest
-from .assembly import (
-    QUARANTINE,
-    counts_of,
-    foreseen,
-    judged,
-    labels_of,
-    refusal_of_archive,
-    save_quarantine,
-    write_shards,
-)
+from ..data.manifest import VERSION, Manifest, save_manifest
+from .assembly import CHANGES, QUARANTINE, counts_of, foreseen, judged, quarantine_table, refusal_of_archive
 from .config import IngestConfig
-from .decoding import DecodeResult, decode_all
-from .discovery import ArchiveSource, discover, no_labels_message
-from .header import study_uid
+from .cut import cut_ranges
+from .discovery import ArchiveSource, discover, is_url, no_labels_message
+from .headers import HEADERS, Block, BlockTask, block_at, blocks_of, rows_of_archive, scan_block
 from .pseudonyms import load_secret, pseudonym
-from .store import ResultStore, result_key
+from .ranges import RANGES, Job, RangeTask, finished_range, write_range
+from .settling import (
+    Losers,
+    PlacedShard,
+    arrange_shards,
+    find_duplicates,
+    rows_in_order,
+    settle,
+    write_tables,
+)
+from .store import KNOWN
+from .team import Report, Team, open_team
+from .versions import (
+    PROVENANCE,
+    Provenance,
+    Version,
+    files_name,
+    keep_manifest,
+    link_or_copy,
+    newest_version,
+    remove_older_files,
+)
 
-PROVENANCE = "ingest.json"
-RESULTS = "parts.sqlite"
+FILES = "files.parquet"
+
+log = logging.getLogger(__name__)
 
 
-def ingest(source: Path, out: Path, config: IngestConfig | None = None) -> Manifest:
+def ingest(source: Path | str, out: Path, config: IngestConfig | None = None) -> Manifest:
     """Turns a folder of DICOM files, or a .csv/.parquet table of pictures, into a folder of shards.
 
-    The same source, secret and settings give the same bytes. A finished `out` of the same source and settings
-    is returned as it is. After an error, what was decoded waits beside `out` for the next run.
+    The same source, secret and settings give the same bytes, whoever works. Where `out` holds shards of the same
+    settings and secret, only what is new in the source is decoded, and a new version of the manifest lists the old
+    shards and new ones; where nothing is new it is returned as it is. After an error, what was decoded waits beside
+    `out` for the next run. source: a path, or the URL of a folder.
 
-    Raises DataError where there is nothing to read, labels are of another archive or too much is refused,
-    ShardError where the disk refuses.
+    Raises DataError where there is nothing to read, labels are of another archive, too much is refused, or `out` holds
+    something else; ShardError where the disk refuses.
     """
     config = config or IngestConfig()
-    source, out = Path(source), Path(out)
+    source, out = source if is_url(source) else Path(source), Path(out)
     archive = discover(source, out, config)
-    secret = load_secret(config.secret or out.with_name(out.name + ".secret"))
-    provenance = {"config_digest": _config_digest(config, secret), "inputs_digest": archive.digest}
-    if (finished := _finished(out, provenance, archive.findings)) is not None:
-        if refusal := refusal_of_archive(archive.root, finished.counts, config):
-            raise DataError(f"{refusal}; {out / QUARANTINE} lists them")
-        return finished
+    secret_file = config.secret or out.with_name(out.name + ".secret")
+    _check_secret_file(out, secret_file)
+    secret = load_secret(secret_file)
+    made = Provenance(_config_digest(config, secret), pseudonym(secret, "fingerprint"), archive.digest)
+    before = newest_version(out, made)
     work = out.with_name(f"{out.name}.tmp-{_work_digest(config, secret)[:8]}")
+    labels = {pseudonym(secret, f"study:{study}"): values for study, values in archive.labels.items()}
+    job = Job(archive.root, work, out, secret, config, archive.findings, labels)
+    run = _Run(archive, job, made, before)
+    if before is not None and run.is_finished():
+        if refusal := refusal_of_archive(archive.root, before.manifest.counts, config):
+            raise DataError(f"{refusal}; {out / QUARANTINE} lists them")
+        return before.manifest
     try:
-        return _build(archive, out, work, secret, config, provenance)
-    except (OSError, sqlite3.DatabaseError) as error:
-        if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
+        work.mkdir(parents=True, exist_ok=True)
+        _warn_of_other_work(work)
+        return run.make(secret_file)
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        if isinstance(error, pa.ArrowInvalid):
             raise ShardError(
-                f"{work}: what is kept there is damaged ({error}); remove it, then run again"
+                f"{work}: what is kept there is damaged ({reason}); remove it, then run again"
             ) from error
-        reason = getattr(error, "strerror", None) or str(error)
-        kept = f"; what is decoded is kept in {work}" if (work / RESULTS).exists() else ""
+        kept = f"; what is decoded is kept in {work}" if (work / RANGES).exists() else ""
         raise ShardError(
             f"{out}: cannot be written ({reason}); make room or choose another folder, then run again{kept}"
         ) from error
-    finally:
-        shutil.rmtree(work / "out", ignore_errors=True)
+
+
+def _check_secret_file(out: Path, secret: Path) -> None:
+    """Raises DataError where shards are there and their secret is not: a new one would give other pseudonyms."""
+    if (out / PROVENANCE).exists() and not secret.exists():
+        raise DataError(
+            f"{secret}: the secret of the shards in {out} is not there; give its file with --secret"
+        )
+
+
+def _warn_of_other_work(work: Path) -> None:
+    """Says that a run with another secret, or other settings of decoding, has left its work."""
+    for other in sorted(work.parent.glob(f"{work.name.rpartition('-')[0]}-????????")):
+        if other != work:
+            log.warning("%s: kept, but of no use here: decoded with another secret or other settings", other)
 
 
 def _config_digest(config: IngestConfig, secret: bytes) -> str:
@@ -90,102 +135,170 @@ def _config_digest(config: IngestConfig, secret: bytes) -> str:
 
 def _work_digest(config: IngestConfig, secret: bytes) -> str:
     """Changes with the settings that change a decoded file: others may change and its result still serves."""
-    return pseudonym(secret, f"work:{digest(config.dicom)} {digest(config.shards)}")
+    return pseudonym(secret, f"work 2:{digest(config.dicom)} {digest(config.shards)}")
 
 
-def _finished(out: Path, provenance: Mapping[str, str], findings: tuple[str, ...]) -> Manifest | None:
-    """The manifest of an output that this run would make again. Raises DataError where `out` holds something else."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    with suppress(OSError, ValueError, ShardError):
-        if json.loads((out / PROVENANCE).read_text()) == provenance:
-            manifest = load_manifest(out)
-            if manifest.findings == findings:  # an earlier version may have lost some
-                return manifest
-    raise DataError(f"{out}: already holds something else; choose another output folder or remove it")
+def _is_same(manifest: Manifest, before: Manifest) -> bool:
+    """Whether two manifests list the same, apart from what they say of the versions before them."""
+
+    def counts(of: Manifest) -> dict[str, int]:
+        return {name: count for name, count in of.counts.items() if name.partition(".")[0] not in CHANGES}
+
+    return replace(manifest, counts=counts(manifest)) == replace(before, counts=counts(before))
 
 
-def _build(
-    archive: ArchiveSource,
-    out: Path,
-    work: Path,
-    secret: bytes,
-    config: IngestConfig,
-    provenance: Mapping[str, str],
-) -> Manifest:
-    """Decodes and assembles in the folder `work`, then renames its `out` to `out`."""
-    folder = work / "out"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    if archive.tasks[0].named is not None:
-        _check_refused(archive, judged(foreseen(archive.root, archive.tasks), config), work, config)
-    elif config.labels:
-        _check_labels(archive, config.labels)
-    with closing(ResultStore(work / RESULTS)) as store:
-        keys = _decode_missing(archive, store, secret, config)
-        results = judged([store.without_view(key) for key in keys], config)
-        counts = _check_refused(archive, results, work, config)
-        study_keys: dict[str, list[str]] = {}
-        for result, key in zip(results, keys, strict=True):
-            if not result.code:
-                study_keys.setdefault(result.study, []).append(key)
-        labels, labelled = labels_of(archive, study_keys, secret)
-        if config.labels and not labelled:
-            raise DataError(no_labels_message(config.labels, len(study_keys)))
-        shards, rows = write_shards(folder, labels, store, study_keys, secret, config)
-    manifest = Manifest(
-        version=VERSION,
-        name=config.name,
-        findings=archive.findings,
-        shards=shards,
-        counts={**counts, "labelled_studies": labelled},
-        config_digest=provenance["config_digest"],
-    )
-    save_quarantine(folder, archive.tasks, results)
-    (folder / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n")
-    save_index(folder, manifest, rows)
-    save_manifest(folder, manifest)
-    os.replace(folder, out)
-    shutil.rmtree(work)
-    return manifest
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One ingest. before: the version that `out` holds."""
 
+    archive: ArchiveSource
+    job: Job
+    made: Provenance
+    before: Version | None
 
-def _check_refused(
-    archive: ArchiveSource, results: Sequence[DecodeResult], work: Path, config: IngestConfig
-) -> dict[str, int]:
-    """The counts. Raises DataError where too many files are refused, and lists them in a table in `work`."""
-    counts = counts_of(results)
-    if refusal := refusal_of_archive(archive.root, counts, config):
-        raise DataError(f"{refusal}; {save_quarantine(work, archive.tasks, results)} lists them")
-    return counts
+    def is_finished(self) -> bool:
+        """Whether the output is what this run would make again."""
+        assert self.before is not None
+        if (
+            self.before.made.tables != self.made.tables
+            or self.before.manifest.findings != self.archive.findings
+        ):
+            return False
+        rows = rows_of_archive(self.archive.entries(), self.before.rows(), self.job.secret, Counter())
+        return all(row.state == KNOWN for row in rows)
 
+    def make(self, secret_file: Path) -> Manifest:
+        """Makes the next version; its manifest."""
+        job = self.job
+        if self.archive.rows is not None:
+            self._check_table()
+        tally: Counter[str] = Counter()
+        with ExitStack() as stack:
+            with Progress("read headers", unit="files") as progress:
+                team = stack.enter_context(open_team(job, secret_file, progress.stage))
+                blocks = self._read_headers(team, progress, tally)
+            ranges, losers = self._write_ranges(team, blocks)
+        settled = settle(job, ranges, blocks, losers)
+        if refusal := refusal_of_archive(job.root, settled.counts, job.config):
+            raise DataError(f"{refusal}; {write_tables(job, settled, {}, job.work / FILES)} lists them")
+        if job.config.labels and not settled.counts["labelled_studies"]:
+            raise DataError(no_labels_message(job.config.labels, settled.counts["studies"]))
+        shards, places = arrange_shards(job, ranges, settled, self.before)
+        manifest = Manifest(
+            version=VERSION,
+            name=job.config.name,
+            findings=self.archive.findings,
+            shards=tuple(placed.shard for placed in shards),
+            counts={**settled.counts, **self._changes(tally, settled.studies)},
+            config_digest=self.made.settings,
+        )
+        if self.before is not None and _is_same(manifest, self.before.manifest):
+            self._publish(None, shards, write_tables(job, settled, places, job.work / FILES))
+            manifest = self.before.manifest
+        else:
+            self._publish(manifest, shards, write_tables(job, settled, places, job.work / FILES))
+        shutil.rmtree(job.work)
+        return manifest
 
-def _check_labels(archive: ArchiveSource, table: Path) -> None:
-    """Raises DataError where the label table names no study of a DICOM folder.
+    def _check_table(self) -> None:
+        """Raises DataError where an image table tells before any decoding that nothing will be written."""
+        job = self.job
+        entries = list(self.archive.entries())
+        results = judged(foreseen(entries), job.config)
+        if refusal := refusal_of_archive(job.root, counts_of(results), job.config):
+            with quarantine_table(job.work / QUARANTINE) as refuse:
+                for entry, result in zip(entries, results, strict=True):
+                    if result.code:
+                        refuse(entry.task, result.code, result.detail)
+            raise DataError(f"{refusal}; {job.work / QUARANTINE} lists them")
 
-    Headers are read until one is named, so that the labels of another archive are noticed before a day of decoding.
-    """
-    studies = set()
-    with Progress("match labels", unit="files") as progress:
-        for task in archive.tasks:
-            studies.add(study_uid(archive.root / task.path))
-            progress.advance()
-            if not studies.isdisjoint(archive.labels):
-                return
-    raise DataError(no_labels_message(table, len(studies - {""})))
+    def _changes(self, files: Counter[str], studies: Counter[str]) -> dict[str, int]:
+        """Counts of what differs from the version before; empty for a first version."""
+        if self.before is None:
+            return {}
+        of = {"files": files, "studies": studies}
+        return {
+            f"{kind}.{unit}": counter[kind]
+            for unit, counter in of.items()
+            for kind in CHANGES
+            if counter[kind]
+        }
 
+    def _publish(self, manifest: Manifest | None, shards: Sequence[PlacedShard], quarantine: Path) -> None:
+        """Gives the new shards their names and puts the tables beside them; manifest None: the old one still holds."""
+        job, before = self.job, self.before
+        folder = job.work / "out" if before is None else job.out
+        if before is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        number = (before.number if before else 0) + (manifest is not None)
+        for placed in shards:
+            if placed.source is not None:
+                link_or_copy(placed.source, folder / placed.shard.path)
+        link_or_copy(job.work / FILES, folder / files_name(number))
+        link_or_copy(quarantine, folder / QUARANTINE)
+        if manifest is not None:
+            if before is not None:
+                keep_manifest(before)
+            save_index(folder, manifest, rows_in_order(shards, before))
+            save_manifest(folder, manifest)
+            if before is not None:
+                remove_older_files(before)
+        atomic_write(folder / PROVENANCE, json.dumps(asdict(self.made), indent=1) + "\n")
+        if before is None:
+            os.replace(folder, job.out)
 
-def _decode_missing(
-    archive: ArchiveSource, store: ResultStore, secret: bytes, config: IngestConfig
-) -> list[str]:
-    """Decodes every file that has no result yet; returns the keys of all results in the order of the tasks."""
-    keys = {task: result_key(archive.root, task, secret) for task in archive.tasks}
-    known = store.keys()
-    missing = [task for task, key in keys.items() if key not in known]
-    try:
-        results = decode_all(archive.root, missing, secret, config)
-        for task, result in track(results, label="decode", total=len(missing), unit="files"):
-            store.put(keys[task], result)
-    finally:
-        store.commit()
-    return [keys[task] for task in archive.tasks]
+    def _read_headers(self, team: Team, progress: Progress, tally: Counter[str]) -> list[Block]:
+        """The blocks of the archive, in its order."""
+        job = self.job
+        folder = job.work / HEADERS
+        folder.mkdir(exist_ok=True)
+        before = self.before.rows() if self.before else iter(())
+        paths: list[Path] = []
+
+        def tasks() -> Iterator[BlockTask]:
+            for task in blocks_of(rows_of_archive(self.archive.entries(), before, job.secret, tally), folder):
+                paths.append(task.path)
+                yield task
+
+        for _ in team.run(scan_block, tasks(), lambda read, _: progress.advance(read)):
+            pass
+        blocks: list[Block] = []
+        for path in paths:
+            blocks.append(block_at(path, sum((blocks[-1].start, blocks[-1].files)) if blocks else 0))
+        if tally["gone"] and not tally["changed"] and not any(block.known for block in blocks):
+            raise DataError(
+                f"{job.out}: holds the shards of another archive, no file of which is in {job.root}; "
+                "choose another output folder"
+            )
+        return blocks
+
+    def _write_ranges(self, team: Team, blocks: Sequence[Block]) -> tuple[tuple[RangeTask, ...], Losers]:
+        """The ranges, all written, and the views of theirs that are duplicates of another study's."""
+        job = self.job
+        depends_on = hashlib.sha256(repr((self.made, job.findings)).encode()).hexdigest()
+        revived: set[str] = set()
+        total = sum(block.new for block in blocks)
+        with Progress("decode", total=total, unit="files") as progress:
+
+            def report(decoded: int, reused: int) -> None:
+                progress.total = (progress.total or 0) - reused
+                progress.advance(decoded)
+
+            while True:
+                cut = cut_ranges(job, blocks, revived, depends_on)
+                if job.config.labels and self.archive.rows is None and not cut.labelled:
+                    raise DataError(no_labels_message(job.config.labels, cut.studies))
+                for _ in team.run(write_range, self._unfinished(cut.ranges, report), report):
+                    pass
+                losers, orphans = find_duplicates(job, cut.ranges)
+                if not orphans - revived:
+                    return cut.ranges, losers
+                revived |= orphans
+
+    def _unfinished(self, ranges: Sequence[RangeTask], report: Report) -> Iterator[RangeTask]:
+        for task in ranges:
+            if (done := finished_range(self.job, task)) is None:
+                yield task
+            else:
+                report(0, done["new"])

@@ -12,6 +12,9 @@ from pathlib import Path
 from ..core.errors import ConfigError
 from .config import IngestConfig
 
+TAG = 16
+"""Bytes of a seal before the hidden text; they are a keyed hash of it."""
+
 
 def pseudonym(secret: bytes, text: str) -> str:
     """24 hexadecimal digits for a text: HMAC-SHA256, so that nobody without the secret can try names.
@@ -49,6 +52,37 @@ def load_secret(path: Path) -> bytes:
     if len(key) < 16:
         raise ConfigError(f"{path}: a secret of {len(key)} bytes can be guessed; give a file of 16 or more")
     return key
+
+
+def seal(secret: bytes, text: str) -> bytes:
+    """A text that only `unseal` with the same secret reads; the same text gives the same bytes.
+
+    The first 16 bytes are an HMAC-SHA256 of the text. It is the nonce of the stream (SHAKE-256 under the secret) that
+    hides the rest: a synthetic nonce, as in RFC 5297. The length shows.
+
+    >>> unseal(b"key", seal(b"key", "Rex/00.dcm"))
+    'Rex/00.dcm'
+    """
+    content = text.encode("utf-8", "surrogateescape")
+    tag = hmac.new(secret, b"seal\0" + content, hashlib.sha256).digest()[:TAG]
+    return tag + _hidden(secret, tag, content)
+
+
+def unseal(secret: bytes, sealed: bytes) -> str:
+    """The text under a seal. Raises ConfigError where it was sealed with another secret."""
+    tag = sealed[:TAG]
+    content = _hidden(secret, tag, sealed[TAG:])
+    if hmac.new(secret, b"seal\0" + content, hashlib.sha256).digest()[:TAG] != tag:
+        raise ConfigError("sealed with another secret; give the secret that was used before")
+    return content.decode("utf-8", "surrogateescape")
+
+
+def _hidden(secret: bytes, nonce: bytes, content: bytes) -> bytes:
+    """The content XOR the stream that a secret and a nonce give; twice, it is the content again."""
+    key = hmac.new(secret, b"stream", hashlib.sha256).digest()
+    stream = hashlib.shake_256(key + nonce).digest(len(content))
+    size = len(content)
+    return (int.from_bytes(content, "big") ^ int.from_bytes(stream, "big")).to_bytes(size, "big")
 
 
 def owner_only(path: str, flags: int) -> int:

@@ -100,7 +100,7 @@ def run_on_ray(
     try:
         if started_here:
             on_stage("starting Ray")
-            _start_ray()
+            start_ray()
         on_stage(f"starting {config.workers} worker{'s' * (config.workers > 1)}")
         _run_in_thread(_trainer(function, argument, config, folder).fit)
     except VetdinoError:
@@ -150,7 +150,7 @@ def report_stage(status: Path, worker: WorkerContext, stage: str) -> None:
         atomic_write(status, json.dumps(content | ({STAGE: stage} if stage else {})))
 
 
-def _start_ray() -> None:
+def start_ray() -> None:
     """Start Ray on this machine, or connect to the one at RAY_ADDRESS. Raises TrainingError where that fails."""
     import ray
 

@@ -13,13 +13,13 @@ from vetdino.platform.ingest.assembly import (
     counts_of,
     foreseen,
     judged,
+    quarantine_table,
     refusal_of_archive,
-    save_quarantine,
     summary,
 )
 from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.decoding import DecodeResult
-from vetdino.platform.ingest.discovery import DecodeTask
+from vetdino.platform.ingest.discovery import DecodeTask, ListedFile
 
 
 def accepted(name: str, study: str = "s", patient: str = "p") -> DecodeResult:
@@ -92,13 +92,13 @@ def test_duplicates_are_no_loss():
     assert refusal_of_archive(Path("in"), counts, IngestConfig(max_refused=0.0)) == ""
 
 
-def test_a_table_tells_what_will_be_refused(tmp_path):
-    (tmp_path / "a").write_text("")
-    tasks = [
-        DecodeTask("a", named)
+def test_a_table_tells_what_will_be_refused():
+    files = [
+        ListedFile(DecodeTask("a", named), 10, "1")
         for named in (("p", "s", "AP"), ("", "s", "AP"), ("p", "", "AP"), ("p", "s", "PA"))
     ]
-    results = judged(foreseen(tmp_path, [*tasks, DecodeTask("gone", ("p", "s", "AP"))]), IngestConfig())
+    gone = ListedFile(DecodeTask("gone", ("p", "s", "AP")))
+    results = judged(foreseen([*files, gone]), IngestConfig())
     assert [result.code for result in results] == [
         "",
         "NO_IDENTITY",
@@ -121,9 +121,9 @@ def test_the_summary_says_what_was_read_written_refused_and_found():
 
 
 def test_the_quarantine_lists_what_was_refused_for_its_owner_alone(tmp_path):
-    tasks = [DecodeTask("a"), DecodeTask("b, c")]
-    results = [accepted("a"), DecodeResult(code="NOT_DICOM", detail="text")]
-    path = save_quarantine(tmp_path, tasks, results)
-    assert path == tmp_path / "quarantine.csv"
+    path = tmp_path / "quarantine.csv"
+    path.write_text("left by a run before, for everybody")
+    with quarantine_table(path) as refuse:
+        refuse(DecodeTask("b, c"), "NOT_DICOM", "text")
     assert path.read_text() == 'path,code,detail\n"b, c",NOT_DICOM,text\n'
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

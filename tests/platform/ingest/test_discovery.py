@@ -11,7 +11,7 @@ import pytest
 from vetdino.platform.core.errors import ConfigError, DataError
 from vetdino.platform.ingest.config import IngestConfig, TableConfig
 from vetdino.platform.ingest.decoding import decode
-from vetdino.platform.ingest.discovery import discover
+from vetdino.platform.ingest.discovery import ArchiveSource, DecodeTask, discover, open_bytes
 from vetdino.platform.ingest.tables import patient_study
 
 
@@ -22,36 +22,87 @@ def a_folder(folder: Path) -> Path:
     return folder
 
 
+def tasks(archive: ArchiveSource) -> list[DecodeTask]:
+    return [file.task for file in archive.entries()]
+
+
+def paths(archive: ArchiveSource) -> list[str]:
+    return [task.path for task in tasks(archive)]
+
+
 def test_every_file_below_a_folder_is_a_task_in_order(tmp_path):
     archive = discover(a_folder(tmp_path / "in"), tmp_path / "out", IngestConfig())
-    assert [task.path for task in archive.tasks] == ["a/1", "a/2", "b"]
-    assert {task.named for task in archive.tasks} == {None}
+    assert paths(archive) == ["a/1", "a/2", "b"]
+    assert {task.named for task in tasks(archive)} == {None}
     assert (archive.findings, archive.labels) == ((), {})
 
 
-def test_the_digest_changes_with_names_and_sizes(tmp_path):
-    folder = a_folder(tmp_path / "in")
-    digests = {discover(folder, tmp_path / "out", IngestConfig()).digest for _ in range(2)}
-    (folder / "b").write_text("longer")
-    digests.add(discover(folder, tmp_path / "out", IngestConfig()).digest)
-    (folder / "b").rename(folder / "c")
-    digests.add(discover(folder, tmp_path / "out", IngestConfig()).digest)
-    assert len(digests) == 3
+def test_files_are_listed_with_size_and_stamp_in_the_order_of_all_paths(tmp_path):
+    folder = tmp_path / "in"
+    for name in ("a/b/c", "a-b", "a/b-c", "a.b", "A/x", "a/0", "ab", "a/b/a/d"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    archive = discover(folder, tmp_path / "out", IngestConfig())
+    files = list(archive.entries())
+    names = [file.task.path for file in files]
+    assert names == sorted(names)
+    assert len(names) == 8
+    assert [file.size for file in files] == [len(name) for name in names]
+    before = {file.stamp for file in files}
+    os.utime(folder / "ab", ns=(1, 1))
+    assert {file.stamp for file in archive.entries()} - before == {"1"}
+
+
+def test_only_the_folders_on_the_way_are_in_memory(tmp_path, monkeypatch):
+    for number in range(6):
+        (tmp_path / "in" / str(number)).mkdir(parents=True)
+        (tmp_path / "in" / str(number) / "x").write_text("x")
+    scans = []
+    scan = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: scans.append(path) or scan(path))
+    entries = discover(tmp_path / "in", tmp_path / "out", IngestConfig()).entries()
+    scans.clear()
+    assert next(entries).task.path == "0/x"
+    assert len(scans) == 2
+
+
+def test_a_url_is_listed_as_its_folder_is(tmp_path):
+    import fsspec
+
+    files = fsspec.filesystem("memory")
+    for name in ("a/b/c", "a-b", "a/b-c"):
+        files.pipe_file(f"/archive/{name}", name.encode())
+    try:
+        archive = discover("memory://archive", tmp_path / "out", IngestConfig())
+        found = list(archive.entries())
+        assert [file.task.path for file in found] == ["a-b", "a/b-c", "a/b/c"]
+        assert [file.size for file in found] == [3, 5, 5]
+        with open_bytes(archive.root, found[0].task) as file:
+            assert file.read() == b"a-b"
+        with pytest.raises(DataError, match="nowhere"):
+            discover("memory://nowhere", tmp_path / "out", IngestConfig())
+    finally:
+        files.rm("/archive", recursive=True)
+
+
+def test_a_task_survives_as_text():
+    for task in (DecodeTask("a\udcff/\u00e9"), DecodeTask("x", ("p", "s", "VD"), "L")):
+        assert DecodeTask.from_text(task.to_text()) == task
 
 
 def test_the_table_of_labels_is_no_task(tmp_path):
     folder = a_folder(tmp_path / "in")
     (folder / "labels.csv").write_text("study,mass\n1.2,1\n")
     archive = discover(folder, tmp_path / "out", IngestConfig(labels=folder / "labels.csv"))
-    assert [task.path for task in archive.tasks] == ["a/1", "a/2", "b"]
+    assert paths(archive) == ["a/1", "a/2", "b"]
     assert archive.labels == {"1.2": {"mass": 1.0}}
 
 
 def test_a_finding_in_one_row_of_a_study_is_in_the_study(tmp_path):
     (tmp_path / "t.csv").write_text("path,patient,study,mass\nb,p,s,1\na,p,s,0\nc,p,t,\n")
     archive = discover(tmp_path / "t.csv", tmp_path / "out", IngestConfig(table=TableConfig(labels="*")))
-    assert [task.path for task in archive.tasks] == ["a", "b", "c"]
-    assert archive.tasks[0].named == ("p", "s", "UNKNOWN")
+    assert paths(archive) == ["a", "b", "c"]
+    assert tasks(archive)[0].named == ("p", "s", "UNKNOWN")
     assert archive.labels["s"] == {"mass": 1.0}
     assert np.isnan(archive.labels["t"]["mass"])
 
@@ -68,7 +119,7 @@ def a_restarting_table(folder: Path) -> Path:
 def test_studies_that_restart_for_each_patient_are_kept_apart(tmp_path, caplog):
     config = IngestConfig(table=TableConfig(labels="*"))
     archive = discover(a_restarting_table(tmp_path), tmp_path / "out", config)
-    studies = [task.named[1] for task in archive.tasks]
+    studies = [task.named[1] for task in tasks(archive)]
     assert studies == [patient_study(*pair) for pair in ("p0", "p1", "q0", "q1", "r0", "r2")]
     assert [archive.labels[study]["mass"] for study in studies[:4]] == [1, 0, 0, 1]
     assert "recur under several patients" in caplog.text
@@ -78,7 +129,7 @@ def test_one_wrong_patient_does_not_divide_the_studies(tmp_path):
     rows = ["path,patient,study", "a,p,1", "b,p,1", "c,p,2", "d,q,3", "e,q,3", "f,p,3"]
     (tmp_path / "t.csv").write_text("\n".join(rows))
     archive = discover(tmp_path / "t.csv", tmp_path / "out", IngestConfig())
-    assert [task.named[1] for task in archive.tasks] == ["1", "1", "2", "3", "3", "3"]
+    assert [task.named[1] for task in tasks(archive)] == ["1", "1", "2", "3", "3", "3"]
 
 
 def test_labels_of_a_table_of_their_own_join_those_of_an_image_table(tmp_path):
@@ -110,8 +161,8 @@ def test_what_cannot_be_looked_at_is_listed_and_not_passed_over(tmp_path):
     (folder / "broken").symlink_to("nowhere")
     (folder / "linked").symlink_to(tmp_path / "in" / "a", target_is_directory=True)
     archive = discover(folder, tmp_path / "out", IngestConfig())
-    assert [task.path for task in archive.tasks] == ["a/1", "a/2", "b", "broken", "linked"]
-    codes = {task.path: decode(folder, task, b"key", IngestConfig()).code for task in archive.tasks}
+    assert paths(archive) == ["a/1", "a/2", "b", "broken", "linked"]
+    codes = {file.task.path: decode(folder, file, b"key", IngestConfig()).code for file in archive.entries()}
     assert (codes["broken"], codes["linked"]) == ("MISSING_FILE", "UNREADABLE_HEADER")
 
 
@@ -120,13 +171,13 @@ def test_a_folder_without_permission_is_listed(tmp_path, monkeypatch):
     scan = os.scandir
 
     def refuse(path: str) -> object:
-        if str(path) == str(folder / closed):
+        if Path(path) == folder / closed:
             raise PermissionError(13, "Permission denied", str(path))
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
     closed = "a"
-    assert [task.path for task in discover(folder, tmp_path / "out", IngestConfig()).tasks] == ["a", "b"]
+    assert paths(discover(folder, tmp_path / "out", IngestConfig())) == ["a", "b"]
     closed = ""
     with pytest.raises(DataError, match="cannot be listed"):
         discover(folder, tmp_path / "out", IngestConfig())

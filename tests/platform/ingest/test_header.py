@@ -8,14 +8,13 @@ from pydicom.uid import (
     JPEG2000Lossless,
 )
 
-from tests.platform.ingest.radiographs import radiograph, saved, the_code, the_view, write_dicom
+from tests.platform.ingest.radiographs import radiograph, saved, the_code, the_view
 from vetdino.platform.core.errors import DicomError
 from vetdino.platform.ingest.header import (
     frame_count,
     identity_of,
     is_dicom,
     modality_of,
-    study_uid,
 )
 
 
@@ -111,11 +110,3 @@ def test_a_modality_is_the_tag_before_the_class():
 def test_the_detail_of_a_refusal_quotes_no_free_text():
     with pytest.raises(DicomError, match="no modality"):
         the_view(radiograph(Modality="REX 0412"))
-
-
-def test_the_study_of_a_file_is_read_without_its_pixels(tmp_path):
-    write_dicom(tmp_path / "a", "Rex", "1.2.3", 0)
-    content = (tmp_path / "a").read_bytes()
-    (tmp_path / "cut").write_bytes(content[:-2000])
-    (tmp_path / "text").write_text("Rex came by today")
-    assert [study_uid(tmp_path / name) for name in ("a", "cut", "text", "gone")] == ["1.2.3", "1.2.3", "", ""]

@@ -6,29 +6,41 @@ import csv
 import json
 import os
 import resource
+import signal
 import stat
 import subprocess
 import sys
+import tempfile
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
+from tests.platform.ingest.archives import add_files, change_files, check_counts, expected, output_in
 from tests.platform.ingest.radiographs import NAMES, write_dicom
+from tests.platform.ingest.test_ranges import dying_after
 from vetdino.platform.core.errors import ConfigError, DataError, ShardError
 from vetdino.platform.data.checksums import verify
 from vetdino.platform.data.config import ShardConfig
-from vetdino.platform.data.manifest import save_manifest
-from vetdino.platform.data.shards import read
+from vetdino.platform.data.manifest import Manifest, load_manifest, save_manifest
+from vetdino.platform.data.shards import ShardWriter, read
 from vetdino.platform.data.study import SPLITS, Study
 from vetdino.platform.ingest import ingest as module
-from vetdino.platform.ingest.config import TableConfig
+from vetdino.platform.ingest.assembly import CHANGES, summary
+from vetdino.platform.ingest.config import IngestConfig, TableConfig
 from vetdino.platform.ingest.header import CODES
 from vetdino.platform.ingest.ingest import ingest
 from vetdino.platform.ingest.pseudonyms import pseudonym, split_of
+
+ROOT = Path(__file__).parents[3]
 
 
 def studies_in(folder: Path) -> list[Study]:
@@ -148,7 +160,7 @@ def test_labels_of_another_archive_are_refused_before_anything_is_decoded(
 ):
     labels = tmp_path / "labels.csv"
     pd.DataFrame({"study": ["9.9"], "mass": [1]}).to_csv(labels, index=False)
-    monkeypatch.setattr(module, "decode_all", lambda *arguments: pytest.fail("decoded"))
+    monkeypatch.setattr(module, "write_range", lambda *arguments: pytest.fail("decoded"))
     with pytest.raises(DataError, match="names none of the 8 studies"):
         ingest(archive, tmp_path / "out", replace(config, labels=labels))
     pictures = a_picture_table(tmp_path / "pictures")
@@ -204,7 +216,7 @@ def test_more_refused_than_allowed_writes_a_list_and_no_shards(archive, tmp_path
 
 def test_what_a_table_refuses_is_known_before_anything_is_decoded(tmp_path, config, monkeypatch):
     pictures = a_picture_table(tmp_path / "pictures")
-    monkeypatch.setattr(module, "decode_all", lambda *arguments: pytest.fail("decoded"))
+    monkeypatch.setattr(module, "write_range", lambda *arguments: pytest.fail("decoded"))
     with pytest.raises(DataError, match=r"1 of 11 files are refused \(MISSING_FILE 1\)"):
         ingest(pictures, tmp_path / "out", replace(config, min_views=1, max_refused=0.05))
     with pytest.raises(DataError, match=r"none of its 11 files .*--min-views"):
@@ -220,9 +232,13 @@ def test_a_finished_output_is_returned_and_another_one_is_left_alone(archive, tm
     assert "decode" not in capsys.readouterr().err
     with pytest.raises(DataError, match="already holds something else"):
         ingest(archive, out, replace(config, val=0.1))
-    write_dicom(archive / "new", "Rex", "1.2.3.0", 999)
-    with pytest.raises(DataError, match="already holds something else"):
+    config.secret.write_bytes(b"another secret!!" * 2)
+    with pytest.raises(DataError, match=r"another secret.*--secret"):
         ingest(archive, out, config)
+    config.secret.unlink()
+    with pytest.raises(DataError, match=r"is not there.*--secret"):
+        ingest(archive, out, config)
+    assert not config.secret.exists()
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
@@ -232,19 +248,11 @@ def test_the_output_may_not_lie_in_the_source(archive, config):
 
 
 def test_a_stopped_run_goes_on_where_it_was(archive, tmp_path, config, monkeypatch, capsys):
-    def stop(*arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "write_shards", stop)
-        with pytest.raises(KeyboardInterrupt):
-            ingest(archive, tmp_path / "out", config)
-    assert not (tmp_path / "out").exists()
+    stopped(archive, tmp_path / "out", config, monkeypatch)
     write_dicom(archive / "zz", "Rex", "1.2.3.0", 999)
     capsys.readouterr()
     ingest(archive, tmp_path / "out", config)
-    decoded = json.loads(capsys.readouterr().err.splitlines()[0])
-    assert (decoded["progress"], decoded["done"]) == ("decode", 1)
+    assert decoded_files(capsys.readouterr().err) == 1
     ingest(archive, tmp_path / "anew", config)
     assert everything_in(tmp_path / "out") == everything_in(tmp_path / "anew")
     assert sorted(os.listdir(tmp_path)) == ["anew", "archive", "key", "out"]
@@ -328,7 +336,7 @@ def test_shards_that_cannot_be_written_leave_what_was_decoded_and_nothing_else(
         with pytest.raises(ShardError, match=r"No space left on device.*kept in") as caught:
             ingest(archive, tmp_path / "out", config)
     work = Path(str(caught.value).rpartition("kept in ")[2])
-    assert os.listdir(work) == ["parts.sqlite"]
+    assert (work / "ranges").is_dir()
     assert not (tmp_path / "out").exists()
     capsys.readouterr()
     ingest(archive, tmp_path / "out", replace(config, val=0.1))  # a split is no reason to decode again
@@ -336,21 +344,35 @@ def test_shards_that_cannot_be_written_leave_what_was_decoded_and_nothing_else(
 
 
 def test_damaged_results_of_a_stopped_run_are_one_line(archive, tmp_path, config, monkeypatch):
-    monkeypatch.setattr(module, "_work_digest", lambda *arguments: "0" * 24)
-    (tmp_path / "out.tmp-00000000").mkdir()
-    (tmp_path / "out.tmp-00000000" / "parts.sqlite").write_bytes(b"no database" * 100)
+    stopped(archive, tmp_path / "out", config, monkeypatch)
+    [rows] = tmp_path.glob("out.tmp-*/ranges/*/rows.arrow")
+    rows.write_bytes(b"no rows" * 100)
     with pytest.raises(ShardError, match=r"damaged .* remove it"):
         ingest(archive, tmp_path / "out", config)
 
 
-def test_an_output_with_other_findings_is_not_taken_for_finished(archive, tmp_path, config):
+def stopped(archive: Path, out: Path, config: IngestConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is stopped after all files are decoded."""
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "arrange_shards", stop)
+        with pytest.raises(KeyboardInterrupt):
+            ingest(archive, out, config)
+    assert not out.exists()
+
+
+def test_an_output_that_lost_its_findings_gets_a_version_that_has_them(archive, tmp_path, config):
     labels = tmp_path / "labels.csv"
     pd.DataFrame({"study": ["1.2.3.0"], "mass": [1]}).to_csv(labels, index=False)
     out = tmp_path / "out"
     manifest = ingest(archive, out, replace(config, labels=labels))
     save_manifest(out, replace(manifest, findings=()))  # as a version that lost the column wrote it
-    with pytest.raises(DataError, match="already holds something else"):
-        ingest(archive, out, replace(config, labels=labels))
+    repaired = ingest(archive, out, replace(config, labels=labels))
+    assert (repaired.findings, repaired.shards) == (("mass",), manifest.shards)
+    assert load_manifest(out) == repaired
 
 
 def test_studies_that_restart_for_each_patient_lose_no_picture(tmp_path, config):
@@ -368,8 +390,8 @@ def test_studies_that_restart_for_each_patient_lose_no_picture(tmp_path, config)
     table = pd.DataFrame(rows, columns=["patient", "study", "view"])
     table["path"], table["mass"] = [f"{number}.png" for number in range(5)], ["TRUE", "no", 1, "NA", 0]
     table.to_csv(tmp_path / "t.csv", index=False)
-    settings = replace(config, min_views=1, table=TableConfig(labels="*"), max_refused=0.0)
-    manifest = ingest(tmp_path / "t.csv", tmp_path / "out", settings)
+    strict = replace(config, min_views=1, table=TableConfig(labels="*"), max_refused=0.0)
+    manifest = ingest(tmp_path / "t.csv", tmp_path / "out", strict)
     assert (manifest.counts["views"], manifest.counts["studies"], manifest.counts["patients"]) == (5, 5, 3)
     assert (manifest.findings, manifest.counts["labelled_studies"]) == (("mass",), 4)
     secret = config.secret.read_bytes()
@@ -379,3 +401,170 @@ def test_studies_that_restart_for_each_patient_lose_no_picture(tmp_path, config)
     assert (first.labels, second.labels) == ({"mass": 1.0}, {"mass": 0.0})
     assert (first.view(0).projection, first.view(0).laterality) == ("CC", "L")
     assert (second.view(0).projection, second.view(0).laterality) == ("MLO", "R")
+
+
+def tars(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.tar")}
+
+
+def test_a_grown_archive_gets_a_new_version_and_keeps_its_old_shards(archive, tmp_path, config, capsys):
+    out = tmp_path / "out"
+    labels = tmp_path / "labels.csv"
+    pd.DataFrame({"study": [f"1.2.3.{n}" for n in range(6)], "mass": [1, 0] * 3}).to_csv(labels, index=False)
+    config = replace(config, labels=labels, shards=ShardConfig(max_bytes=7000))
+    first = ingest(archive, out, config)
+    before = tars(out)
+    write_dicom(archive / "Bello" / "new0", "Bello", "1.2.3.6", 500)
+    write_dicom(archive / "Bello" / "new1", "Bello", "1.2.3.6", 501)
+    write_dicom(archive / "Hasso" / "more", "Hasso", "1.2.3.4", 502)  # a study gets a third view
+    (archive / "Rex" / "00").unlink()  # and another has one left; `copy` takes its place
+    capsys.readouterr()
+    second = ingest(archive, out, config)
+    err = capsys.readouterr().err
+    assert decoded_files(err) == 4  # three new ones, and the copy, whose bytes no shard had
+    assert verify(out) == second
+    assert {name: tars(out)[name] for name in before} == before
+    assert output_in(out) == expected(archive, config)
+    check_counts(second.counts, output_in(out))
+    changes = {name: count for name, count in second.counts.items() if name.split(".")[0] in CHANGES}
+    assert changes == {"new.files": 3, "gone.files": 1, "new.studies": 1, "changed.studies": 2}
+    assert "since the version before: files 3 new, 1 gone; studies 1 new, 2 changed" in summary(second)
+    kept = {shard.path for shard in first.shards} & {shard.path for shard in second.shards}
+    assert len(first.shards) - 2 <= len(kept) < len(first.shards)
+    assert not ({shard.path for shard in second.shards} - kept) & set(before)
+    assert Manifest(**json.loads((out / "manifest-000001.json").read_text())).counts == first.counts
+    assert (out / "files-000002.parquet").exists()
+    assert not (out / "files-000001.parquet").exists()
+    labels_of = {study.key: study.labels["mass"] for study in studies_in(out)}
+    secret = config.secret.read_bytes()
+    assert [labels_of[pseudonym(secret, f"study:1.2.3.{n}")] for n in range(6)] == [1, 0] * 3
+    assert np.isnan(labels_of[pseudonym(secret, "study:1.2.3.6")])
+    assert ingest(archive, out, config) == second
+    assert sorted(os.listdir(tmp_path)) == ["archive", "key", "labels.csv", "out"]
+
+
+def test_new_labels_are_a_new_version_for_which_nothing_is_decoded(archive, tmp_path, config, capsys):
+    out, labels = tmp_path / "out", tmp_path / "labels.csv"
+    first = ingest(archive, out, config)
+    pd.DataFrame({"study": ["1.2.3.0", "1.2.3.1"], "mass": [1, 0]}).to_csv(labels, index=False)
+    capsys.readouterr()
+    second = ingest(archive, out, replace(config, labels=labels))
+    assert decoded_files(capsys.readouterr().err) == 0
+    assert (second.findings, second.counts["labelled_studies"]) == (("mass",), 2)
+    assert second.counts["changed.studies"] == first.counts["studies"]
+    pd.DataFrame({"study": ["1.2.3.0", "1.2.3.1"], "mass": [1, 1]}).to_csv(labels, index=False)
+    third = ingest(archive, out, replace(config, labels=labels))
+    assert third.counts["changed.studies"] == 1
+    known = [study.labels["mass"] for study in studies_in(out) if not np.isnan(study.labels["mass"])]
+    assert known == [1, 1]
+
+
+def test_files_that_were_only_touched_change_nothing(archive, tmp_path, config, capsys):
+    out = tmp_path / "out"
+    first = ingest(archive, out, config)
+    before = tars(out)
+    for path in archive.rglob("*"):
+        if path.is_file():
+            os.utime(path, (1, 1))
+    assert ingest(archive, out, config) == first
+    assert tars(out) == before
+    capsys.readouterr()
+    assert ingest(archive, out, config) == first
+    assert "decode" not in capsys.readouterr().err
+    assert not list(out.glob("manifest-*"))
+
+
+def test_another_archive_is_not_taken_for_a_grown_one(archive, tmp_path, config):
+    out = tmp_path / "out"
+    first = ingest(archive, out, config)
+    write_dicom(tmp_path / "other" / "x", "Rex", "1.2", 0)
+    with pytest.raises(DataError, match="shards of another archive"):
+        ingest(tmp_path / "other", out, config)
+    assert load_manifest(out) == first
+
+
+def test_work_of_another_secret_is_named_and_kept(archive, tmp_path, config, monkeypatch, caplog):
+    stopped(archive, tmp_path / "out", config, monkeypatch)
+    [work] = tmp_path.glob("out.tmp-*")
+    config.secret.write_bytes(b"another secret!!")
+    ingest(archive, tmp_path / "out", config)
+    assert f"{work}: kept, but of no use here" in caplog.text
+    assert work.exists()
+
+
+def test_a_file_that_changes_or_vanishes_between_header_and_pixels_is_counted(
+    archive, tmp_path, config, monkeypatch
+):
+    cut = module.cut_ranges
+
+    def change(*arguments: object) -> object:
+        write_dicom(archive / "Rex" / "00", "Rex", "1.2.3.0", 12345)
+        (archive / "Rex" / "01").unlink()
+        return cut(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "cut_ranges", change)
+        manifest = ingest(archive, tmp_path / "out", replace(config, min_views=1))
+    assert manifest.counts["refused.FILE_CHANGED"] == manifest.counts["refused.MISSING_FILE"] == 1
+    check_counts(manifest.counts, output_in(tmp_path / "out"))
+    again = ingest(archive, tmp_path / "out", replace(config, min_views=1))
+    assert "refused.FILE_CHANGED" not in again.counts
+    assert output_in(tmp_path / "out") == expected(archive, replace(config, min_views=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_run_is_continued_and_writes_the_same_bytes(tmp_path, config, kill):
+    archive = tmp_path / "archive"
+    for number in range(300):
+        write_dicom(archive / f"{number}", f"p{number // 9}", f"1.2.{number // 3}", number)
+    words = ["--secret", str(config.secret), "--shards.max-bytes", "60000"]
+    command = [sys.executable, "-m", "vetdino", "ingest", str(archive), str(tmp_path / "out"), *words]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while sum(log.read_text().count("\n") for log in tmp_path.glob("out.tmp-*/ranges/*/log.jsonl")) < 60:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(kill)
+    _, err = process.communicate()
+    assert process.returncode == {signal.SIGTERM: 143, signal.SIGINT: 130}.get(kill, -9)
+    assert kill == signal.SIGKILL or "run the same command again to continue" in err
+    again = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert again.returncode == 0, again.stderr
+    assert decoded_files(again.stderr) <= 300 - 60 + 3
+    same = replace(config, min_views=1, val=0.1, test=0.1, shards=ShardConfig(max_bytes=60000))
+    ingest(archive, tmp_path / "anew", same)
+    assert everything_in(tmp_path / "out") == everything_in(tmp_path / "anew")
+
+
+@pytest.mark.slow
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**9))
+def test_any_archive_gives_the_same_bytes_however_it_is_read(seed):
+    random = Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        (work / "key").write_bytes(bytes(32))
+        config = IngestConfig(
+            secret=work / "key", val=0.3, test=0.3, shards=ShardConfig(max_bytes=random.choice((1000, 10**6)))
+        )
+        (work / "in").mkdir()
+        write_dicom(work / "in" / "one", "p0", "1.2.0", 1)
+        add_files(work / "in", random, random.randrange(1, 16))
+        manifest = ingest(work / "in", work / "one", replace(config, workers=1))
+        assert output_in(work / "one") == expected(work / "in", config)
+        check_counts(manifest.counts, output_in(work / "one"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ShardWriter, "write", dying_after(random.randrange(6)))
+            with suppress(KeyboardInterrupt):
+                ingest(work / "in", work / "two", replace(config, workers=2))
+        ingest(work / "in", work / "two", replace(config, workers=2))
+        assert everything_in(work / "one") == everything_in(work / "two")
+        before = tars(work / "one")
+        change_files(work / "in", random)
+        write_dicom(work / "in" / "one", "p0", "1.2.0", 1)
+        grown = ingest(work / "in", work / "one", config)
+        check_counts(grown.counts, output_in(work / "one"))
+        assert before.items() <= tars(work / "one").items()
+        views = lambda output: sorted(view for views in output.studies.values() for view in views)
+        assert views(output_in(work / "one")) == views(expected(work / "in", config))

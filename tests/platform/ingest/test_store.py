@@ -1,72 +1,97 @@
-"""Results survive the end of a process, with their views."""
+"""Rows on disk: whole or not at all, and sorted in any number."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
-from vetdino.platform.data.study import StoredView
-from vetdino.platform.ingest.decoding import DecodeResult
-from vetdino.platform.ingest.discovery import DecodeTask
-from vetdino.platform.ingest.store import RETRIED, ResultStore, result_key
+from vetdino.platform.ingest import store
+from vetdino.platform.ingest.store import (
+    SCHEMA,
+    FileRow,
+    RowWriter,
+    Sorter,
+    hex_bounds,
+    intervals_for,
+    read_rows,
+    read_tables,
+    rows_of,
+    table_of,
+)
 
-VIEW = StoredView(b"jpeg", "VD", "L", "DX", (0.1, 0.2), {"voi": "window"})
-
-
-def test_an_empty_store_has_no_keys(tmp_path):
-    assert ResultStore(tmp_path / "r.sqlite").keys() == set()
-
-
-def test_results_come_back_from_a_store_that_was_opened_again(tmp_path):
-    results = {
-        "a": DecodeResult(patient="p", study="s", file_hash="f", pixel_hash="x", view=VIEW),
-        "b": DecodeResult(code="NOT_DICOM", detail="text"),
-        "c": DecodeResult(patient="p", study="s", view=replace(VIEW, spacing=None)),
-    }
-    store = ResultStore(tmp_path / "r.sqlite")
-    for key, result in results.items():
-        store.put(key, result)
-    store.commit()
-    store.close()
-    again = ResultStore(tmp_path / "r.sqlite")
-    assert again.keys() == set(results)
-    for key, result in results.items():
-        assert again.without_view(key) == replace(result, view=None)
-    view = again.view("a")
-    assert (view.encoded, view.projection, view.laterality) == (b"jpeg", "VD", "L")
-    assert (view.modality, view.spacing, view.facts) == ("DX", (0.1, 0.2), {"voi": "window"})
-    assert again.view("c").spacing is None
-    again.close()
+ROW = FileRow(
+    b"\0sealed", 12, "345", 6, 1, 78, "r", "C", "d", "s", "p", "f", "x", "train", "t.tar", 2, "l", True
+)
 
 
-def test_a_result_put_again_replaces_the_first(tmp_path):
-    store = ResultStore(tmp_path / "r.sqlite")
-    store.put("a", DecodeResult(code="NOT_DICOM"))
-    store.put("a", DecodeResult(code="DUPLICATE"))
-    assert store.without_view("a").code == "DUPLICATE"
+def test_a_file_of_no_rows_has_none(tmp_path):
+    with RowWriter(tmp_path / "r.arrow") as writer:
+        pass
+    assert (list(read_rows(tmp_path / "r.arrow")), writer.rows) == ([], 0)
 
 
-@pytest.mark.parametrize("code", RETRIED)
-def test_what_more_time_or_a_permission_may_change_is_tried_again(tmp_path, code):
-    store = ResultStore(tmp_path / "r.sqlite")
-    store.put("a", DecodeResult(code=code))
-    store.put("b", DecodeResult(code="NOT_DICOM"))
-    assert store.keys() == {"b"}
-    assert store.without_view("a").code == code
+def test_rows_come_back_as_they_were(tmp_path):
+    rows = [replace(ROW, ordinal=number) for number in range(2500)]
+    with RowWriter(tmp_path / "r.arrow") as writer:
+        for row in rows:
+            writer.write(row)
+    assert writer.rows == 2500
+    assert list(read_rows(tmp_path / "r.arrow")) == rows
+    assert max(table.num_rows for table in read_tables(tmp_path / "r.arrow")) == store.BATCH_ROWS
+    assert list(rows_of(table_of(rows[:3]))) == rows[:3]
 
 
-def test_a_key_changes_with_the_file_the_table_and_the_secret(tmp_path):
-    path = tmp_path / "a"
-    path.write_text("1")
-    keys = {
-        result_key(tmp_path, DecodeTask("a"), b"key"),
-        result_key(tmp_path, DecodeTask("a", ("p", "s", "VD")), b"key"),
-        result_key(tmp_path, DecodeTask("a", ("p", "s", "VD"), "L"), b"key"),
-        result_key(tmp_path, DecodeTask("a"), b"other"),
-        result_key(tmp_path, DecodeTask("gone"), b"key"),
-    }
-    path.write_text("22")
-    keys.add(result_key(tmp_path, DecodeTask("a"), b"key"))
-    assert len(keys) == 6
-    assert not any(key == "a" for key in keys)
+def test_a_writer_that_fails_leaves_nothing(tmp_path):
+    def rows():
+        yield ROW
+        raise KeyError
+
+    def write() -> None:
+        with RowWriter(tmp_path / "r.arrow") as writer:
+            for row in rows():
+                writer.write(row)
+
+    with pytest.raises(KeyError):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_sorted_is_nothing(tmp_path):
+    [table] = Sorter(tmp_path, "route").intervals(hex_bounds(1))
+    assert (table.num_rows, table.schema) == (0, SCHEMA)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64])
+def test_rows_come_by_key_in_the_interval_that_they_belong_to(tmp_path, monkeypatch, count):
+    monkeypatch.setattr(store, "RUN_ROWS", 50)
+    monkeypatch.setattr(store, "RUN_BATCH", 7)
+    random = Random(count)
+    rows = [
+        FileRow(b"", ordinal=number, route=f"{random.randrange(16**3):03x}" + "0" * 21)
+        for number in range(1000)
+    ]
+    sorter = Sorter(tmp_path, "route")
+    for start in range(0, 1000, 30):
+        sorter.add(table_of(rows[start : start + 30]))
+    bounds = hex_bounds(count)
+    tables = list(sorter.intervals(bounds))
+    assert len(tables) == count
+    found = [list(rows_of(table)) for table in tables]
+    assert [row for part in found for row in part] == sorted(rows, key=lambda row: (row.route, row.ordinal))
+    for low, high, part in zip(["", *bounds], bounds, found, strict=False):
+        assert all(low <= row.route < high for row in part)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_are_sorted_by_number_too(tmp_path):
+    sorter = Sorter(tmp_path, "ordinal")
+    sorter.add(table_of([FileRow(b"", ordinal=number) for number in (5, 1, 9, 0)]))
+    tables = sorter.intervals([5, 10])
+    assert [[row.ordinal for row in rows_of(table)] for table in tables] == [[0, 1], [5, 9]]
+
+
+def test_intervals_hold_half_a_run():
+    assert intervals_for(10) == 1
+    assert intervals_for(store.RUN_ROWS * 4) == 8

@@ -1,0 +1,117 @@
+"""The same bytes from one core, two, and the nodes of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from tests.platform.ingest.radiographs import write_dicom
+
+ROOT = Path(__file__).parents[3]
+
+PATIENCE = 240
+"""Seconds that a Ray may take to start on a machine that is busy with other work."""
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
+    """The environment that leads to a Ray of two nodes on this machine, with a token of its own."""
+    temp = tmp_path_factory.mktemp("ray")
+    port = free_port()
+    python = Path(sys.executable).parent
+    common = ["--block", "--num-cpus", "1", "--num-gpus", "0", "--object-store-memory", "80000000"]
+    common += ["--node-ip-address", "127.0.0.1"]
+    access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
+    ray = [str(python / "ray"), "start", "--disable-usage-stats", *common]
+    environment = os.environ | access | {"PYTHONPATH": str(ROOT)}
+    environment.pop("RAY_ADDRESS", None)
+    options = {"cwd": ROOT, "env": environment, "start_new_session": True, "stdout": subprocess.DEVNULL}
+    head = [
+        *ray,
+        "--head",
+        "--port",
+        str(port),
+        "--include-dashboard",
+        "false",
+        "--temp-dir",
+        str(temp / "head"),
+    ]
+    nodes = [subprocess.Popen(head, **options, stderr=subprocess.STDOUT)]
+    address = f"127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while True:  # the second node gives up where the head is not there yet
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert time.monotonic() < deadline, "Ray did not start"
+            time.sleep(0.5)
+        nodes.append(subprocess.Popen([*ray, "--address", address], **options, stderr=subprocess.STDOUT))
+        reach = access | {"RAY_ADDRESS": address}
+        wait = (
+            "import ray, time\n"
+            "ray.init(log_to_driver=False)\n"
+            "while sum(node['Alive'] for node in ray.nodes()) < 2: time.sleep(0.5)\n"
+        )
+        command = [sys.executable, "-c", wait]
+        subprocess.run(command, env=os.environ | reach, check=True, capture_output=True, timeout=PATIENCE)
+        yield reach
+    finally:
+        for node in nodes:
+            os.killpg(node.pid, signal.SIGTERM)
+        for node in nodes:
+            try:
+                node.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(node.pid, signal.SIGKILL)
+                node.wait()
+
+
+def ingest(source: Path, out: Path, secret: Path, *words: str, **environment: str) -> str:
+    """`vetdino ingest` with small shards and ranges, so that there are several of both; what it printed as an error."""
+    command = [sys.executable, "-m", "vetdino", "ingest", str(source), str(out), "--secret", str(secret)]
+    settings = ["--shards.max-bytes", "6000", "--val", "0.3", "--test", "0.3"]
+    run = subprocess.run(
+        [*command, *settings, *words], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stderr
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+@pytest.mark.slow
+def test_a_cluster_of_two_nodes_writes_what_one_core_does(cluster, tmp_path):
+    archive, secret = tmp_path / "archive", tmp_path / "key"
+    secret.write_bytes(bytes(32))
+    for number in range(72):
+        pixels = 7 if number % 20 == 0 else 100 + number  # some are in several studies
+        patient, study = f"p{number // 9}", f"1.2.{number // 3}"
+        write_dicom(archive / patient / f"{number}", patient, study, pixels, SeriesDescription=f"{number}")
+    ingest(archive, tmp_path / "one", secret, "--workers", "1")
+    ingest(archive, tmp_path / "two", secret, "--workers", "2")
+    printed = ingest(archive, tmp_path / "ray", secret, **cluster)
+    assert "waiting for 2 nodes" in printed
+    expected = digests(tmp_path / "one")
+    assert len([name for name in expected if name.endswith(".tar")]) > 5
+    assert digests(tmp_path / "two") == expected
+    assert (tmp_path / "one" / "quarantine.csv").read_text().count("DUPLICATE,the same pixels") == 3
+    assert digests(tmp_path / "ray") == expected
