@@ -54,9 +54,10 @@ class Pretrain(PretrainConfig, Command):
             ]
         )
 
-    def locked(self, action: str) -> AbstractContextManager[None]:
-        """Nothing: the training itself locks its folder, since `vetdino demo` and notebooks start it, too."""
-        return nullcontext()
+    def prepared(self, action: str) -> AbstractContextManager[Pretrain]:
+        """As it is: the training itself locks its folder and reads and writes URLs, since `vetdino demo` and notebooks
+        start it, too."""
+        return nullcontext(self)
 
     def run(self) -> Path | None:
         config = subconfig(PretrainConfig, self)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..core.errors import ConfigError, DataError
+from ..core.location import Location
 from .config import IngestConfig
 from .tables import Labels, merged_labels, patient_study, read_images, read_labels, studies_restart
 
@@ -64,11 +65,11 @@ def _from_folder(source: Path, out: Path, config: IngestConfig) -> ArchiveSource
         raise ConfigError(
             f"--table.labels {config.table.labels} names columns, but {source} is a folder; give a table with --labels"
         )
-    findings, labels = read_labels(config.labels, config.table) if config.labels else ((), {})
+    findings, labels = read_labels(config.labels.path, config.table) if config.labels else ((), {})
     paths = [path for path in _files_below(source) if not _is_same_file(source / path, config.labels)]
     if not paths:
         raise DataError(f"{source}: an empty folder; give a folder that holds DICOM files")
-    digest = _inputs_digest(source, paths, [config.labels] if config.labels else [])
+    digest = _inputs_digest(source, paths, [config.labels.path] if config.labels else [])
     return ArchiveSource(source, tuple(DecodeTask(path) for path in paths), findings, labels, digest)
 
 
@@ -84,16 +85,18 @@ def _from_table(source: Path, config: IngestConfig) -> ArchiveSource:
         )
     labels = merged_labels((row.study, row.labels) for row in rows if row.study)
     if config.labels:
-        more, of_studies = read_labels(config.labels, replace(config.table, labels=""), by_patient=restart)
+        more, of_studies = read_labels(
+            config.labels.path, replace(config.table, labels=""), by_patient=restart
+        )
         findings = tuple(dict.fromkeys((*findings, *more)))
         labels = merged_labels([*labels.items(), *of_studies.items()])
         studies = {row.study for row in rows if row.study}
         if studies.isdisjoint(of_studies):
-            raise DataError(no_labels_message(config.labels, len(studies)))
+            raise DataError(no_labels_message(config.labels.path, len(studies)))
     tasks = tuple(
         DecodeTask(row.path, (row.patient, row.study, row.projection), row.laterality) for row in rows
     )
-    tables = [source, config.labels] if config.labels else [source]
+    tables = [source, config.labels.path] if config.labels else [source]
     digest = _inputs_digest(source.parent, [row.path for row in rows], tables, TABLE_RULES)
     return ArchiveSource(source.parent, tasks, findings, labels, digest)
 
@@ -128,8 +131,8 @@ def _files_below(folder: Path) -> list[str]:
     return sorted(Path(path).relative_to(folder).as_posix() for path in paths)
 
 
-def _is_same_file(path: Path, other: Path | None) -> bool:
-    return other is not None and other.exists() and path.exists() and path.samefile(other)
+def _is_same_file(path: Path, other: Location | None) -> bool:
+    return other is not None and other.path.exists() and path.exists() and path.samefile(other)
 
 
 def _inputs_digest(root: Path, paths: Iterable[str], tables: Sequence[Path], rules: bytes = b"") -> str:

@@ -57,7 +57,7 @@ def ingest(source: Path, out: Path, config: IngestConfig | None = None) -> Manif
     config = config or IngestConfig()
     source, out = Path(source), Path(out)
     archive = discover(source, out, config)
-    secret = load_secret(config.secret or out.with_name(out.name + ".secret"))
+    secret = load_secret(config.secret.path if config.secret else out.with_name(out.name + ".secret"))
     provenance = {"config_digest": _config_digest(config, secret), "inputs_digest": archive.digest}
     if (finished := _finished(out, provenance, archive.findings)) is not None:
         if refusal := refusal_of_archive(archive.root, finished.counts, config):
@@ -120,7 +120,7 @@ def _build(
     if archive.tasks[0].named is not None:
         _check_refused(archive, judged(foreseen(archive.root, archive.tasks), config), work, config)
     elif config.labels:
-        _check_labels(archive, config.labels)
+        _check_labels(archive, config.labels.path)
     with closing(ResultStore(work / RESULTS)) as store:
         keys = _decode_missing(archive, store, secret, config)
         results = judged([store.without_view(key) for key in keys], config)
@@ -131,7 +131,7 @@ def _build(
                 study_keys.setdefault(result.study, []).append(key)
         labels, labelled = labels_of(archive, study_keys, secret)
         if config.labels and not labelled:
-            raise DataError(no_labels_message(config.labels, len(study_keys)))
+            raise DataError(no_labels_message(config.labels.path, len(study_keys)))
         shards, rows = write_shards(folder, labels, store, study_keys, secret, config)
     manifest = Manifest(
         version=VERSION,
