@@ -12,7 +12,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-# Indexes of earlier runs are not used, and those of this run are removed with it.
+# Indexes and copies of earlier runs are not used, and those of this run are removed with it.
 _cache = tempfile.TemporaryDirectory(prefix="vetdino-tests-")
 os.environ.setdefault("VETDINO_CACHE", _cache.name)
 # Two processes with two threads each wait for one another on two cores: `make quick` took 176 s instead of 66 s.

@@ -14,7 +14,7 @@ from ...platform.core.errors import VetdinoError
 from ...platform.core.location import Location
 
 SOURCE = (
-    "Backbone folder, weights file (PATH, or PATH#heads=N,sha256=HEX), timm:NAME (published weights) or random:NAME "
+    "Backbone folder, weights file (PATH or URL, or PATH#heads=N,sha256=HEX), timm:NAME (published weights) or random:NAME "
     "(random weights)"
 )
 BACKBONE = Annotated[Positional[str], arg(metavar="BACKBONE", help=f"{SOURCE}.")]

@@ -75,6 +75,11 @@ def filesystem(place: Place) -> tuple[AbstractFileSystem, str]:
         raise ConfigError(f"{url}: {' '.join(str(error).split())}") from None
 
 
+def is_local(files: AbstractFileSystem) -> bool:
+    """Whether a file system is that of this machine."""
+    return "file" in ((files.protocol,) if isinstance(files.protocol, str) else files.protocol)
+
+
 @contextmanager
 def explained(place: Place | None) -> Iterator[None]:
     """Within the block, what object storage refuses is raised as a StorageError that names the place.
