@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from ..platform.core.errors import ConfigError
+from ..platform.core.location import Location
 from ..platform.models.config import BackboneConfig
 from .batches.config import CropConfig, OrderConfig
 from .distillation.config import DistillConfig, OptimConfig
@@ -20,9 +20,9 @@ class PretrainConfig:
 
     recipe: str = ""
     """Name of the recipe that these settings started from."""
-    shards: Path = Path("shards")
+    shards: Location = Location("shards")
     """Folder of shards that `vetdino ingest` wrote."""
-    out: Path = Path("runs/pretrain")
+    out: Location = Location("runs/pretrain")
     """Folder for the checkpoints, the metrics and the backbone."""
     start: str = ""
     """Initial weights: empty for random ones, a backbone folder, a weights file (DINO, DINOv2, timm; `PATH#heads=N`

@@ -14,8 +14,8 @@ from ...platform.core.errors import VetdinoError
 from ...platform.core.location import Location
 
 SOURCE = (
-    "Backbone folder, weights file (PATH or URL, or PATH#heads=N,sha256=HEX), timm:NAME (published weights) or random:NAME "
-    "(random weights)"
+    "Backbone folder, weights file (PATH or URL, or PATH#heads=N,sha256=HEX), timm:NAME (published weights) or "
+    "random:NAME (random weights)"
 )
 BACKBONE = Annotated[Positional[str], arg(metavar="BACKBONE", help=f"{SOURCE}.")]
 BackboneSetting = Annotated[str, arg(help=f"{SOURCE}.")]

@@ -108,6 +108,10 @@ class Mirror:
         known = self._known()
         return any(known.get(name, ())[:2] != self._state(name) for name in self.names())
 
+    def was_there(self, name: str) -> bool:
+        """Whether a file was at the URL, as far as this machine knows."""
+        return name in self._known()
+
     def discard(self) -> None:
         """Remove the local folder."""
         shutil.rmtree(self.home, ignore_errors=True)
@@ -145,6 +149,11 @@ def _depth(name: str) -> int:
 
 def _batches(names: list[str]) -> Iterable[list[str]]:
     return (names[start : start + BATCH] for start in range(0, len(names), BATCH))
+
+
+def is_mirrored(folder: Path | str) -> bool:
+    """Whether a local folder is (in) one that is uploaded to a URL."""
+    return (cache_folder() / "outputs").resolve() in Path(folder).resolve().parents
 
 
 @contextmanager

@@ -85,8 +85,8 @@ def split_source(source: str | Path) -> tuple[str, FileOptions]:
 
 
 def parse_source(source: str | Path) -> BackboneSource:
-    """Where the weights are that a person names. The weights file of a backbone folder is that folder; what lies at a URL
-    is copied to this machine.
+    """Where the weights are that a person names. The weights file of a backbone folder is that folder; what lies at a
+    URL is copied to this machine.
 
     >>> parse_source("timm:vit_small_patch16_224")
     BackboneSource(kind='timm', place='vit_small_patch16_224', sha256='')
