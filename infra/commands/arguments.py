@@ -79,8 +79,10 @@ class Command:
             # Inputs first: what is missing is noticed before anything is locked.
             yield _with_locations(_with_locations(self, as_input), as_output)
 
-    def shown(self, written: Path, local: Self) -> Path | Location:
+    def shown(self, written: Path | Location, local: Self) -> Path | Location:
         """What `run` of the prepared command returned, as a URL where that is where it lies."""
+        if isinstance(written, Location):
+            return written
         for name in self.written:
             place, folder = getattr(self, name, None), getattr(local, name, None)
             if isinstance(place, Location) and not place.is_local and written.is_relative_to(Path(folder)):
@@ -94,8 +96,8 @@ class Command:
         program's name in help and errors. Raises ConfigError where the first arguments are wrong."""
         return cls, list(arguments), ""
 
-    def run(self) -> Path | None:
-        """Do the work; the path that the command line prints last, or None."""
+    def run(self) -> Path | Location | None:
+        """Do the work; the place that the command line prints last, or None."""
         raise NotImplementedError
 
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from ...platform.core.config import subconfig, to_json
 from ...platform.core.errors import ConfigError
+from ...platform.core.location import Location
 from ...pretrain.config import PretrainConfig
 from ...pretrain.recipes import RECIPES, recipe
 from .arguments import Command
@@ -59,7 +60,7 @@ class Pretrain(PretrainConfig, Command):
         start it, too."""
         return nullcontext(self)
 
-    def run(self) -> Path | None:
+    def run(self) -> Path | Location | None:
         config = subconfig(PretrainConfig, self)
         if self.print_config:
             print(to_json(config), end="")
