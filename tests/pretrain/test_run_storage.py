@@ -142,7 +142,9 @@ def test_two_machines_put_a_checkpoint_together_and_each_can_be_lost(launch, at_
 
 
 @pytest.mark.slow
-def test_a_killed_job_goes_on_from_what_it_uploaded_and_its_lock_is_taken_over(at_urls, launch, local, bucket):
+def test_a_killed_job_goes_on_from_what_it_uploaded_and_its_lock_is_taken_over(
+    at_urls, launch, local, bucket
+):
     """`vetdino pretrain` on Ray, killed with SIGKILL; the training itself goes on without Ray on an empty disk."""
     config = at_urls("killed", loaders=1)
     process = start(config)
@@ -174,7 +176,9 @@ def test_a_checkpoint_whose_upload_failed_is_uploaded_by_the_next_start_and_a_st
     remove(config.out / "checkpoints/step_00000006", ["seal.json"])
     record = run_folder(config).parent / "equal.json"
     known = json.loads(record.read_text())
-    record.write_text(json.dumps({name: state for name, state in known.items() if "step_00000006" not in name}))
+    record.write_text(
+        json.dumps({name: state for name, state in known.items() if "step_00000006" not in name})
+    )
     storage = RunStorage(config)
     storage.recover()
     assert sealed_steps(config) == [3, 6]

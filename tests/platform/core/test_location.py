@@ -17,7 +17,9 @@ from vetdino.platform.core.location import Location
 
 SCHEMES = st.sampled_from(["s3", "gs", "memory", "az", "https", "S3"])
 KEYS = st.text(
-    st.sampled_from("ab/. #?%&=:\\é~[]'\"") | st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=30
+    st.sampled_from("ab/. #?%&=:\\é~[]'\"") | st.characters(exclude_categories=("Cs", "Cc")),
+    min_size=1,
+    max_size=30,
 )
 
 
@@ -50,7 +52,9 @@ def test_a_url_stays_as_it_is_but_for_slashes_at_its_end(text, canonical):
     assert location.absolute() == location
 
 
-@pytest.mark.parametrize("text", ["shards", "/data/x y", "C:\\data\\x", "C:/data", "a:b", "./s3/x", "~", "weird#name"])
+@pytest.mark.parametrize(
+    "text", ["shards", "/data/x y", "C:\\data\\x", "C:/data", "a:b", "./s3/x", "~", "weird#name"]
+)
 def test_a_path_is_a_path(text):
     location = Location(text)
     assert location.is_local

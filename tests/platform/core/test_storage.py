@@ -173,7 +173,10 @@ def test_a_missing_library_and_an_unknown_kind_of_url_are_named(monkeypatch):
 
 
 def test_errors_of_this_machine_are_not_blamed_on_the_storage(tmp_path):
-    for error in (OSError(errno.ENOSPC, "No space left on device"), FileNotFoundError(2, "no", str(tmp_path))):
+    for error in (
+        OSError(errno.ENOSPC, "No space left on device"),
+        FileNotFoundError(2, "no", str(tmp_path)),
+    ):
         with pytest.raises(type(error)), explained(None):
             raise error
     with pytest.raises(StorageError, match="the storage is full"), explained("gs://b"):
