@@ -25,7 +25,8 @@ from pathlib import Path
 
 from .errors import LockError, StorageError
 from .location import Location
-from .storage import Place, cache_folder, explained, filesystem, one_at_a_time, read_bytes, remove
+from .node_cache import node_cache
+from .storage import Place, explained, filesystem, one_at_a_time, read_bytes, remove
 
 INSIDE = ".vetdino.lock"
 """Name of the lock inside a folder whose parent cannot be written."""
@@ -140,8 +141,7 @@ def _url_lock(location: Location, action: str) -> Iterator[None]:
     # A bucket has nothing beside it.
     lock = Location(f"{above}/.{name}.lock" if not above.endswith("/") else f"{location}/{INSIDE}")
     content = json.dumps(asdict(_this_process(action, secrets.token_hex(8)))).encode() + b"\n"
-    place = cache_folder() / "locks"
-    place.mkdir(parents=True, exist_ok=True)
+    place = node_cache("locks")
     # Whoever takes over the lock of an ended process is of its machine: a local lock puts them in order.
     with one_at_a_time(place / _digest(str(location))):
         owner, held = _url_owner(lock)

@@ -17,7 +17,8 @@ from .errors import StorageError
 from .files import atomic_write
 from .location import Location
 from .locks import folder_lock
-from .storage import Place, cache_folder, download, listing, remove, upload
+from .node_cache import node_cache
+from .storage import Place, download, listing, remove, upload
 
 MARKS = frozenset(
     {"manifest.json", "seal.json", "card.json", "metrics.json", "volumes.json", "CURRENT", "features.parquet"}
@@ -40,7 +41,7 @@ class Mirror:
     def __init__(self, place: Place) -> None:
         self.location = Location(place)
         home = hashlib.sha256(str(self.location).encode()).hexdigest()[:16]
-        self.home = cache_folder() / "outputs" / home
+        self.home = node_cache("outputs") / home
         self.path = self.home / self.location.name
         self._record = self.home / "equal.json"
 
@@ -153,7 +154,7 @@ def _batches(names: list[str]) -> Iterable[list[str]]:
 
 def is_mirrored(folder: Path | str) -> bool:
     """Whether a local folder is (in) one that is uploaded to a URL."""
-    return (cache_folder() / "outputs").resolve() in Path(folder).resolve().parents
+    return node_cache("outputs").resolve() in Path(folder).resolve().parents
 
 
 @contextmanager

@@ -22,15 +22,13 @@ from typing import TYPE_CHECKING, Any
 from .errors import ConfigError, StorageError
 from .extras import require_extra
 from .location import Location
+from .node_cache import node_cache
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 Place = str | os.PathLike[str] | Location
 """What functions take for a folder or a file; a text may be a URL."""
-
-CACHE = "VETDINO_CACHE"
-"""Environment variable: folder of this machine for copies of what lies on object storage."""
 
 TRIES = 6
 """How often botocore tries a request; AWS_MAX_ATTEMPTS sets another number."""
@@ -40,13 +38,6 @@ OLD = 24 * 3600.0
 
 DRIVERS = {"s3": "s3fs", "s3a": "s3fs"}
 """Scheme of a URL -> the library that reads it and that an extra of ours brings."""
-
-
-def cache_folder() -> Path:
-    """The folder for copies on this machine: VETDINO_CACHE, else `vetdino` in the user's folder of caches."""
-    if given := os.environ.get(CACHE):
-        return Path(given).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vetdino"
 
 
 def filesystem(place: Place) -> tuple[AbstractFileSystem, str]:
@@ -183,7 +174,7 @@ def download(place: Place, targets: Mapping[str, Path], sizes: Mapping[str, Stor
                 ) from None
             except OSError as error:
                 if error.errno in (errno.ENOSPC, errno.EDQUOT) and not _is_of_client(error):
-                    raise OSError(error.errno, error.strerror, str(cache_folder())) from error
+                    raise OSError(error.errno, error.strerror, str(node_cache("inputs"))) from error
                 raise
         for name, draft in drafts.items():
             if not draft.is_file() or draft.stat().st_size != sizes[name].size:
@@ -252,7 +243,7 @@ def localized(place: Place) -> Path:
     if "" in entries and len(entries) > 1:
         entries = {"": entries[""]}
     state = json.dumps([[name, entry.size, entry.tag] for name, entry in sorted(entries.items())])
-    home = cache_folder() / "inputs" / _digest(str(location))
+    home = node_cache("inputs") / _digest(str(location))
     copy = home / _digest(state)
     target = copy / location.name
     home.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 
 from ..core.errors import ShardError

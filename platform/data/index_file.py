@@ -70,7 +70,8 @@ def save_index(folder: str | Path, manifest: Manifest, rows: Iterable[pa.Table])
     with TemporaryDirectory(dir=node_cache("index")) as work:
         made = Path(work) / INDEX
         _write_parquet(made, manifest, rows)
-        _upload(made, files, f"{root}/{INDEX}")
+        with explained(None if is_local(files) else folder):
+            _upload(made, files, f"{root}/{INDEX}")
 
 
 def index_table(folder: str | Path, manifest: Manifest) -> pa.Table:
@@ -79,7 +80,8 @@ def index_table(folder: str | Path, manifest: Manifest) -> pa.Table:
     Raises ShardError where the index has to be made and a shard is not what was written.
     """
     files, root = filesystem(folder)
-    table = _mapped(_cached_path(files, root, manifest))
+    with explained(None if is_local(files) else folder):
+        table = _mapped(_cached_path(files, root, manifest))
     if table is not None:
         return table
     lock = node_cache("index") / shards_digest(manifest)
@@ -236,7 +238,7 @@ def check_sizes(folder: str | Path, shards: Iterable[Shard]) -> None:
     paths = {f"{root}/{shard.path}": shard.bytes for shard in shards}
     listed: dict[str, int] = {}
     for parent in {path.rpartition("/")[0] for path in paths}:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), explained(None if is_local(files) else folder):
             listed |= {entry["name"]: entry["size"] for entry in files.ls(parent, detail=True)}
     for path, promised in paths.items():
         if (size := listed.get(path)) is None:

@@ -89,15 +89,15 @@ def load_manifest(folder: str | Path) -> Manifest:
     return manifest
 
 
-def open_shard(files: fsspec.AbstractFileSystem, path: str) -> Any:
-    """The file of a shard, open for reading; that of object storage through the cache of this machine.
+def open_shard(files: fsspec.AbstractFileSystem, path: str, *, cache: bool = True) -> Any:
+    """The file of a shard, open for reading; that of object storage through the cache of this machine, or without.
 
     Raises ShardError where it is missing, StorageError.
     """
     from .shard_cache import ShardFile
 
     try:
-        return files.open(path, "rb") if is_local(files) else ShardFile(files.unstrip_protocol(path))
+        return files.open(path, "rb") if is_local(files) else ShardFile(files.unstrip_protocol(path), cache)
     except FileNotFoundError:
         raise missing(path) from None
 

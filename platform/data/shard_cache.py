@@ -17,7 +17,8 @@ from pathlib import Path
 
 from ..core.errors import ShardError, StorageError
 from ..core.location import Location
-from ..core.storage import cache_folder, explained, filesystem
+from ..core.node_cache import node_cache
+from ..core.storage import explained, filesystem
 
 BOUND = "VETDINO_CACHE_GIB"
 """Environment variable: most GiB of shards in the cache; 0 for none."""
@@ -50,9 +51,9 @@ class ShardFile:
     It keeps no file open: the cache may remove a shard at any time, and this one then fetches or streams it again.
     """
 
-    def __init__(self, place: str | Location) -> None:
-        """Raises FileNotFoundError, StorageError."""
-        self.location = Location(place)
+    def __init__(self, place: str | Location, cache: bool = True) -> None:
+        """cache: False reads from the storage itself. Raises FileNotFoundError, StorageError."""
+        self.location, self.cache = Location(place), cache
         files, path = filesystem(self.location)
         with explained(self.location):
             facts = files.info(path)
@@ -114,7 +115,7 @@ class ShardFile:
 
     def _fetch(self, start: int, stop: int, in_order: bool) -> bytes:
         """At least the bytes from start to stop, and more of them where the shard is read in order."""
-        if time.monotonic() - self._refused >= AGAIN:
+        if self.cache and time.monotonic() - self._refused >= AGAIN:
             for _ in range(2):  # removed by another process between its download and our reading: once more
                 path = cached(self.location, self._name, self.size)
                 if path is None:
@@ -168,13 +169,12 @@ def cached(location: Location, name: str, size: int) -> Path | None:
 
     Where another process downloads it, this one waits. Raises StorageError, ShardError.
     """
-    folder = cache_folder() / "shards"
+    folder = node_cache("shards")
     path = folder / f"{name}.tar"
     if path.exists():
         return path
     if size > bound():
         return None
-    folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"{name}.part"
     while True:
         descriptor = os.open(part, os.O_RDWR | os.O_CREAT, 0o644)

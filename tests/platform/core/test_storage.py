@@ -13,9 +13,9 @@ import pytest
 from vetdino.platform.core import storage
 from vetdino.platform.core.errors import ConfigError, StorageError
 from vetdino.platform.core.location import Location
+from vetdino.platform.core.node_cache import node_cache
 from vetdino.platform.core.storage import (
     OLD,
-    cache_folder,
     download,
     explained,
     filesystem,
@@ -52,7 +52,7 @@ def test_a_local_place_is_used_where_it_is(tmp_path):
 def test_a_folder_is_copied_once_for_each_state_of_it(folder, tmp_path):
     copy = localized(folder)
     assert copy.name == folder.rpartition("/")[2]
-    assert copy.is_relative_to(cache_folder())
+    assert copy.is_relative_to(node_cache("inputs"))
     assert {path.relative_to(copy).as_posix() for path in copy.rglob("*.txt")} == {"a.txt", "sub/b.txt"}
     assert localized(f"{folder}/") == copy
     (tmp_path / "new").write_text("c")

@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vetdino.platform.core.errors import ShardError, StorageError
-from vetdino.platform.core.storage import cache_folder, upload
+from vetdino.platform.core.node_cache import node_cache
+from vetdino.platform.core.storage import upload
 from vetdino.platform.data import shard_cache
 from vetdino.platform.data.config import ShardConfig
 from vetdino.platform.data.index import StudyIndex
@@ -191,7 +192,7 @@ def load_all(place: str, seed: int, most: float, results) -> None:
     keys, largest = [], 0
     for position in order * 2:
         keys.append(index.load(position).key)
-        largest = max(largest, kept(cache_folder() / "shards"))
+        largest = max(largest, kept(node_cache("shards")))
     results.put((sorted(set(keys)), largest))
 
 
