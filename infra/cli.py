@@ -266,15 +266,16 @@ def _hiding_patients(file: str | bytes | int | None, command: Command | None) ->
     """The file of an error as it may be printed: not the names below a folder of a clinic's files."""
     if not isinstance(file, str):
         return ""
+    from ..platform.core.node_cache import node_cache
+
     for name in PATIENT_FILES:
         value = getattr(command, name, None)
         for path in value if isinstance(value, tuple) else (value,):
-            if (
-                isinstance(path, Location)
-                and path.is_local
-                and path.path.absolute() in Path(file).absolute().parents
-            ):
-                return f"a file in {path}"
+            if isinstance(path, Location):
+                # What lies at a URL is read from its copy.
+                folder = path.path.absolute() if path.is_local else node_cache("inputs")
+                if folder in Path(file).absolute().parents:
+                    return f"a file in {path}"
     return file
 
 

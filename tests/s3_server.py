@@ -11,6 +11,7 @@ import logging
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 from urllib.parse import urlsplit
 
 ERROR = "<?xml version='1.0'?><Error><Code>{code}</Code><Message>as the test wants it</Message></Error>"
@@ -22,7 +23,7 @@ class Proxy(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     target = ""
     lock = threading.Lock()
-    failing: list[tuple[int, str]] = []
+    failing: ClassVar[list[tuple[int, str]]] = []
     always: tuple[int, str] | None = None
     refused = 0
 

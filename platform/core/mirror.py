@@ -28,6 +28,9 @@ MARKS = frozenset(
 BATCH = 64
 """Files uploaded at once, after which it is noted that they are there."""
 
+URL = "url"
+"""Beside a mirror's folder: where it is uploaded to."""
+
 Wanted = Callable[[str], bool]
 """Whether a name (relative, with `/`) is meant."""
 
@@ -50,7 +53,7 @@ class Mirror:
 
         Raises StorageError, OSError.
         """
-        self.home.mkdir(parents=True, exist_ok=True)
+        atomic_write(self.home / URL, str(self.location))
         known, there = self._known(), listing(self.location)
         for name in [name for name in known if name not in there and wanted(name)]:
             if self._state(name) == known[name][:2]:
@@ -155,6 +158,15 @@ def _batches(names: list[str]) -> Iterable[list[str]]:
 def is_mirrored(folder: Path | str) -> bool:
     """Whether a local folder is (in) one that is uploaded to a URL."""
     return node_cache("outputs").resolve() in Path(folder).resolve().parents
+
+
+def place_of(path: Path) -> Path | Location:
+    """The URL that a local path is uploaded to, for messages; the path itself where it is not."""
+    if not is_mirrored(path):
+        return path
+    home, _, *below = path.resolve().relative_to(node_cache("outputs").resolve()).parts
+    place = Location((node_cache("outputs") / home / URL).read_text())
+    return place / "/".join(below) if below else place
 
 
 @contextmanager

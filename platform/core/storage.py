@@ -148,7 +148,8 @@ def listing(place: Place) -> dict[str, StoredFile]:
             continue
         parts = PurePosixPath(name).parts
         if name and ("/".join(parts) != name or ".." in parts or "\0" in name):
-            raise StorageError(f"{place}: holds a file named {name!r}, which no folder can hold; rename it")
+            # Not its name, which may be a patient's.
+            raise StorageError(f"{place}: holds a file whose name no folder can hold (.., //); rename it")
         tags = (facts.get(key) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created"))
         entries[name] = StoredFile(int(facts["size"] or 0), str(next(filter(None, tags), "")))
     return entries
@@ -178,7 +179,7 @@ def download(place: Place, targets: Mapping[str, Path], sizes: Mapping[str, Stor
                 raise
         for name, draft in drafts.items():
             if not draft.is_file() or draft.stat().st_size != sizes[name].size:
-                raise StorageError(f"{place}: {name or 'it'} came cut off; run the same command again")
+                raise StorageError(f"{place}: a file came cut off; run the same command again")
         for name, draft in drafts.items():
             os.replace(draft, targets[name])
     finally:

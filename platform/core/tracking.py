@@ -27,7 +27,7 @@ from .errors import DataError, VetdinoError
 from .extras import EXTRAS, has_extra
 from .files import atomic_write
 from .locks import file_lock
-from .mirror import is_mirrored
+from .mirror import is_mirrored, place_of
 from .run_folder import metric_name
 
 S = TypeVar("S", bound="MlflowRun")
@@ -63,7 +63,7 @@ def best_effort(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[
             return method(self, *args, **kwargs)
         except Exception as error:
             if not self._warned:
-                where = self.shown_folder
+                where = place_of(self.shown_folder)
                 log.warning("recording in %s failed (%s); the work goes on", where, _first_line(error))
             self._warned = True
             return None
@@ -125,7 +125,7 @@ class MlflowRun:
                 "no tracking at %s (%s); the files in %s are written all the same",
                 self.uri,
                 _first_line(error),
-                self.shown_folder,
+                place_of(self.shown_folder),
             )
             return
         self.client = client

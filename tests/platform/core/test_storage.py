@@ -96,7 +96,7 @@ def test_many_at_once_download_once(folder, monkeypatch):
 def test_a_copy_that_was_cut_off_leaves_nothing(folder, tmp_path):
     there = listing(folder)
     there["a.txt"] = storage.StoredFile(size=5, tag="")
-    with pytest.raises(StorageError, match=r"a\.txt came cut off"):
+    with pytest.raises(StorageError, match="a file came cut off"):
         download(folder, {"a.txt": tmp_path / "copy" / "a.txt"}, there)
     assert list((tmp_path / "copy").iterdir()) == []
 
@@ -104,7 +104,7 @@ def test_a_copy_that_was_cut_off_leaves_nothing(folder, tmp_path):
 def test_a_name_that_would_leave_the_folder_is_refused(s3):
     files = fsspec.filesystem("memory")
     files.pipe_file("/evil/x/../../etc", b"x")
-    with pytest.raises(StorageError, match=r"which no folder can hold"):
+    with pytest.raises(StorageError, match="whose name no folder can hold"):
         localized("memory://evil")
     files.rm_file("/evil/x/../../etc")
 
