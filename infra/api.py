@@ -32,8 +32,9 @@ def phantom(
     from .commands.phantom import KINDS
 
     command: Any = with_settings(KINDS[kind], {**settings, "out": out})
-    with command.locked("vetdino.phantom"):
-        return command.run()
+    with command.prepared("vetdino.phantom") as local:
+        written = local.run()
+    return command.shown(written, local)
 
 
 def ingest(source: str | Path, out: str | Path, **settings: Any) -> Manifest:
@@ -51,8 +52,8 @@ def ingest(source: str | Path, out: str | Path, **settings: Any) -> Manifest:
     from .commands.ingest import Ingest
 
     command = with_settings(Ingest, {**settings, "source": source, "out": out})
-    with command.locked("vetdino.ingest"):
-        return load_manifest(command.run())
+    with command.prepared("vetdino.ingest") as local:
+        return load_manifest(local.run())
 
 
 def embed(backbone: str | Path, shards: str | Path, out: str | Path, **settings: Any) -> Features:
@@ -70,8 +71,8 @@ def embed(backbone: str | Path, shards: str | Path, out: str | Path, **settings:
 
     paths = {"backbone": str(backbone), "shards": str(shards), "out": out}
     command = with_settings(Embed, {**settings, **paths})
-    with command.locked("vetdino.embed"):
-        return load_features(command.run())
+    with command.prepared("vetdino.embed") as local:
+        return load_features(local.run())
 
 
 def evaluate(
@@ -97,8 +98,8 @@ def evaluate(
 
     paths = {"backbone": str(backbone), "shards": str(shards), "out": out}
     command = with_settings(Evaluate, {**settings, **paths})
-    with command.locked("vetdino.evaluate"):
-        return run(command.backbone, command.shards, command.out, subconfig(EvaluateConfig, command))
+    with command.prepared("vetdino.evaluate") as local:
+        return run(local.backbone, str(local.shards), local.out.path, subconfig(EvaluateConfig, local))
 
 
 def segment(
@@ -131,11 +132,13 @@ def segment(
         from .commands.zeroshot.segment import ZeroshotSegment
 
         zeroshot = with_settings(ZeroshotSegment, {**settings, **paths, "images": tuple(inputs)})
-        with zeroshot.locked("vetdino.segment"):
-            return zeroshot.run()
+        with zeroshot.prepared("vetdino.segment") as local:
+            written = local.run()
+        return zeroshot.shown(written, local)
     from .commands.fewshot.segment import FewshotSegment
 
     paths |= {"support": support, "mask": mask}
     fewshot = with_settings(FewshotSegment, {**settings, **paths, "scans": tuple(inputs)})
-    with fewshot.locked("vetdino.segment"):
-        return fewshot.run()
+    with fewshot.prepared("vetdino.segment") as local:
+        written = local.run()
+    return fewshot.shown(written, local)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from ..platform.core.config import cli_config, nearest
 from ..platform.core.errors import VetdinoError
 from ..platform.core.files import explain_os_error
+from ..platform.core.location import Location
 
 if TYPE_CHECKING:
     from .commands.arguments import Command
@@ -194,10 +195,10 @@ def _run(name: str, arguments: list[str]) -> int:
             return 0
         start, rest, more = entry.load().parse_start(arguments)
         command = cli_config(start, rest, f"vetdino {name} {more}".strip())
-        with _stopped_by_sigterm(), command.locked(f"vetdino {name}"):
-            written = command.run()
+        with _stopped_by_sigterm(), command.prepared(f"vetdino {name}") as local:
+            written = local.run()
         if written is not None:
-            print(written)
+            print(command.shown(written, local))
         return 0
     except VetdinoError as error:
         return _fail(str(error), 1)
@@ -265,11 +266,16 @@ def _hiding_patients(file: str | bytes | int | None, command: Command | None) ->
     """The file of an error as it may be printed: not the names below a folder of a clinic's files."""
     if not isinstance(file, str):
         return ""
+    from ..platform.core.node_cache import node_cache
+
     for name in PATIENT_FILES:
         value = getattr(command, name, None)
         for path in value if isinstance(value, tuple) else (value,):
-            if isinstance(path, Path) and path.absolute() in Path(file).absolute().parents:
-                return f"a file in {path}"
+            if isinstance(path, Location):
+                # What lies at a URL is read from its copy.
+                folder = path.path.absolute() if path.is_local else node_cache("inputs")
+                if folder in Path(file).absolute().parents:
+                    return f"a file in {path}"
     return file
 
 

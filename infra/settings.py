@@ -21,8 +21,9 @@ from typing import Any, Literal
 from tyro.conf import Positional
 
 from ..platform.core.config import default_value, flag_of
+from ..platform.core.location import Location
 
-TERMS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH", type(None): "None"}
+TERMS = {int: "INT", float: "FLOAT", str: "STR", Path: "PATH", Location: "PATH|URL", type(None): "None"}
 POSITIONAL = typing.get_args(Positional[int])[1]  # the marker that tyro puts into the annotation
 
 

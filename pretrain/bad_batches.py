@@ -16,6 +16,7 @@ from .bad_steps import replay_command
 from .batches.batch import CropBatch
 from .checkpoints import newest_checkpoint_at
 from .config import PretrainConfig
+from .run_storage import run_folder
 
 MOST = 10
 """Batches kept of one training; of later bad steps only the names of the studies are written."""
@@ -83,4 +84,4 @@ def _tensors(micro_batches: Sequence[CropBatch]) -> dict[str, Tensor]:
 
 
 def _stem(config: PretrainConfig, step: int) -> Path:
-    return checkpoint.folder_of(config.out / "bad", step)
+    return checkpoint.folder_of(run_folder(config) / "bad", step)

@@ -58,7 +58,7 @@ def build_trainer(config: PretrainConfig, worker: WorkerContext, newest: Path | 
     torch.manual_seed(config.seed)
     mixture = load_mixture(config)
     dataset = CropDataset(
-        config.shards,
+        mixture.folders,
         config.crops,
         config.distill.masks,
         config.crops.global_side // config.patch_side,
@@ -82,7 +82,7 @@ def build_trainer(config: PretrainConfig, worker: WorkerContext, newest: Path | 
         device=worker.device,
         frozen_steps=start.frozen_steps,
     )
-    probe = Probe(config.shards, config.probe, mixture.findings, mixture.weights)
+    probe = Probe(mixture.folders, config.probe, mixture.findings, mixture.weights)
     return Trainer(config, worker, dataset, order, distiller, engine, probe)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .config import PretrainConfig
 from .distillation.distiller import Distiller
 from .distillation.engine import Engine
 from .mixture import load_mixture
+from .run_storage import CHECKPOINTS, RunStorage, run_folder
 from .watch.alarms import Alarms
 
 TEACHER = "teacher.safetensors"
@@ -59,6 +61,7 @@ class Checkpoints:
         state: LoopState,
     ) -> None:
         self.config, self.worker, self.root = config, worker, checkpoints_folder(config)
+        self.storage = RunStorage(config)
         self.distiller, self.engine, self.state = distiller, engine, state
 
     def save(self, step: int) -> None:
@@ -68,15 +71,25 @@ class Checkpoints:
             draft = checkpoint.begin(self.root, step)
             atomic_write(draft / "config.json", to_json(self.config))
             atomic_write(draft / POSITION, self._position(step))
+            self.storage.begin_checkpoint(step)
         self.worker.barrier()
+        self.storage.clear_drafts(step)
         state = self.distiller.state_dict()
         teacher = {name: value for name, value in state.items() if not name.startswith("student.")}
 
         def publish() -> None:
             checkpoint.publish(self.root, step)
             checkpoint.prune(self.root, self.config.keep, best_step(self.root))
+            self.storage.push_record()
+            self.storage.push_checkpoints()
 
-        self.engine.save(checkpoint.draft_of(self.root, step), {TEACHER: teacher}, publish)
+        self.engine.save(
+            checkpoint.draft_of(self.root, step),
+            {TEACHER: teacher},
+            publish,
+            collect=partial(self.storage.collect, step),
+            send=partial(self.storage.send, step),
+        )
 
     def load(self, folder: Path) -> int:
         """Load a checkpoint; returns the step to continue with."""
@@ -97,6 +110,7 @@ class Checkpoints:
             for folder in self.root.glob("step_*"):
                 if checkpoint.step_of(folder) > step:
                     checkpoint.remove(folder)
+            self.storage.push_checkpoints()
 
     def _position(self, step: int) -> str:
         state = self.state
@@ -117,7 +131,7 @@ class Checkpoints:
 
 def checkpoints_folder(config: PretrainConfig) -> Path:
     """Where a training keeps its checkpoints."""
-    return config.out / "checkpoints"
+    return run_folder(config) / CHECKPOINTS
 
 
 def trained_config(folder: Path) -> PretrainConfig:
@@ -177,8 +191,8 @@ def check_resumable(config: PretrainConfig, folder: Path) -> None:
             )
     if json.loads((folder / POSITION).read_text())["manifest"] != load_mixture(config).digest:
         raise CheckpointError(
-            f"{folder}: was trained on other shards than {', '.join(config.shards)}; resume with those, or choose "
-            "another --out"
+            f"{folder}: was trained on other shards than {', '.join(map(str, config.shards))}; "
+            "resume with those, or choose another --out"
         )
     if checkpoint.step_of(folder) > config.steps:
         raise CheckpointError(

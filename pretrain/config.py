@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from ..platform.core.errors import ConfigError
+from ..platform.core.location import Location
 from ..platform.models.config import BackboneConfig
 from .batches.config import CropConfig, OrderConfig
 from .distillation.config import DistillConfig, OptimConfig
@@ -21,12 +21,12 @@ class PretrainConfig:
 
     recipe: str = ""
     """Name of the recipe that these settings started from."""
-    shards: tuple[str, ...] = ("shards",)
+    shards: tuple[Location, ...] = (Location("shards"),)
     """Folders of shards that `vetdino ingest` wrote; `mix` says how much of each."""
     mix: tuple[float, ...] = ()
     """Weight of each folder of `shards` where there are several: its part of every batch, whatever its size. Nothing
     weighs them by their numbers of training studies."""
-    out: Path = Path("runs/pretrain")
+    out: Location = Location("runs/pretrain")
     """Folder for the checkpoints, the metrics and the backbone."""
     start: str = ""
     """Initial weights: empty for random ones, a backbone folder, a weights file (DINO, DINOv2, timm; `PATH#heads=N`

@@ -7,7 +7,6 @@ import json
 import math
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 from ..platform.core.config import digest, flat
 from ..platform.core.revision import git_revision
@@ -21,6 +20,7 @@ from .config import PretrainConfig
 from .data_warnings import no_pairs
 from .mixture import Mixture
 from .records import STATUS
+from .run_storage import BACKBONE, run_folder
 
 
 def open_pretrain_run(config: PretrainConfig, mixture: Mixture) -> Run:
@@ -32,19 +32,22 @@ def open_pretrain_run(config: PretrainConfig, mixture: Mixture) -> Run:
         "views": view_mode(config, mixture),
     }
     name = f"{config.recipe or 'custom'}-{config.seed}"
-    return open_run(config.out, experiment="vetdino/pretrain", name=name, params=flat(config), tags=tags)
+    return open_run(
+        run_folder(config), experiment="vetdino/pretrain", name=name, params=flat(config), tags=tags
+    )
 
 
 def export_backbone(config: PretrainConfig, backbone: Backbone, mixture: Mixture) -> Card:
     """Write the teacher's backbone to `<out>/backbone`, at `embed_side`; returns its card."""
     exported = resized(backbone, config.embed_side or config.backbone.side)
-    status = json.loads((config.out / STATUS).read_text())
+    folder = run_folder(config)
+    status = json.loads((folder / STATUS).read_text())
     exported.card = replace(
         exported.card,
         label=f"{config.recipe or 'custom'}, {config.steps * config.batch:,} study presentations, seed {config.seed}",
         origin={
             "recipe": config.recipe,
-            "start": Path(config.start).name or "random",
+            "start": config.start.rstrip("/").rpartition("/")[2] or "random",
             "manifest": mixture.digest,
             "config": digest(config),
             "revision": git_revision(),
@@ -58,11 +61,11 @@ def export_backbone(config: PretrainConfig, backbone: Backbone, mixture: Mixture
             if name.startswith("probe/") and math.isfinite(value)
         },
     )
-    draft = config.out / ".backbone"
+    draft = folder / ".backbone"
     shutil.rmtree(draft, ignore_errors=True)
     card = save_backbone(draft, exported)
-    shutil.rmtree(config.out / "backbone", ignore_errors=True)
-    draft.rename(config.out / "backbone")
+    shutil.rmtree(folder / BACKBONE, ignore_errors=True)
+    draft.rename(folder / BACKBONE)
     return card
 
 

@@ -15,6 +15,7 @@ from ..platform.core.config import flat, from_json, to_json
 from ..platform.core.errors import ConfigError
 from ..platform.core.extras import require_extra
 from ..platform.core.files import atomic_write
+from ..platform.core.location import Location
 from ..platform.core.locks import folder_lock
 from ..platform.core.progress import Progress
 from ..platform.core.tracking import create_database, tracking_address
@@ -34,11 +35,12 @@ from .data_warnings import data_warnings
 from .loop import train
 from .mixture import check_mixture, load_mixture
 from .records import STATUS
+from .run_storage import BACKBONE, RunStorage, run_folder
 from .start import starting_point
 
 
-def pretrain(config: PretrainConfig) -> Path:
-    """Train on Ray to the last step; returns the folder of the exported backbone.
+def pretrain(config: PretrainConfig) -> Path | Location:
+    """Train on Ray to the last step; returns the folder of the exported backbone, a Location where `out` is a URL.
 
     A Ray that already runs is used (`RAY_ADDRESS`, or inside `ray job submit`), else one is started here and
     stopped afterwards. Raises ConfigError before any worker starts if settings contradict each other, a library is
@@ -49,13 +51,16 @@ def pretrain(config: PretrainConfig) -> Path:
     for library in ("ray", "deepspeed"):
         require_extra(library, "pretraining")
     start = absolute_source(config.start) if config.start else ""
-    shards = tuple(map(_absolute, config.shards))
-    config = replace(config, shards=shards, out=config.out.resolve(), start=start)
+    shards = tuple(Location(folder).absolute() for folder in config.shards)
+    out = Location(config.out).absolute()
+    config = replace(config, shards=shards, out=out, start=start)
     mixture = load_mixture(config)
     check_mixture(config, mixture)
-    with folder_lock(config.out, "vetdino pretrain"):
+    storage = RunStorage(config)
+    with folder_lock(out, "vetdino pretrain"):
+        storage.recover()
         _prepare_folder(config)
-        create_database(tracking_address(config.out))
+        create_database(tracking_address(storage.folder))
         workers = WorkerConfig(
             workers=config.workers,
             min_workers=config.min_workers,
@@ -63,10 +68,11 @@ def pretrain(config: PretrainConfig) -> Path:
             threads=config.threads,
             restarts=config.restarts,
         )
-        with _progress_bar(config, data_warnings(config, mixture)) as on_stage:
+        with storage.followed_status(), _progress_bar(config, data_warnings(config, mixture)) as on_stage:
             argument, advice = to_json(config), partial(_advice, config)
-            run_on_ray(_train_worker, argument, workers, config.out, advice, on_stage)
-    return config.out / "backbone"
+            run_on_ray(_train_worker, argument, workers, out, advice, on_stage)
+        storage.discard()
+    return out.path / BACKBONE if out.is_local else out / BACKBONE
 
 
 def _train_worker(config: str, worker: WorkerContext) -> None:
@@ -82,7 +88,7 @@ def _advice(config: PretrainConfig) -> str:
 
 def _prepare_folder(config: PretrainConfig) -> None:
     """Write `config.json` to the run's folder; raises ConfigError or CheckpointError if it holds another training."""
-    root = checkpoints_folder(config)
+    root, folder = checkpoints_folder(config), run_folder(config)
     newest = checkpoint.newest(root)
     if config.resume and newest is None:
         raise ConfigError(f"{config.out}: holds no whole checkpoint to resume from; leave out --resume")
@@ -97,8 +103,8 @@ def _prepare_folder(config: PretrainConfig) -> None:
         starting_point(config)  # so that unknown names and weights that do not fit are reported at once
         # Left by a training that was stopped before its first checkpoint.
         for name in (STATUS, "metrics.jsonl", "run.json"):
-            (config.out / name).unlink(missing_ok=True)
-    atomic_write(config.out / "config.json", to_json(config))
+            (folder / name).unlink(missing_ok=True)
+    atomic_write(folder / "config.json", to_json(config))
 
 
 def _announce_resume(config: PretrainConfig, newest: Path) -> None:
@@ -118,10 +124,6 @@ def _announce_resume(config: PretrainConfig, newest: Path) -> None:
     print(f"vetdino: {config.out}: {text}", file=sys.stderr, flush=True)
 
 
-def _absolute(folder: str) -> str:
-    return folder if "://" in folder else str(Path(folder).resolve())
-
-
 @contextmanager
 def _progress_bar(config: PretrainConfig, warnings: Sequence[str]) -> Iterator[Callable[[str], None]]:
     """Within the `with` block: a bar follows the first worker's status file; each warning is printed once.
@@ -129,7 +131,7 @@ def _progress_bar(config: PretrainConfig, warnings: Sequence[str]) -> Iterator[C
     warnings: what is known before the first step. Yields the function that shows what is done before the workers say it
     themselves.
     """
-    status = config.out / STATUS
+    status = run_folder(config) / STATUS
     earlier = read_status(status)
     if earlier.pop(STAGE, None):  # of workers that were killed
         atomic_write(status, json.dumps(earlier))

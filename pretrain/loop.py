@@ -25,6 +25,7 @@ from .data_warnings import data_warnings
 from .export import export_backbone, log_models, open_pretrain_run
 from .mixture import load_mixture
 from .records import STATUS, RecordWindow
+from .run_storage import RunStorage
 from .watch.alarms import Alarms, Decision, alarm_metrics, decide
 
 OnRecord = Callable[[int, Mapping[str, float]], None]
@@ -40,7 +41,9 @@ def train(
     Raises CheckpointError for a checkpoint of another architecture or one that cannot be written, TrainingError
     for too many bad steps in a row or an alarm whose policy is to stop.
     """
-    status = config.out / STATUS
+    storage = RunStorage(config)
+    storage.pull()
+    status = storage.folder / STATUS
     report_stage(status, worker, "loading the network and the studies")
     newest = checkpoint.newest(checkpoints_folder(config))
     trainer = build_trainer(config, worker, newest)
@@ -62,7 +65,11 @@ def train(
         if worker.rank == 0:
             card = export_backbone(config, trainer.distiller.teacher.backbone, mixture)
             log_models(config, run, card)
+            storage.push_backbone()
         report_stage(status, worker, "")
+    if worker.rank == 0:
+        loop.checkpoints.storage.wait()
+        storage.push_record()
     worker.barrier()
 
 
@@ -164,7 +171,7 @@ class TrainingLoop:
 
     def _run_probe(self) -> dict[str, float]:
         began = time.monotonic()
-        report_stage(self.config.out / STATUS, self.worker, "evaluating the probe")
+        report_stage(self.checkpoints.storage.folder / STATUS, self.worker, "evaluating the probe")
         metrics = self.probe.evaluate(self.distiller.teacher.backbone, self.engine.autocast())
         self.state.auroc = metrics.get("probe/auroc_macro")
         self.window.exclude(time.monotonic() - began)
@@ -173,14 +180,17 @@ class TrainingLoop:
     def _log(self, done: int, values: Mapping[str, float]) -> None:
         self.mlflow_run.log_metrics(done, values)
         self.on_record(done, values)
+        storage = self.checkpoints.storage
         if self.worker.rank == 0:
             status = {"step": done, "steps": self.config.steps, "warnings": self.warnings, **values}
-            atomic_write(self.config.out / STATUS, json.dumps(status))
+            atomic_write(storage.folder / STATUS, json.dumps(status))
+            storage.push_record_soon()
 
     def _rewind(self, decision: Decision) -> int:
         """Load the newest checkpoint before the trouble and halve the learning rate; returns its step."""
         self.engine.wait()
         self.worker.barrier()
+        self.checkpoints.storage.pull()
         folder = newest_checkpoint_at(self.config, decision.before - 1)
         if folder is None:
             raise TrainingError(f"{decision.text}; no checkpoint is older, so start again from the beginning")

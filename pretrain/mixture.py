@@ -51,21 +51,22 @@ class Mixture:
 def load_mixture(config: PretrainConfig) -> Mixture:
     """The folders that a training names. Raises ShardError where a manifest cannot be read, ConfigError where a folder
     has no training studies or too little weight."""
-    manifests = tuple(load_manifest(folder) for folder in config.shards)
+    folders = tuple(map(str, config.shards))
+    manifests = tuple(load_manifest(folder) for folder in folders)
     studies = [manifest.studies("train") for manifest in manifests]
     if len(manifests) > 1:
-        for folder, count in zip(config.shards, studies, strict=True):
+        for folder, count in zip(folders, studies, strict=True):
             if not count:
                 raise ConfigError(f"{folder}: has no training studies; leave it out of shards")
     wanted = config.mix or studies
     total = sum(wanted) or 1
     weights = tuple(round(PARTS * weight / total) for weight in wanted)
     if len(manifests) > 1 and not all(weights):
-        folder = config.shards[weights.index(0)]
+        folder = folders[weights.index(0)]
         raise ConfigError(
             f"{folder}: its weight is less than one study in {PARTS:,}; raise it, or leave it out of shards"
         )
-    return Mixture(config.shards, manifests, weights)
+    return Mixture(folders, manifests, weights)
 
 
 def study_order(config: PretrainConfig, mixture: Mixture) -> StudyOrder | MixedOrder:

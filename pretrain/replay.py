@@ -18,6 +18,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..platform.core.config import from_json
 from ..platform.core.errors import CheckpointError, ConfigError
+from ..platform.core.location import Location
 from ..platform.training import checkpoint
 from .bad_batches import load_bad_batch
 from .batches.batch import CropBatch
@@ -88,7 +89,7 @@ def replay_run(run: Path, step: int) -> ReplayReport:
         raise ConfigError(
             f"{run}: holds no training (config.json is missing); name the folder given as --out"
         )
-    config = replace(from_json(PretrainConfig, file.read_text(), source=str(file)), out=run)
+    config = replace(from_json(PretrainConfig, file.read_text(), source=str(file)), out=Location(run))
     initial = None
     if newest_checkpoint_at(config, step) is None:
         start = starting_point(config)

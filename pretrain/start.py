@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ..platform.core.errors import CheckpointError, ConfigError, VetdinoError
+from ..platform.core.storage import listing, localized
 from ..platform.models.architecture import create_vit, hidden_settings
 from ..platform.models.backbone import Backbone, random_backbone
 from ..platform.models.card import Card
 from ..platform.models.loading import SourceWeights, source_weights
-from ..platform.models.source import parse_source
+from ..platform.models.source import FileOptions, parse_source, split_source
 from ..platform.models.transfer import copy_weights
 from ..platform.training import checkpoint
 from ..platform.training.schedules import share_of_steps
@@ -72,7 +73,7 @@ def starting_point(config: PretrainConfig) -> StartingPoint:
     """
     if not config.start:
         return StartingPoint(random_backbone(config.backbone, config.seed))
-    folder = _checkpoint_in(Path(config.start))
+    folder = _checkpoint_in(config.start)
     state = _teacher_state(folder) if folder else {}
     weights = _checkpoint_weights(folder, state) if folder else _source_weights(config.start)
     heads = _reused_heads(config, state)
@@ -85,8 +86,20 @@ def starting_point(config: PretrainConfig) -> StartingPoint:
     )
 
 
-def _checkpoint_in(source: Path) -> Path | None:
-    """The checkpoint that a path names: itself, or the newest whole one of a training's folder; None if neither."""
+def _checkpoint_in(start: str) -> Path | None:
+    """The checkpoint that a path names: itself, or the newest whole one of a training's folder; None if neither.
+
+    What lies at a URL is copied to this machine.
+    """
+    source = Path(start)
+    if "://" in start:
+        url, options = split_source(start)
+        if options != FileOptions():
+            return None
+        names = listing(url)
+        if TEACHER not in names and not any(name.startswith("checkpoints/") for name in names):
+            return None
+        source = localized(url)
     if (source / TEACHER).is_file():
         checkpoint.verify(source)
         return source

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..platform.core.device import DeviceConfig
+from ..platform.core.location import Location
 
 HOST = "127.0.0.1"
 """The only address served: the app is for the person at this machine."""
@@ -19,11 +20,11 @@ RANDOM = "random"
 class AppConfig(DeviceConfig):
     """What the app shows, and on which port."""
 
-    shards: Path
+    shards: Location
     """Folder of shards from `vetdino ingest`."""
     backbones: tuple[str | Path, ...]
     """Backbone folders in the order of the buttons; `random` is the first one's architecture with random weights."""
-    features: tuple[Path, ...] = ()
+    features: tuple[Location, ...] = ()
     """Study-level feature tables, or galleries that `vetdino index` built, the i-th from the i-th backbone; features
     that are not given are computed."""
     split: Literal["train", "val", "test"] = "test"

@@ -33,9 +33,9 @@ class AppState:
 
     def __init__(self, config: AppConfig) -> None:
         self.config = config
-        self.studies = StudyBrowser(config.shards, config.split, config.limit)
+        self.studies = StudyBrowser(str(config.shards), config.split, config.limit)
         backbones = load_backbones(config)
-        self.given = [path if is_bundle(path) else load_features(path) for path in config.features]
+        self.given = [path if is_bundle(path) else load_features(path) for path in map(Path, config.features)]
         for backbone in backbones:  # before any of them embeds a split
             check_side(config.side or backbone.side, backbone)
         self.encoders = [
@@ -50,7 +50,9 @@ class AppState:
         given = self.given[number] if number < len(self.given) else None
         if isinstance(given, Path):
             return SimilarStudies(Gallery.open(given, backbone), self.studies.places(SPLITS))
-        features = extract(backbone, config.shards, [config.split], level="study") if given is None else given
+        features = (
+            extract(backbone, str(config.shards), [config.split], level="study") if given is None else given
+        )
         rebuild = f"vetdino embed {config.backbones[number]} {config.shards}"
         places = self.studies.places(sorted(set(features.splits)))
         return build_similar(features, backbone, places, rebuild=rebuild)

@@ -61,7 +61,7 @@ class StudyBrowser:
     split, limit: the studies that can be opened. Raises ConfigError for an empty split.
     """
 
-    def __init__(self, shards: Path, split: str, limit: int | None) -> None:
+    def __init__(self, shards: str | Path, split: str, limit: int | None) -> None:
         self.manifest = load_manifest(shards)
         self.split = split
         self._lock = threading.Lock()

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -173,7 +173,7 @@ def source_names(backbones: Sequence[str | Path]) -> list[str]:
     ['mine', 'dino', 'vit_tiny_patch16_224', 'mine-2']
     """
     names: list[str] = []
-    for path in (Path(split_source(backbone)[0]) for backbone in backbones):
+    for path in (PurePosixPath(split_source(backbone)[0]) for backbone in backbones):
         parts = [part for part in path.parts if part not in ("backbone", "..", path.anchor)]
         name = path.stem if path.suffix in WEIGHTS else (parts or ["backbone"])[-1]
         name = re.sub(r"[^\w\-]", "_", name)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from ...platform.core.errors import ConfigError
+from ...platform.core.location import Location
 
 CELL = 8
 """Pixels, along each side of a painted picture, that one query of the synthesis decoder stands for."""
@@ -21,9 +21,9 @@ class ConsistencyConfig:
     """Most train studies that the linear decoders learn from."""
     strengths: tuple[float, ...] = (0.001, 0.03, 1.0)
     """Inverse L2 strengths of the decoders (scikit-learn's C); the validation split chooses."""
-    truth: Path | None = None
+    truth: Location | None = None
     """Folder of `vetdino phantom` that the shards were made from; without it, patches and attention are left out."""
-    secret: Path | None = None
+    secret: Location | None = None
     """Key file that those shards were ingested with; none: SHARDS.secret, where `vetdino ingest` writes it."""
     truth_studies: int = 150
     """Most test studies whose patches and attention are compared with the ground truth."""

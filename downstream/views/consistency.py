@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...platform.core.errors import DataError, FeaturesError
+from ...platform.core.errors import ConfigError, DataError, FeaturesError
+from ...platform.core.location import Location
 from ...platform.core.progress import track
 from ...platform.data.index import StudyIndex
 from ...platform.data.study import Study, View
@@ -116,7 +117,12 @@ def against_truth(
 def open_truth(shards: str | Path, config: ConsistencyConfig) -> TruthArchive:
     """The ground truth. Raises ConfigError where it is missing, DataError where it is of none of the test studies."""
     assert config.truth is not None
-    truths = TruthArchive(config.truth, config.secret or Path(f"{shards}.secret"))
+    secret = config.secret or Location(f"{shards}.secret")
+    if not secret.is_local:
+        raise ConfigError(
+            f"{shards}: the key of its pseudonyms is not beside a URL; give its file with --consistency.secret"
+        )
+    truths = TruthArchive(Path(config.truth), Path(secret))
     index = StudyIndex(shards, "test")
     if not (index.find(truths) >= 0).any():
         raise DataError(

@@ -29,6 +29,8 @@ import numpy as np
 from ...platform.core.config import digest, to_json
 from ...platform.core.errors import DataError
 from ...platform.core.files import atomic_path, atomic_write
+from ...platform.core.location import Location
+from ...platform.core.mirror import place_of
 from ...platform.core.progress import track
 from .classes import class_names, label_classes
 from .config import PrepareConfig
@@ -81,7 +83,7 @@ def prepare(source: Path | str, out: Path | str, config: PrepareConfig | None = 
         "left_out": left_out,
     }
     atomic_write(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
-    print("\n".join(_summary_lines(cards, classes, left_out, out)), file=sys.stderr)
+    print("\n".join(_summary_lines(cards, classes, left_out, place_of(out))), file=sys.stderr)
     return out
 
 
@@ -201,7 +203,7 @@ def _csv_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _summary_lines(
-    cards: Cards, classes: Mapping[int, str], left_out: Mapping[str, str], out: Path
+    cards: Cards, classes: Mapping[int, str], left_out: Mapping[str, str], out: Path | Location
 ) -> list[str]:
     """A line for each file that was left out or is doubtful, and a summary."""
     lines = [f"left out: {file}: {reason}" for file, reason in left_out.items()]

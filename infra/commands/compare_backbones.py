@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from ...downstream.config import EvaluateConfig
 from ...platform.core.config import subconfig
+from ...platform.core.location import Location
 from .arguments import SOURCE, Command
 from .evaluate import BASIC
 
@@ -23,13 +24,13 @@ class CompareBackbones(EvaluateConfig, Command):
         Positional[tuple[str, ...]],
         arg(metavar="BACKBONE…", help=f"{SOURCE}; the first is compared with the others."),
     ]
-    shards: str
+    shards: Location
     """Folder of shards that `vetdino ingest` wrote."""
-    out: Path = Path("runs/compare-backbones")
+    out: Location = Location("runs/compare-backbones")
     """Folder for tables and figures."""
 
     def run(self) -> Path:
         from ...downstream.evaluate import compare_backbones
 
-        compare_backbones(self.backbones, self.shards, self.out, subconfig(EvaluateConfig, self))
-        return self.out
+        compare_backbones(self.backbones, str(self.shards), self.out.path, subconfig(EvaluateConfig, self))
+        return self.out.path

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ...platform.core.config import to_json
 from ...platform.core.errors import ConfigError
+from ...platform.core.location import Location
 from .arguments import Command
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Demo(Command):
     """Generate studies, ingest, pretrain, evaluate and embed them, then open the app."""
 
     basic: ClassVar = ("out", "serve", "port", "studies", "side", "seed", "steps")
-    out: Path = Path("runs/demo")
+    out: Location = Location("runs/demo")
     """Folder for everything it makes; run again, it continues with what is there."""
     serve: bool = True
     """Open the app at the end."""
@@ -43,7 +44,7 @@ class Demo(Command):
         from ...downstream.config import EvaluateConfig
         from ...downstream.evaluate import evaluate
 
-        out = self.out.resolve()
+        out = self.out.path.resolve()
         self._claim(out)
         archive, shards = out / "archive", out / "shards"
         train_studies = self._shards(archive, shards)
@@ -62,7 +63,7 @@ class Demo(Command):
 
     def _claim(self, out: Path) -> None:
         """One folder, one demo: its settings are written first and compared later."""
-        settings = to_json(replace(self, out=Path("."), serve=True, port=0))
+        settings = to_json(replace(self, out=Location("."), serve=True, port=0))
         saved = out / "demo.json"
         if saved.exists() and saved.read_text() != settings:
             raise ConfigError(f"{out}: holds a demo of other settings; choose another --out or remove it")
@@ -82,7 +83,9 @@ class Demo(Command):
         # Generated patients need no secrecy, and a random key would split them differently on every machine.
         secret = shards.with_name("shards.secret")
         secret.write_bytes(b"generated studies".ljust(32, b"."))
-        config = IngestConfig(secret=secret, labels=archive / "labels.csv", val=0.1, test=0.3)
+        config = IngestConfig(
+            secret=Location(secret), labels=Location(archive / "labels.csv"), val=0.1, test=0.3
+        )
         return ingest(archive / "dicom", shards, config).studies("train")
 
     def _trained(self, out: Path, shards: Path, studies: int) -> Path:
@@ -96,25 +99,32 @@ class Demo(Command):
             return folder / "backbone"
         resume = checkpoint.newest(folder / "checkpoints") is not None
         config = recipe("demo")
-        return pretrain(
+        pretrain(
             replace(
                 config,
-                shards=(str(shards),),
-                out=folder,
+                shards=(Location(shards),),
+                out=Location(folder),
                 start=str(SHIPPED),
                 steps=self.steps,
                 resume=resume,
                 batch=min(config.batch, studies),
             )
         )
+        return folder / "backbone"
 
     def _open(self, out: Path, shards: Path, backbones: Mapping[str, Path]) -> None:
         from ...serving.app import serve
         from ...serving.config import AppConfig
 
-        features = tuple(out / f"evaluate-{name}" / "features" / "backbone.parquet" for name in backbones)
+        features = tuple(
+            Location(out / f"evaluate-{name}" / "features" / "backbone.parquet") for name in backbones
+        )
         shown: tuple[str | Path, ...] = (*backbones.values(), "random")
-        serve(AppConfig(shards=shards, backbones=shown, features=features, port=self.port, side=self.side))
+        serve(
+            AppConfig(
+                shards=Location(shards), backbones=shown, features=features, port=self.port, side=self.side
+            )
+        )
 
 
 def _print_stage(number: int, text: str) -> None:

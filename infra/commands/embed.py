@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from tyro.conf import Positional, arg
 
 from ...platform.core.device import DeviceConfig
+from ...platform.core.location import Location
 from .arguments import BACKBONE, SHARDS, Command
 
 
@@ -19,7 +20,7 @@ class Embed(DeviceConfig, Command):
     basic: ClassVar = ("level", "splits", "batch", "device")
     backbone: BACKBONE
     shards: SHARDS
-    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    out: Annotated[Positional[Location], arg(metavar="OUT")]
     """Folder for features.parquet."""
     level: Literal["study", "view"] = "study"
     """One vector for each study (the mean of its views) or for each view."""
@@ -35,10 +36,11 @@ class Embed(DeviceConfig, Command):
         from ...platform.measure.features import save_features
         from ...platform.models.loading import load
 
-        check_extraction(load_manifest(self.shards), self.shards, self.splits, self.batch)
-        if self.out.is_file() and self.out.suffix != ".parquet":
-            raise DataError(f"{self.out} is a file; give a folder, or a name that ends in .parquet")
+        shards = str(self.shards)
+        check_extraction(load_manifest(shards), shards, self.splits, self.batch)
+        if self.out.path.is_file() and self.out.path.suffix != ".parquet":
+            raise DataError(f"{self.out.path} is a file; give a folder, or a name that ends in .parquet")
         backbone = load(self.backbone, self.device)
-        features = extract(backbone, self.shards, self.splits, level=self.level, batch=self.batch)
-        save_features(features, self.out)
-        return self.out
+        features = extract(backbone, shards, self.splits, level=self.level, batch=self.batch)
+        save_features(features, self.out.path)
+        return self.out.path

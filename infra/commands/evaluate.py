@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from ...downstream.config import EvaluateConfig
 from ...platform.core.config import subconfig
+from ...platform.core.location import Location
 from .arguments import BACKBONE, SHARDS, Command
 
 BASIC = (
@@ -29,11 +30,11 @@ class Evaluate(EvaluateConfig, Command):
     basic: ClassVar = ("out", *BASIC)
     backbone: BACKBONE
     shards: SHARDS
-    out: Path = Path("runs/evaluate")
+    out: Location = Location("runs/evaluate")
     """Folder for tables and figures."""
 
     def run(self) -> Path:
         from ...downstream.evaluate import evaluate
 
-        evaluate(self.backbone, self.shards, self.out, subconfig(EvaluateConfig, self))
-        return self.out
+        evaluate(self.backbone, str(self.shards), self.out.path, subconfig(EvaluateConfig, self))
+        return self.out.path

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 from tyro.conf import Positional, arg
 
 from ...platform.core.config import subconfig
+from ...platform.core.errors import ConfigError
+from ...platform.core.location import Location
 from ...platform.ingest.config import IngestConfig
 from .arguments import Command
 
@@ -29,16 +32,27 @@ class Ingest(IngestConfig, Command):
         "secret",
         "table.labels",
     )
-    source: Annotated[Positional[Path], arg(metavar="SRC")]
+    streamed: ClassVar = ("source",)
+    source: Annotated[Positional[Location], arg(metavar="SRC")]
     """Folder of DICOM files, or a table with one row for each image (path, patient, study, view, labels)."""
-    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    out: Annotated[Positional[Location], arg(metavar="OUT")]
     """Folder for the shards, manifest.json and quarantine.csv."""
+
+    def prepared(self, action: str) -> AbstractContextManager[Self]:
+        if self.secret is None and not self.out.is_local:
+            raise ConfigError(
+                f"{self.out}: a URL is no place for the key of the pseudonyms; give its file with --secret (one that "
+                "is not there yet is made)"
+            )
+        return super().prepared(action)
 
     def run(self) -> Path:
         from ...platform.ingest.assembly import summary
         from ...platform.ingest.ingest import ingest
 
         print(
-            summary(ingest(self.source, self.out, subconfig(IngestConfig, self))), file=sys.stderr, flush=True
+            summary(ingest(self.source, self.out.path, subconfig(IngestConfig, self))),
+            file=sys.stderr,
+            flush=True,
         )
-        return self.out
+        return self.out.path

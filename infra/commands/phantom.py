@@ -39,8 +39,8 @@ class PhantomRadiographs(PhantomConfig, Command):
     def run(self) -> Path:
         from ...platform.phantom.dog.archive import write_radiographs
 
-        write_radiographs(self.out, subconfig(PhantomConfig, self))
-        return self.out
+        write_radiographs(self.out.path, subconfig(PhantomConfig, self))
+        return self.out.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +54,8 @@ class PhantomUltrasound(SonogramConfig, Command):
     def run(self) -> Path:
         from ...platform.phantom.limb.archive import write_sonograms
 
-        write_sonograms(self.out, subconfig(SonogramConfig, self))
-        return self.out
+        write_sonograms(self.out.path, subconfig(SonogramConfig, self))
+        return self.out.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,8 @@ class PhantomVolumes(TorsoConfig, Command):
     def run(self) -> Path:
         from ...platform.phantom.abdomen.archive import write_volumes
 
-        write_volumes(self.out, subconfig(TorsoConfig, self))
-        return self.out
+        write_volumes(self.out.path, subconfig(TorsoConfig, self))
+        return self.out.path
 
 
 KINDS = {"radiograph": PhantomRadiographs, "ultrasound": PhantomUltrasound, "volume": PhantomVolumes}

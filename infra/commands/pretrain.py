@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from ...platform.core.config import subconfig, to_json
 from ...platform.core.errors import ConfigError
+from ...platform.core.location import Location
 from ...pretrain.config import PretrainConfig
 from ...pretrain.recipes import RECIPES, recipe
 from .arguments import Command
@@ -54,11 +55,12 @@ class Pretrain(PretrainConfig, Command):
             ]
         )
 
-    def locked(self, action: str) -> AbstractContextManager[None]:
-        """Nothing: the training itself locks its folder, since `vetdino demo` and notebooks start it, too."""
-        return nullcontext()
+    def prepared(self, action: str) -> AbstractContextManager[Pretrain]:
+        """As it is: the training itself locks its folder and reads and writes URLs, since `vetdino demo` and notebooks
+        start it, too."""
+        return nullcontext(self)
 
-    def run(self) -> Path | None:
+    def run(self) -> Path | Location | None:
         config = subconfig(PretrainConfig, self)
         if self.print_config:
             print(to_json(config), end="")

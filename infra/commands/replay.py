@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from ...platform.core.location import Location
 from .arguments import Command
 
 
@@ -15,7 +15,7 @@ from .arguments import Command
 class Replay(Command):
     """Run a bad step of a training again: its losses, and the first non-finite output and gradient."""
 
-    folder: Annotated[Positional[Path], arg(metavar="RUN")]
+    folder: Annotated[Positional[Location], arg(metavar="RUN")]
     """Folder of the training."""
     step: int
     """Number of the step, one of those in the folder's `bad`."""
@@ -23,4 +23,4 @@ class Replay(Command):
     def run(self) -> None:
         from ...pretrain.replay import replay_run
 
-        print(replay_run(self.folder, self.step))
+        print(replay_run(self.folder.path, self.step))

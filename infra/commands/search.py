@@ -36,7 +36,7 @@ class Search(Command):
         if both := set(self.present) & set(self.absent):
             raise ConfigError(f"finding {min(both)} is both in --present and in --absent; leave out one")
         findings = dict.fromkeys(self.present, True) | dict.fromkeys(self.absent, False)
-        gallery = Gallery.open(self.bundle)
+        gallery = Gallery.open(self.bundle.path)
         matches = gallery.similar(
             self.key,
             self.k,

@@ -16,6 +16,6 @@ class Verify(Command):
     def run(self) -> None:
         from ...platform.data.checksums import verify
 
-        manifest = verify(self.shards)
+        manifest = verify(str(self.shards))
         studies = sum(shard.studies for shard in manifest.shards)
         print(f"{len(manifest.shards)} shards, {studies:,} studies: all as they were written")

@@ -155,7 +155,8 @@ def _example_studies(trainings: Sequence[RunRecord], config: CompareConfig) -> I
     from .panels import CAPTION, backbone_panels, panel_studies
 
     folders = {run.name: run.folder / "backbone" for run in trainings if (run.folder / "backbone").is_dir()}
-    folders |= dict(zip(distinct_names(config.backbones), config.backbones, strict=True))
+    given = [Path(place) for place in config.backbones]
+    folders |= dict(zip(distinct_names(given), given, strict=True))
     if not folders:
         raise ConfigError(
             "--shards is given, but none of the runs has a backbone; name some with --backbones"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
+
+from ...platform.core.location import Location
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,7 +16,7 @@ class CompareConfig:
     """Metrics to plot: names such as `loss/total`, or groups such as `probe`. Default: probe, loss and health."""
     shards: str = ""
     """Folder of shards; if given, the page shows attention and patch similarity of the backbones side by side."""
-    backbones: tuple[Path, ...] = ()
+    backbones: tuple[Location, ...] = ()
     """Backbone folders to show in addition to those of the trainings."""
     split: Literal["train", "val", "test"] = "test"
     """Split from which example studies are taken."""
@@ -31,7 +32,7 @@ class CompareConfig:
 class ReportConfig:
     """What the model card is made from, in addition to the backbone folder."""
 
-    runs: tuple[Path, ...] = ()
+    runs: tuple[Location, ...] = ()
     """Evaluations of this backbone. Default: those found beside the backbone or beside its training."""
     shards: str = ""
     """Folder of shards; if given, the card shows the backbone's attention on its studies. Where it is the training

@@ -57,7 +57,9 @@ def read_facts(backbone: Path, config: ReportConfig) -> CardFacts:
     training = read_run(folder) if (folder / "params.json").is_file() else None
     if training is not None and training.tags.get("config") != card.origin.get("config"):
         training = None  # the folder is of another training
-    evaluations = [_renamed(read_run(run), card) for run in config.runs or _evaluations_near(folder, card)]
+    evaluations = [
+        _renamed(read_run(run), card) for run in map(Path, config.runs or _evaluations_near(folder, card))
+    ]
     values: dict[str, Sequence[MetricValue]] = {}
     for run in evaluations:
         for task, table in run.values.items():

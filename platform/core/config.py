@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import ConfigError
+from .location import Location
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -55,6 +56,8 @@ def from_json(cls: type[T], text: str, source: str = "") -> T:
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, first["loc"])) or "the whole"
+        if first["type"] == "location":  # the value may hold a password
+            raise ConfigError(f"{where}setting '{path}': {first['msg']}") from None
         raise ConfigError(f"{where}setting '{path}' holds {first['input']!r}: {first['msg']}") from None
 
 
@@ -100,7 +103,13 @@ def cli_config(default: T | type[T], args: Sequence[str], prog: str) -> T:
     try:
         with redirect_stderr(complaint):
             return tyro.cli(
-                cls, args=list(args), prog=prog, add_help=False, config=(tyro.conf.AvoidSubcommands,), **start
+                cls,
+                args=list(args),
+                prog=prog,
+                add_help=False,
+                config=(tyro.conf.AvoidSubcommands,),
+                registry=argument_types(),
+                **start,
             )
     except SystemExit as stop:
         if stop.code:
@@ -108,6 +117,27 @@ def cli_config(default: T | type[T], args: Sequence[str], prog: str) -> T:
                 f"{prog}: {_plain_message(complaint.getvalue(), args)} (see {prog} --help)", file=sys.stderr
             )
         raise
+
+
+def argument_types() -> Any:
+    """What tyro has to know of our own types: a `Location` is one word."""
+    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def location(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Location] | None:
+        if info.type is not Location:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="PATH|URL",
+            instance_from_str=lambda words: Location(words[0]),
+            is_instance=lambda value: isinstance(value, Location),
+            str_from_instance=lambda place: [str(place)],
+        )
+
+    return registry
 
 
 def with_settings(default: T | type[T], settings: Mapping[str, Any]) -> T:
@@ -143,12 +173,14 @@ def _with_settings(default: T | type[T], settings: Mapping[str, Any], group: str
             values[name] = _with_settings(inner, {rest: value}, f"{group}{name}.")
             continue
         try:
-            plain = str(value) if isinstance(value, Path) else value
+            plain = str(value) if isinstance(value, Path | Location) else value
             plain = (plain,) if isinstance(plain, str) and _takes_several(hints[name]) else plain
             values[name] = TypeAdapter(hints[name]).validate_python(plain)
         except ValidationError as error:
-            message = error.errors()[0]["msg"]
-            raise ConfigError(f"setting '{group}{name}' is {value!r}: {message}") from None
+            first = error.errors()[0]
+            if first["type"] == "location":  # the value may hold a password
+                raise ConfigError(f"setting '{group}{name}': {first['msg']}") from None
+            raise ConfigError(f"setting '{group}{name}' is {value!r}: {first['msg']}") from None
     if not isinstance(default, type):
         return dataclasses.replace(default, **values)
     for name, field in known.items():

@@ -16,6 +16,10 @@ class LockError(VetdinoError):
     """An output folder that another run is writing to."""
 
 
+class StorageError(VetdinoError):
+    """Object storage that refuses, cannot be reached, or does not hold what was asked for."""
+
+
 class DataError(VetdinoError):
     """Input that cannot be used as it is."""
 

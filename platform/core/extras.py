@@ -14,6 +14,7 @@ EXTRAS = {
     "gradio": "serve",
     "fastapi": "serve",
     "uvicorn": "serve",
+    "s3fs": "s3",
 }
 """Import name -> the extra of vetdino that installs it."""
 

@@ -4,6 +4,9 @@ The file is created whole or not at all by the file system (O_EXCL), so that it 
 beside the folder, `.NAME.lock`, because some commands replace the folder as a whole; inside it where the parent cannot
 be written. A lock of a process of this machine that has ended is taken over; nobody can see from here whether a process
 of another machine still runs, so its lock is explained and left to the reader.
+
+The lock of a URL is an object `.NAME.lock` beside the folder, which S3 creates whole or not at all (`If-None-Match`).
+Other storage looks whether it is there and then writes it, so that two runs that start in one moment may both go on.
 """
 
 from __future__ import annotations
@@ -20,7 +23,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .errors import LockError
+from .errors import LockError, StorageError
+from .location import Location
+from .node_cache import node_cache
+from .storage import Place, explained, filesystem, one_at_a_time, read_bytes, remove
 
 INSIDE = ".vetdino.lock"
 """Name of the lock inside a folder whose parent cannot be written."""
@@ -69,14 +75,21 @@ class LockOwner:
 
 
 @contextmanager
-def folder_lock(out: Path | str, action: str) -> Iterator[None]:
+def folder_lock(out: Place, action: str) -> Iterator[None]:
     """Within the `with` block no other run that locks writes to the folder (or file) `out` or to a folder above it.
+
+    Of a URL: to the very same one.
 
     action: what is done, such as `vetdino pretrain`. Raises LockError where another run writes there, before anything
     is touched, and OSError where the folder, or the parent of a new one, cannot be written. Parents that were made
     for the lock are removed again where nothing was written.
     """
-    out = Path(out).resolve()
+    location = Location(out)
+    if not location.is_local:
+        with _url_lock(location, action):
+            yield
+        return
+    out = location.path.resolve()
     for folder in (out, *out.parents):
         for lock in _places(folder):
             owner = _read_owner(lock)
@@ -119,6 +132,44 @@ def file_lock(path: Path | str, action: str, wait_s: float) -> Iterator[None]:
             time.sleep(POLL)
     with _released(*lock):
         yield
+
+
+@contextmanager
+def _url_lock(location: Location, action: str) -> Iterator[None]:
+    """`folder_lock` of a URL. Raises LockError, StorageError."""
+    above, _, name = str(location).rpartition("/")
+    # A bucket has nothing beside it.
+    lock = Location(f"{above}/.{name}.lock" if not above.endswith("/") else f"{location}/{INSIDE}")
+    content = json.dumps(asdict(_this_process(action, secrets.token_hex(8)))).encode() + b"\n"
+    place = node_cache("locks")
+    # Whoever takes over the lock of an ended process is of its machine: a local lock puts them in order.
+    with one_at_a_time(place / _digest(str(location))):
+        owner, held = _url_owner(lock)
+        if held and (owner is None or not owner.has_ended):
+            raise _refusal(location, lock, owner)
+        if held:
+            remove(lock, [""])
+        files, path = filesystem(lock)
+        with explained(location):
+            try:
+                files.pipe_file(path, content, mode="create")
+            except FileExistsError:
+                raise _refusal(location, lock, _url_owner(lock)[0]) from None
+    try:
+        yield
+    finally:
+        with suppress(StorageError, OSError):
+            if read_bytes(lock) == content:
+                remove(lock, [""])
+
+
+def _url_owner(lock: Location) -> tuple[LockOwner | None, bool]:
+    """Who holds the lock of a URL, as far as its content says, and whether there is one."""
+    content = read_bytes(lock)
+    try:
+        return (None if content is None else LockOwner(**json.loads(content))), content is not None
+    except (ValueError, TypeError):
+        return None, True
 
 
 def _places(folder: Path) -> list[Path]:
@@ -203,7 +254,7 @@ def _take_over(lock: Path, owner: LockOwner, content: bytes) -> bool:
         os.close(descriptor)
 
 
-def _refusal(out: Path, lock: Path, owner: LockOwner | None) -> LockError:
+def _refusal(out: Path | Location, lock: Path | Location, owner: LockOwner | None) -> LockError:
     if owner is None:
         return LockError(
             f"{out}: {lock} is there but does not say whose it is; remove it if no run writes there, or choose another "

@@ -21,7 +21,8 @@ def node_cache(name: str) -> Path:
     Raises DataError where the place belongs to another user, OSError where it cannot be made.
     """
     given = os.environ.get(VARIABLE)
-    root = Path(given or Path(tempfile.gettempdir()) / f"vetdino-{_user()}")
+    # Ray's workers have another working directory.
+    root = Path(given or Path(tempfile.gettempdir()) / f"vetdino-{_user()}").absolute()
     root.mkdir(mode=0o700, parents=bool(given), exist_ok=True)
     if not given and (root.is_symlink() or root.stat().st_uid != _user()):
         raise DataError(f"{root}: belongs to another user; set {VARIABLE} to a folder of your own")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .mirror import place_of
 from .revision import git_revision
 from .run_folder import METRICS, RunFolder, metric_name
 from .tracking import MlflowRun, best_effort, tracking_address
@@ -36,7 +37,7 @@ class Run(MlflowRun):
         """Where to look at the run: MLflow's pages and the command that serves them, or what there is in files."""
         measured = any((folder / METRICS).is_file() for folder in (self.folder, self.shown_folder))
         place = self.shown_folder / METRICS if measured else self.shown_folder
-        return self.pages or f"no run was recorded; see {place}"
+        return self.pages or f"no run was recorded; see {place_of(place)}"
 
     def log_metrics(self, step: int, values: Mapping[str, float], model_id: str | None = None) -> None:
         """Adds one line to metrics.jsonl and the same values to MLflow, in the background.

@@ -27,6 +27,7 @@ from .errors import DataError, VetdinoError
 from .extras import EXTRAS, has_extra
 from .files import atomic_write
 from .locks import file_lock
+from .mirror import is_mirrored, place_of
 from .run_folder import metric_name
 
 S = TypeVar("S", bound="MlflowRun")
@@ -62,7 +63,7 @@ def best_effort(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[
             return method(self, *args, **kwargs)
         except Exception as error:
             if not self._warned:
-                where = self.shown_folder
+                where = place_of(self.shown_folder)
                 log.warning("recording in %s failed (%s); the work goes on", where, _first_line(error))
             self._warned = True
             return None
@@ -105,6 +106,11 @@ class MlflowRun:
         if not has_extra("mlflow"):
             log.warning("no MLflow run: pip install 'vetdino[%s]'", EXTRAS["mlflow"])
             return
+        if not self.uri:
+            log.warning(
+                "no MLflow run: a URL has no database beside it; set MLFLOW_TRACKING_URI to the address of your server"
+            )
+            return
         resumed = (self.folder / "run.json").is_file()
         try:
             client = connect(self.uri)
@@ -119,7 +125,7 @@ class MlflowRun:
                 "no tracking at %s (%s); the files in %s are written all the same",
                 self.uri,
                 _first_line(error),
-                self.shown_folder,
+                place_of(self.shown_folder),
             )
             return
         self.client = client
@@ -258,7 +264,7 @@ def create_database(uri: str) -> None:
     """
     if (database := database_path(uri)) is not None:
         database.parent.mkdir(parents=True, exist_ok=True)
-    if not has_extra("mlflow"):
+    if not uri or not has_extra("mlflow"):
         return
     try:
         connect(uri)
@@ -269,8 +275,12 @@ def create_database(uri: str) -> None:
 def tracking_address(folder: Path | str, given: str | None = None) -> str:
     """Address of MLflow: `given`, else MLFLOW_TRACKING_URI, else the database mlflow.db beside the folder.
 
+    "" for a folder that is uploaded to a URL, beside which there is no database.
+
     Absolute, since Ray's workers start in a directory of their own.
     """
+    if not (given or os.environ.get("MLFLOW_TRACKING_URI")) and is_mirrored(folder):
+        return ""
     database = str(Path(folder).resolve().parent / "mlflow.db").replace("%", "%25").replace("?", "%3F")
     return given or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{database}"
 

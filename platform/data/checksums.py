@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 
 from ..core.errors import ShardError
 from ..core.progress import track
+from ..core.storage import filesystem
 from .index_file import INDEX, UnusableIndexError, made_index, stored_index
 from .manifest import Manifest, load_manifest
 from .rows import ShardScan, reading_order, scan_shard, with_findings
@@ -26,7 +26,7 @@ def verify(folder: str | Path) -> Manifest:
     differs and, where there is an index, its damaged studies.
     """
     manifest = load_manifest(folder)
-    files, root = fsspec.core.url_to_fs(str(folder))
+    files, root = filesystem(folder)
     reason, start = "", time.monotonic()
     try:
         index: pa.Table | None = stored_index(files, root, manifest)

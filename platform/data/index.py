@@ -10,12 +10,12 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from ..core.errors import ShardError
+from ..core.storage import filesystem
 from .index_file import check_sizes, index_table
 from .manifest import Manifest, load_manifest, open_shard
 from .rows import shards_digest
@@ -52,7 +52,7 @@ class StudyIndex:
 
     def _open(self, folder: str, split: str, manifest: Manifest, handles: int) -> None:
         self.folder, self.split, self.handles = folder, split, handles
-        self._files, self._root = fsspec.core.url_to_fs(folder)
+        self._files, self._root = filesystem(folder)
         self._digest = shards_digest(manifest)
         first = sum(manifest.studies(before) for before in SPLITS[: SPLITS.index(split)])
         self.rows = index_table(folder, manifest).slice(first, manifest.studies(split))

@@ -20,7 +20,6 @@ from tempfile import TemporaryDirectory
 
 import fsspec
 import pyarrow as pa
-from fsspec.implementations.local import LocalFileSystem
 from pyarrow import ipc, parquet
 
 from ..core.errors import ShardError
@@ -28,6 +27,7 @@ from ..core.files import atomic_path
 from ..core.locks import file_lock
 from ..core.node_cache import make_room, node_cache
 from ..core.progress import track
+from ..core.storage import explained, filesystem, is_local
 from .manifest import Manifest, Shard, missing
 from .rows import (
     LABEL,
@@ -66,11 +66,12 @@ def save_index(folder: str | Path, manifest: Manifest, rows: Iterable[pa.Table])
     rows: a table for each shard (`ShardWriter.rows`), the shards in reading order: split by split. They are taken
     one after another, so that an iterator keeps few in memory.
     """
-    files, root = fsspec.core.url_to_fs(str(folder))
+    files, root = filesystem(folder)
     with TemporaryDirectory(dir=node_cache("index")) as work:
         made = Path(work) / INDEX
         _write_parquet(made, manifest, rows)
-        _upload(made, files, f"{root}/{INDEX}")
+        with explained(None if is_local(files) else folder):
+            _upload(made, files, f"{root}/{INDEX}")
 
 
 def index_table(folder: str | Path, manifest: Manifest) -> pa.Table:
@@ -78,8 +79,9 @@ def index_table(folder: str | Path, manifest: Manifest) -> pa.Table:
 
     Raises ShardError where the index has to be made and a shard is not what was written.
     """
-    files, root = fsspec.core.url_to_fs(str(folder))
-    table = _mapped(_cached_path(files, root, manifest))
+    files, root = filesystem(folder)
+    with explained(None if is_local(files) else folder):
+        table = _mapped(_cached_path(files, root, manifest))
     if table is not None:
         return table
     lock = node_cache("index") / shards_digest(manifest)
@@ -100,7 +102,7 @@ def stored_index(files: fsspec.AbstractFileSystem, root: str, manifest: Manifest
     with TemporaryDirectory(dir=node_cache("index")) as work:
         try:
             path = Path(f"{root}/{INDEX}")
-            if not isinstance(files, LocalFileSystem):
+            if not is_local(files):
                 path = Path(work) / INDEX
                 files.get_file(f"{root}/{INDEX}", str(path))
             return _unpacked(path, _cached_path(files, root, manifest), manifest)
@@ -115,7 +117,7 @@ def made_index(
 
     rows: as in `save_index`. reason, start (`time.monotonic`): why and when it was begun, for the line that says so.
     """
-    files, root = fsspec.core.url_to_fs(str(folder))
+    files, root = filesystem(folder)
     where = ""
     with TemporaryDirectory(dir=node_cache("index")) as work:
         made = Path(work) / INDEX
@@ -232,11 +234,11 @@ def _cached_path(files: fsspec.AbstractFileSystem, root: str, manifest: Manifest
 
 def check_sizes(folder: str | Path, shards: Iterable[Shard]) -> None:
     """Raises ShardError where a shard is missing or not as large as the manifest promises; reads none."""
-    files, root = fsspec.core.url_to_fs(str(folder))
+    files, root = filesystem(folder)
     paths = {f"{root}/{shard.path}": shard.bytes for shard in shards}
     listed: dict[str, int] = {}
     for parent in {path.rpartition("/")[0] for path in paths}:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError), explained(None if is_local(files) else folder):
             listed |= {entry["name"]: entry["size"] for entry in files.ls(parent, detail=True)}
     for path, promised in paths.items():
         if (size := listed.get(path)) is None:

@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 
 from ..core.errors import ShardError
+from ..core.storage import explained, filesystem, is_local
 
 VERSION = 1
 """Version of the sample layout and of manifest.json."""
@@ -58,7 +59,7 @@ class Manifest:
 
 def save_manifest(folder: str | Path, manifest: Manifest) -> None:
     """Writes manifest.json under a temporary name and renames it."""
-    files, root = fsspec.core.url_to_fs(str(folder))
+    files, root = filesystem(folder)
     path = f"{root}/{MANIFEST}"
     files.pipe_file(f"{path}.part", (json.dumps(asdict(manifest), indent=1) + "\n").encode())
     files.mv(f"{path}.part", path)
@@ -68,9 +69,10 @@ def load_manifest(folder: str | Path) -> Manifest:
     """The manifest of a folder. Raises ShardError where it is missing, damaged or of another version."""
     from pydantic import TypeAdapter, ValidationError
 
-    files, root = fsspec.core.url_to_fs(str(folder))
+    files, root = filesystem(folder)
     try:
-        text = files.cat_file(f"{root}/{MANIFEST}")
+        with explained(folder):
+            text = files.cat_file(f"{root}/{MANIFEST}")
     except (FileNotFoundError, NotADirectoryError):
         raise ShardError(
             f"{folder}: no {MANIFEST} here; give a folder that `vetdino ingest` finished"
@@ -87,10 +89,15 @@ def load_manifest(folder: str | Path) -> Manifest:
     return manifest
 
 
-def open_shard(files: fsspec.AbstractFileSystem, path: str) -> Any:
-    """The file of a shard, open for reading. Raises ShardError where it is missing."""
+def open_shard(files: fsspec.AbstractFileSystem, path: str, *, cache: bool = True) -> Any:
+    """The file of a shard, open for reading; that of object storage through the cache of this machine, or without.
+
+    Raises ShardError where it is missing, StorageError.
+    """
+    from .shard_cache import ShardFile
+
     try:
-        return files.open(path, "rb")
+        return files.open(path, "rb") if is_local(files) else ShardFile(files.unstrip_protocol(path), cache)
     except FileNotFoundError:
         raise missing(path) from None
 

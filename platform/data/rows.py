@@ -141,7 +141,7 @@ def scan_shard(files: fsspec.AbstractFileSystem, root: str, shard: Shard) -> Sha
     path = f"{root}/{shard.path}"
     rows: list[dict[str, Any]] = []
     fault = ""
-    with open_shard(files, path) as opened:
+    with open_shard(files, path, cache=False) as opened:
         file = _HashedFile(opened)
         try:
             rows.extend(_rows(cast("IO[bytes]", file), path, shard))

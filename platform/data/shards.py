@@ -19,6 +19,7 @@ import fsspec
 import pyarrow as pa
 
 from ..core.errors import ShardError
+from ..core.storage import explanation_of, filesystem, is_local
 from .config import ShardConfig
 from .index_file import index_table
 from .manifest import Manifest, Shard, load_manifest, open_shard
@@ -49,7 +50,7 @@ class ShardWriter:
         self.config = config or ShardConfig()
         self.shards: list[Shard] = []
         self.rows: list[pa.Table] = []
-        self._files, self._root = fsspec.core.url_to_fs(str(folder))
+        self._files, self._root = filesystem(folder)
         self._open: _OpenShard | None = None
 
     def write(self, study: Study) -> None:
@@ -83,6 +84,8 @@ class ShardWriter:
         """The error for storage that refuses, after the open shard was removed."""
         self._abandon()
         reason = error.strerror or type(error).__name__
+        if not is_local(self._files) and (explanation := explanation_of(error)):
+            return ShardError(f"{self._files.unstrip_protocol(self._root)}: {explanation}")
         return ShardError(
             f"{self._root}: a shard of {self.split} cannot be written ({reason}); "
             "make room or choose another output folder, then run the same command again"
@@ -163,7 +166,7 @@ def read(folder: str | Path, split: str, *, on_error: OnError = "raise") -> Iter
     it and goes on with the next (where the tar itself is cut, with the next shard).
     """
     manifest = load_manifest(folder)
-    files, root = fsspec.core.url_to_fs(str(folder))
+    files, root = filesystem(folder)
     for shard, sums in _checksums(folder, manifest, split, on_error):
         path = f"{root}/{shard.path}"
         try:

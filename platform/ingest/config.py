@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from ..core.errors import ConfigError
+from ..core.location import Location
 from ..data.config import ShardConfig
 
 
@@ -61,10 +61,10 @@ class IngestConfig:
 
     name: str = "archive"
     """Name of the data in the manifest; it must not identify anybody."""
-    secret: Path | None = None
-    """File with the key of the pseudonyms; none: OUT.secret beside the output, made on first use. Keep it:
+    secret: Location | None = None
+    """File with the key of the pseudonyms; none: OUT.secret beside a local output, made on first use. Keep it:
     the same key gives the same pseudonyms and splits."""
-    labels: Path | None = None
+    labels: Location | None = None
     """CSV or Parquet with a `study` column (StudyInstanceUID, or the study of an image table) and a 0/1 column per
     finding. What is present in one of a study's rows is present in the study."""
     val: float = 0.1
@@ -86,6 +86,9 @@ class IngestConfig:
     table: TableConfig = field(default_factory=TableConfig)
 
     def __post_init__(self) -> None:
+        for name in ("secret", "labels"):  # paths in code, too
+            if (place := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Location(place))
         if min(self.val, self.test) < 0 or self.val + self.test >= 1:
             raise ConfigError(f"val {self.val} and test {self.test} must leave something for train")
         if self.min_views < 1:

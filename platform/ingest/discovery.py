@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..core.errors import ConfigError, DataError
+from ..core.location import Location
+from ..core.storage import explained, filesystem, localized
 from .config import IngestConfig
 from .tables import ImageRow, Labels, merged_labels, patient_study, read_images, read_labels, studies_restart
 
@@ -88,16 +90,29 @@ class ArchiveSource:
             yield from _entries_below(self.root, self.left_out)
 
 
-def discover(source: Path | str, out: Path, config: IngestConfig) -> ArchiveSource:
-    """The archive at `source`: a folder of DICOM files (a path, or a URL) or a table of pictures.
+def discover(source: Location, out: Path, config: IngestConfig) -> ArchiveSource:
+    """The archive at `source`: a folder of DICOM files or a table of pictures.
 
-    Raises DataError where there is nothing to read, a table is unreadable, or `out` lies inside the folder.
+    Raises DataError where there is nothing to read, a table is unreadable, or `out` lies inside the folder;
+    StorageError where a URL cannot be read.
     """
-    if is_url(source):
-        return _from_folder(str(source).rstrip("/"), config)
-    source = Path(source)
-    if source.is_file():
-        return _from_table(source, config)
+    if not source.is_local:
+        url = str(source)
+        files, root = filesystem(url)
+        with explained(url):
+            is_table = files.isfile(root)
+        return (
+            _from_table(localized(source), url.rpartition("/")[0], config)
+            if is_table
+            else _from_folder(url, config)
+        )
+    path = source.path
+    if path.is_file():
+        return _from_table(path, path.parent, config)
+    return _from_local_folder(path, out, config)
+
+
+def _from_local_folder(source: Path, out: Path, config: IngestConfig) -> ArchiveSource:
     if not source.is_dir():
         raise DataError(f"{source}: no such folder or table; give a DICOM folder or a .csv/.parquet table")
     if out.resolve().is_relative_to(source.resolve()):
@@ -105,16 +120,11 @@ def discover(source: Path | str, out: Path, config: IngestConfig) -> ArchiveSour
     return _from_folder(source, config)
 
 
-def is_url(source: Path | str) -> bool:
-    """Whether a source is a URL such as s3://bucket/archive."""
-    return "://" in str(source)
-
-
 def open_bytes(root: Path | str, task: DecodeTask) -> IO[bytes]:
     """The file of a task, open for reading and seeking. Raises OSError."""
     if isinstance(root, Path):
         return open(root / task.path, "rb")
-    files, folder = _url_to_fs(root)
+    files, folder = filesystem(root)
     return files.open(f"{folder}/{task.path}", "rb")
 
 
@@ -123,7 +133,7 @@ def state_of(root: Path | str, path: str) -> tuple[int, str]:
     try:
         if isinstance(root, Path):
             return _state(os.stat(root / path))
-        files, folder = _url_to_fs(root)
+        files, folder = filesystem(root)
         return _remote_state(files.info(f"{folder}/{path}"))
     except OSError:
         return -1, ""
@@ -153,27 +163,24 @@ def _remote_state(info: Mapping[str, Any]) -> tuple[int, str]:
     return int(info["size"] or 0), str(stamp)
 
 
-def _url_to_fs(url: str) -> tuple[Any, str]:
-    import fsspec
-
-    files, folder = fsspec.core.url_to_fs(url, use_listings_cache=False)
-    return files, folder.rstrip("/")
-
-
 def _from_folder(source: Path | str, config: IngestConfig) -> ArchiveSource:
     if config.table.labels and not config.labels:
         raise ConfigError(
             f"--table.labels {config.table.labels} names columns, but {source} is a folder; give a table with --labels"
         )
-    findings, labels = read_labels(config.labels, config.table) if config.labels else ((), {})
-    tables = [config.labels] if config.labels else []
-    archive = ArchiveSource(source, findings, labels, _tables_digest(tables), left_out=config.labels)
+    table = Path(config.labels) if config.labels else None
+    findings, labels = read_labels(table, config.table) if table else ((), {})
+    archive = ArchiveSource(
+        source, findings, labels, _tables_digest([table] if table else []), left_out=table
+    )
     if next(archive.entries(), None) is None:
         raise DataError(f"{source}: an empty folder; give a folder that holds DICOM files")
     return archive
 
 
-def _from_table(source: Path, config: IngestConfig) -> ArchiveSource:
+def _from_table(source: Path, root: Path | str, config: IngestConfig) -> ArchiveSource:
+    """root: the folder, or its URL, below which the table's pictures are."""
+    more_labels = Path(config.labels) if config.labels else None
     findings, rows = read_images(source, config.table)
     rows = tuple(sorted(rows, key=lambda row: (row.path, row.study)))
     restart = studies_restart([(row.patient, row.study) for row in rows if row.patient and row.study])
@@ -184,15 +191,15 @@ def _from_table(source: Path, config: IngestConfig) -> ArchiveSource:
             for row in rows
         )
     labels = merged_labels((row.study, row.labels) for row in rows if row.study)
-    if config.labels:
-        more, of_studies = read_labels(config.labels, replace(config.table, labels=""), by_patient=restart)
+    if more_labels:
+        more, of_studies = read_labels(more_labels, replace(config.table, labels=""), by_patient=restart)
         findings = tuple(dict.fromkeys((*findings, *more)))
         labels = merged_labels([*labels.items(), *of_studies.items()])
         studies = {row.study for row in rows if row.study}
         if studies.isdisjoint(of_studies):
-            raise DataError(no_labels_message(config.labels, len(studies)))
-    tables = [source, config.labels] if config.labels else [source]
-    return ArchiveSource(source.parent, findings, labels, _tables_digest(tables, TABLE_RULES), rows)
+            raise DataError(no_labels_message(more_labels, len(studies)))
+    tables = [source, more_labels] if more_labels else [source]
+    return ArchiveSource(root, findings, labels, _tables_digest(tables, TABLE_RULES), rows)
 
 
 def no_labels_message(table: Path, studies: int) -> str:
@@ -262,7 +269,7 @@ def _inode(status: os.stat_result) -> tuple[int, int]:
 def _entries_by_prefix(url: str) -> Iterator[ListedFile]:
     """Every object below a URL, one prefix after another."""
     try:
-        files, root = _url_to_fs(url)
+        files, root = filesystem(url)
         waiting = [iter(_listed(files, root, ""))]
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).partition("\n")[0] or type(error).__name__

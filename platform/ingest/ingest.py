@@ -30,13 +30,14 @@ import pyarrow as pa
 from ..core.config import digest, to_json
 from ..core.errors import DataError, ShardError
 from ..core.files import atomic_write
+from ..core.location import Location
 from ..core.progress import Progress
 from ..data.index_file import save_index
 from ..data.manifest import VERSION, Manifest, save_manifest
 from .assembly import CHANGES, QUARANTINE, counts_of, foreseen, judged, quarantine_table, refusal_of_archive
 from .config import IngestConfig
 from .cut import cut_ranges
-from .discovery import ArchiveSource, discover, is_url, no_labels_message
+from .discovery import ArchiveSource, discover, no_labels_message
 from .headers import HEADERS, Block, BlockTask, block_at, blocks_of, rows_of_archive, scan_block
 from .pseudonyms import load_secret, pseudonym
 from .ranges import RANGES, Job, RangeTask, finished_range, write_range
@@ -67,21 +68,21 @@ FILES = "files.parquet"
 log = logging.getLogger(__name__)
 
 
-def ingest(source: Path | str, out: Path, config: IngestConfig | None = None) -> Manifest:
+def ingest(source: Path | str | Location, out: Path, config: IngestConfig | None = None) -> Manifest:
     """Turns a folder of DICOM files, or a .csv/.parquet table of pictures, into a folder of shards.
 
     The same source, secret and settings give the same bytes, whoever works. Where `out` holds shards of the same
     settings and secret, only what is new in the source is decoded, and a new version of the manifest lists the old
     shards and new ones; where nothing is new it is returned as it is. After an error, what was decoded waits beside
-    `out` for the next run. source: a path, or the URL of a folder.
+    `out` for the next run. source: a path or a URL.
 
     Raises DataError where there is nothing to read, labels are of another archive, too much is refused, or `out` holds
     something else; ShardError where the disk refuses.
     """
     config = config or IngestConfig()
-    source, out = source if is_url(source) else Path(source), Path(out)
-    archive = discover(source, out, config)
-    secret_file = config.secret or out.with_name(out.name + ".secret")
+    out = Path(out)
+    archive = discover(Location(source), out, config)
+    secret_file = Path(config.secret) if config.secret else out.with_name(out.name + ".secret")
     _check_secret_file(out, secret_file)
     secret = load_secret(secret_file)
     made = Provenance(_config_digest(config, secret), pseudonym(secret, "fingerprint"), archive.digest)
@@ -182,7 +183,7 @@ class _Run:
         if refusal := refusal_of_archive(job.root, settled.counts, job.config):
             raise DataError(f"{refusal}; {write_tables(job, settled, {}, job.work / FILES)} lists them")
         if job.config.labels and not settled.counts["labelled_studies"]:
-            raise DataError(no_labels_message(job.config.labels, settled.counts["studies"]))
+            raise DataError(no_labels_message(Path(job.config.labels), settled.counts["studies"]))
         shards, places = arrange_shards(job, ranges, settled, self.before)
         manifest = Manifest(
             version=VERSION,
@@ -288,7 +289,7 @@ class _Run:
             while True:
                 cut = cut_ranges(job, blocks, revived, depends_on)
                 if job.config.labels and self.archive.rows is None and not cut.labelled:
-                    raise DataError(no_labels_message(job.config.labels, cut.studies))
+                    raise DataError(no_labels_message(Path(job.config.labels), cut.studies))
                 for _ in team.run(write_range, self._unfinished(cut.ranges, report), report):
                     pass
                 losers, orphans = find_duplicates(job, cut.ranges)

@@ -16,7 +16,7 @@ from .architecture import KERNEL, config_from_shapes, native_config, native_side
 from .backbone import Backbone, random_backbone, with_weights_digest
 from .card import CARD, WEIGHTS, Card
 from .config import BackboneConfig
-from .source import TIMM, BackboneSource, FileOptions, parse_source
+from .source import HUB_FILES, TIMM, BackboneSource, FileOptions, parse_source
 from .transfer import copy_weights, timm_state
 from .weights import (
     IMAGENET,
@@ -34,9 +34,8 @@ if TYPE_CHECKING:
 CLASSIFIER = "head.weight"
 """timm's name of the last layer of a network that was trained to classify."""
 
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 HUB_CONFIG = "config.json"
-"""Weights as timm's hub names them, and what it says of them in the same folder."""
+"""What timm's hub says of weights, in the same folder."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,6 +1,6 @@
 """What a person names as a backbone, taken apart: the kind of source, its place, and what is said of a weights file.
 
-PATH                    a backbone folder, or a weights file
+PATH or URL             a backbone folder, or a weights file
 PATH#heads=6,eps=1e-5   a weights file, and what its tensors do not tell
 timm:NAME random:NAME   a timm architecture with published or random weights
 """
@@ -15,7 +15,11 @@ from typing import Any, Literal
 
 from ..core.config import nearest
 from ..core.errors import CheckpointError, ConfigError
+from ..core.storage import localized
 from .card import CARD, WEIGHTS
+
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+"""Weights as timm's hub names them."""
 
 RANDOM, TIMM = "random:", "timm:"
 """Before a timm name: random weights, or the published ones."""
@@ -45,7 +49,7 @@ class BackboneSource:
 
     kind: Literal["random", "timm", "folder", "file"]
     place: str
-    """A timm name, or a path."""
+    """A timm name, or a local path."""
     sha256: str = ""
     """That of the weights at the path; "" where it is not checked."""
     options: FileOptions = field(default=FileOptions(), repr=False)
@@ -81,13 +85,14 @@ def split_source(source: str | Path) -> tuple[str, FileOptions]:
 
 
 def parse_source(source: str | Path) -> BackboneSource:
-    """Where the weights are that a person names. The weights file of a backbone folder is that folder.
+    """Where the weights are that a person names. The weights file of a backbone folder is that folder; what lies at a
+    URL is copied to this machine.
 
     >>> parse_source("timm:vit_small_patch16_224")
     BackboneSource(kind='timm', place='vit_small_patch16_224', sha256='')
 
     Raises ConfigError for a bare timm name, which does not say which weights, and for options of a name or a folder,
-    CheckpointError for a path without weights.
+    CheckpointError for a path without weights, StorageError.
     """
     place, options = split_source(source)
     for prefix in (RANDOM, TIMM):
@@ -98,19 +103,27 @@ def parse_source(source: str | Path) -> BackboneSource:
                 )
             _refuse_options(source, options, "a timm name")
             return BackboneSource("random" if prefix == RANDOM else "timm", place.removeprefix(prefix))
-    path = Path(place)
+    path = _local_copy(place) if "://" in place else Path(place)
     folder = path.parent if path.name == WEIGHTS and path.is_file() else path
     if (folder / CARD).is_file():
         _refuse_options(source, options, f"{folder / CARD}")
         return BackboneSource("folder", str(folder), options.sha256)
     if path.is_file():
-        return BackboneSource("file", place, options.sha256, options)
+        return BackboneSource("file", str(path), options.sha256, options)
     raise _no_backbone(source, place)
+
+
+def _local_copy(url: str) -> Path:
+    """The copy on this machine; that of weights which are described beside them comes with their whole folder."""
+    folder, _, name = url.rpartition("/")
+    return localized(folder) / name if name in (WEIGHTS, *HUB_FILES) else localized(url)
 
 
 def absolute_source(source: str) -> str:
     """The same source for a process with another working directory: a path is made absolute, its options stay."""
     place, _ = split_source(source)
+    if "://" in place:
+        return source
     return f"{Path(place).resolve()}{source[len(place) :]}" if Path(place).exists() else source
 
 

@@ -23,6 +23,8 @@ from ..core.device import DeviceChoice
 from ..core.errors import ConfigError, TrainingError, VetdinoError
 from ..core.extras import require_extra
 from ..core.files import atomic_write
+from ..core.location import Location
+from ..core.storage import filesystem, read_bytes, remove, write_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -75,17 +77,17 @@ def run_on_ray(
     function: WorkerFunction,
     argument: Any,
     config: WorkerConfig,
-    folder: Path,
+    folder: Path | Location,
     advice: Callable[[], str],
     on_stage: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Run a function on all workers, on a Ray that already runs (`RAY_ADDRESS`, or inside `ray job submit`), else on
     one that is started here and stopped afterwards.
 
-    folder: absolute, on storage that all workers share. advice: returns what a person shall do when workers were
-    lost. on_stage: called with what is waited for. Raises ConfigError where Ray is not installed or the workers need
-    GPUs that a Ray of this machine alone has not; TrainingError with the message of a worker's `VetdinoError`, where
-    Ray does not start, or where workers failed more often than `restarts` allows.
+    folder: absolute, on storage that all workers share, or a URL. advice: returns what a person shall do when workers
+    were lost. on_stage: called with what is waited for. Raises ConfigError where Ray is not installed or the workers
+    need GPUs that a Ray of this machine alone has not; TrainingError with the message of a worker's `VetdinoError`,
+    where Ray does not start, or where workers failed more often than `restarts` allows.
     """
     require_extra("ray", "training on workers")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
@@ -94,8 +96,8 @@ def run_on_ray(
     os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
-    failure = folder / FAILURE
-    failure.unlink(missing_ok=True)
+    failure = Location(folder) / FAILURE
+    remove(failure, [""])
     started_here = not ray.is_initialized()
     try:
         if started_here:
@@ -110,8 +112,8 @@ def run_on_ray(
     finally:
         if started_here:
             ray.shutdown()
-    if failure.exists():
-        raise TrainingError(failure.read_text())
+    if (message := read_bytes(failure)) is not None:
+        raise TrainingError(message.decode())
 
 
 @contextmanager
@@ -166,7 +168,9 @@ def start_ray() -> None:
         ) from error
 
 
-def _trainer(function: WorkerFunction, argument: Any, config: WorkerConfig, folder: Path) -> TorchTrainer:
+def _trainer(
+    function: WorkerFunction, argument: Any, config: WorkerConfig, folder: Path | Location
+) -> TorchTrainer:
     """Raises ConfigError where the workers need GPUs that a Ray of this machine alone has not."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -184,6 +188,7 @@ def _trainer(function: WorkerFunction, argument: Any, config: WorkerConfig, fold
     threads = config.threads or max(1, cores // config.workers)
     # More workers than cores share them; Ray would wait without end for whole cores.
     per_worker = {"CPU": min(threads, cores / config.workers), **({"GPU": 1} if cuda else {})}
+    files, place = _ray_storage(Location(folder) / "ray")
     # Ray takes (fewest, most) for elastic training, which its annotation leaves out.
     number = cast(int, (config.min_workers, config.workers) if config.min_workers else config.workers)
     return TorchTrainer(
@@ -199,10 +204,21 @@ def _trainer(function: WorkerFunction, argument: Any, config: WorkerConfig, fold
         torch_config=TorchConfig(backend="nccl" if cuda else "gloo"),
         run_config=RunConfig(
             name=f"launch_{time.time_ns()}",
-            storage_path=str(folder / "ray"),
+            storage_path=place,
+            storage_filesystem=files,
             failure_config=FailureConfig(max_failures=config.restarts),
         ),
     )
+
+
+def _ray_storage(location: Location) -> tuple[Any, str]:
+    """What Ray keeps its notes with, and where. Not Ray's own way to a URL, which knows other variables than ours."""
+    if location.is_local:
+        return None, str(location.path)
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    files, path = filesystem(location)
+    return PyFileSystem(FSSpecHandler(files)), path
 
 
 def _run_in_thread(fit: Callable[[], object]) -> None:
@@ -236,8 +252,8 @@ def _worker(job: Mapping[str, Any]) -> None:
     import torch
     from ray.train.torch import get_device
 
-    failure = job["folder"] / FAILURE
-    if failure.exists():
+    failure = Location(job["folder"]) / FAILURE
+    if read_bytes(failure) is not None:
         return  # Ray restarts the workers after any error; this one would only come again
     torch.set_num_threads(job["threads"])
     context = ray.train.get_context()
@@ -246,16 +262,16 @@ def _worker(job: Mapping[str, Any]) -> None:
         worker = WorkerContext(context.get_world_rank(), context.get_world_size(), device)
         job["function"](job["argument"], worker)
     except VetdinoError as error:
-        atomic_write(failure, str(error))
+        write_bytes(failure, str(error).encode())
         raise
 
 
 def _training_error(
-    error: Exception, config: WorkerConfig, failure: Path, advice: Callable[[], str]
+    error: Exception, config: WorkerConfig, failure: Location, advice: Callable[[], str]
 ) -> TrainingError:
     """The message that a worker left, else the last line of Ray's error and what to do."""
-    if failure.exists():
-        return TrainingError(failure.read_text())
+    if (message := read_bytes(failure)) is not None:
+        return TrainingError(message.decode())
     text = str(error).strip()
     reason = (text.splitlines() or [type(error).__name__])[-1]
     if "out of memory" in text.lower():  # Ray's last line is then a page of advice about Ray

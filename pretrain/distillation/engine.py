@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +133,14 @@ class Engine:
         folder: Path,
         extra_files: Mapping[str, Mapping[str, Tensor]] | None = None,
         then: Callable[[], object] | None = None,
+        collect: Callable[[Sequence[Path]], object] = wait_for_files,
+        send: Callable[[Path], object] = lambda path: None,
     ) -> None:
         """Begin to write student and optimizer into a folder, from a snapshot; all workers call this together.
 
         The first worker also writes `extra_files` (file name -> tensors), and calls `then` in the writing thread
-        once the files of all workers are in the folder. Raises as `wait` does if the checkpoint before failed.
+        once the files of all workers are in the folder: `collect` waits for those of the others, after each of them
+        has called `send` with its own. Raises as `wait` does if the checkpoint before failed.
         """
         files: dict[Path, Mapping[str, Tensor]] = {}
         if self.config.zero or self.rank == 0:
@@ -147,12 +150,15 @@ class Engine:
             files |= {folder / name: tensors for name, tensors in (extra_files or {}).items()}
         others = [worker_file(folder, rank) for rank in range(1, self.world if self.config.zero else 1)]
 
-        def all_written() -> None:
-            wait_for_files(others)
-            if then is not None:
-                then()
+        def written() -> None:
+            if self.rank == 0:
+                collect(others)
+                if then is not None:
+                    then()
+            elif self.config.zero:
+                send(worker_file(folder, self.rank))
 
-        self._writer.start(files, all_written if self.rank == 0 else None)
+        self._writer.start(files, written)
 
     def wait(self) -> None:
         """Wait until what `save` began is on the disk. Raises CheckpointError if it could not be written."""

@@ -17,6 +17,7 @@ from tyro.conf import Positional, arg
 from vetdino.infra import cli
 from vetdino.infra.reference import variants
 from vetdino.infra.settings import Setting, help_text, settings, table
+from vetdino.platform.core.config import argument_types
 
 VARIANTS = dict(variants())
 
@@ -114,7 +115,9 @@ def test_the_help_agrees_with_the_parser_of_every_command(title, monkeypatch):
     start = {} if isinstance(default, type) else {"default": default}
     cls = default if isinstance(default, type) else type(default)
     with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
-        tyro.cli(cls, args=["--help"], config=(tyro.conf.AvoidSubcommands,), **start)
+        tyro.cli(
+            cls, args=["--help"], config=(tyro.conf.AvoidSubcommands,), registry=argument_types(), **start
+        )
     parser, shown = printed.getvalue(), settings(default)
     for setting in shown:
         assert squeezed(setting.flag) in squeezed(parser)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,14 +159,21 @@ def changed(config: Any, path: str, value: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., None]]:
+    """See `launcher`."""
+    with launcher(tmp_path_factory.mktemp("launch") / "log.txt", {}) as launch:
+        yield launch
+
+
+@contextmanager
+def launcher(log: Path, more: Mapping[str, str]) -> Iterator[Callable[..., None]]:
     """Runs trainings one after another on so many freshly forked workers.
 
-    Each is (config, step after which it is stopped, or None[, steps whose loss becomes NaN]).
+    Each is (config, step after which it is stopped, or None[, steps whose loss becomes NaN]). machines: whether each
+    worker has a cache of its own. more: environment variables.
     """
-    log = tmp_path_factory.mktemp("launch") / "log.txt"
     command = [sys.executable, str(Path(__file__).parent / "launched.py")]
     # An address that MLflow refuses at once: the files are the record that these tests read.
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "nowhere://"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MLFLOW_TRACKING_URI": "nowhere://", **more}
     with (
         log.open("w") as errors,
         subprocess.Popen(
@@ -179,9 +187,9 @@ def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[...,
         ) as server,
     ):
 
-        def launch(trainings: Sequence[tuple[Any, ...]], workers: int) -> None:
+        def launch(trainings: Sequence[tuple[Any, ...]], workers: int, machines: bool = False) -> None:
             rows = [[to_json(config), stop, *(poison or [[]])] for config, stop, *poison in trainings]
-            order = {"trainings": rows, "workers": workers, "seconds": 600}
+            order = {"trainings": rows, "workers": workers, "seconds": 600, "machines": machines}
             server.stdin.write(json.dumps(order) + "\n")
             server.stdin.flush()
             reply = server.stdout.readline().strip()

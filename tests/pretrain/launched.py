@@ -28,6 +28,7 @@ from vetdino.pretrain.batches.seeds import derived_seed
 from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.distillation.deepspeed_adapter import prepare_deepspeed
 from vetdino.pretrain.distillation.distiller import Distiller
+from vetdino.pretrain.run_storage import run_folder
 
 
 class StoppedError(Exception):
@@ -39,9 +40,10 @@ def work(config: PretrainConfig, stop: int | None, poison: list[int], worker: Wo
 
     stop: step after which the training is stopped from outside. poison: steps whose loss becomes NaN.
     """
+    out = run_folder(config)
+    out.mkdir(parents=True, exist_ok=True)
     if worker.rank == 0:
-        config.out.mkdir(parents=True, exist_ok=True)
-        (config.out / "config.json").write_text(to_json(config))
+        (out / "config.json").write_text(to_json(config))
     seen: list[tuple[str, ...]] = []
     crop_loader = build.crop_loader
 
@@ -67,15 +69,17 @@ def work(config: PretrainConfig, stop: int | None, poison: list[int], worker: Wo
     except StoppedError:
         pass
     except VetdinoError as error:
-        (config.out / "failure.txt").write_text(f"{type(error).__name__}: {error}")
+        (out / "failure.txt").write_text(f"{type(error).__name__}: {error}")
     finally:
         build.crop_loader, Distiller.losses = crop_loader, losses
-    (config.out / f"rank{worker.rank}.json").write_text(json.dumps(seen))
+    (out / f"rank{worker.rank}.json").write_text(json.dumps(seen))
 
 
 def run_worker(order: dict[str, Any], rank: int, store: str) -> None:
     """One forked worker: joins the process group and trains one training after another."""
     world = order["workers"]
+    if order.get("machines"):  # each worker as on a machine of its own
+        os.environ["VETDINO_CACHE"] += f"/machine{rank}"
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     dist.init_process_group("gloo", store=dist.FileStore(store, world), rank=rank, world_size=world)
     worker = WorkerContext(rank, world, torch.device("cpu"))

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from ....downstream.fewshot.audits.config import CcaConfig
 from ....platform.core.config import subconfig
+from ....platform.core.location import Location
 from ..arguments import VOLUMES, BackboneOrPixels, Command, RecordFolder
 from .sources import volumes_for
 
@@ -20,7 +21,7 @@ class CcaAudit(CcaConfig, Command):
     basic: ClassVar = ("out", "shots", "organs", "folds", "scans", "per_organ", "seed")
     volumes: VOLUMES
     backbone: BackboneOrPixels
-    out: RecordFolder = Path("runs/fewshot-cca-audit")
+    out: RecordFolder = Location("runs/fewshot-cca-audit")
 
     def run(self) -> Path:
         from ....downstream.fewshot.audits.components import cca_audit
@@ -28,7 +29,10 @@ class CcaAudit(CcaConfig, Command):
         from ....downstream.fewshot.sources import load_source
 
         config = subconfig(CcaConfig, self)
-        volumes, backbone = volumes_for(self.out, self.volumes), load_source(self.backbone, self.device)
+        volumes, backbone = (
+            volumes_for(self.out.path, self.volumes.path),
+            load_source(self.backbone, self.device),
+        )
         audit = cca_audit(volumes, backbone, config)
-        record(cca_record(audit, backbone_label(backbone), config), volumes, backbone, config, self.out)
-        return self.out
+        record(cca_record(audit, backbone_label(backbone), config), volumes, backbone, config, self.out.path)
+        return self.out.path

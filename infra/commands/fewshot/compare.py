@@ -11,6 +11,7 @@ from tyro.conf import arg
 from ....downstream.fewshot.config import FewshotConfig
 from ....platform.core.config import subconfig
 from ....platform.core.errors import ConfigError
+from ....platform.core.location import Location
 from ..arguments import SOURCE, VOLUMES, Command, RecordFolder
 from .evaluate import BASIC
 from .sources import volumes_for
@@ -26,9 +27,9 @@ class FewshotCompare(FewshotConfig, Command):
         tuple[str, ...],
         arg(help=f"{SOURCE}, or `pixels` (no network); the first is compared with the others."),
     ]
-    trained: tuple[Path, ...] = ()
+    trained: tuple[Location, ...] = ()
     """Folders that `vetdino fewshot train` wrote for these backbones and scans: rows of their own."""
-    out: RecordFolder = Path("runs/fewshot-compare")
+    out: RecordFolder = Location("runs/fewshot-compare")
 
     def run(self) -> Path:
         if len({*self.backbones, *self.trained}) < 2:
@@ -36,7 +37,13 @@ class FewshotCompare(FewshotConfig, Command):
         from ....downstream.fewshot.experiments import compare
         from ....downstream.fewshot.sources import load_sources
 
-        volumes = volumes_for(self.out, self.volumes)
+        volumes = volumes_for(self.out.path, self.volumes.path)
         config = subconfig(FewshotConfig, self)
-        compare(volumes, load_sources(self.backbones, self.device), config, self.out, self.trained)
-        return self.out
+        compare(
+            volumes,
+            load_sources(self.backbones, self.device),
+            config,
+            self.out.path,
+            [folder.path for folder in self.trained],
+        )
+        return self.out.path

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from ....downstream.fewshot.config import FewshotEvaluateConfig
 from ....platform.core.config import subconfig
+from ....platform.core.location import Location
 from ..arguments import VOLUMES, BackboneOrPixels, Command, RecordFolder
 from .sources import one_encoder, volumes_for
 
@@ -30,14 +31,17 @@ class FewshotEvaluate(FewshotEvaluateConfig, Command):
     basic: ClassVar = (*BASIC, "trained", "adapt.steps")
     volumes: VOLUMES
     backbone: BackboneOrPixels
-    trained: Path | None = None
+    trained: Location | None = None
     """Folder that `vetdino fewshot train` wrote for this backbone and these scans: its encoders come first."""
-    out: RecordFolder = Path("runs/fewshot-evaluate")
+    out: RecordFolder = Location("runs/fewshot-evaluate")
 
     def run(self) -> Path:
         from ....downstream.fewshot.experiments import evaluate
 
-        volumes, encoders = volumes_for(self.out, self.volumes), one_encoder(self.backbone, self.device)
-        trained = [self.trained] if self.trained else []
-        evaluate(volumes, encoders, subconfig(FewshotEvaluateConfig, self), self.out, trained)
-        return self.out
+        volumes, encoders = (
+            volumes_for(self.out.path, self.volumes.path),
+            one_encoder(self.backbone, self.device),
+        )
+        trained = [self.trained.path] if self.trained else []
+        evaluate(volumes, encoders, subconfig(FewshotEvaluateConfig, self), self.out.path, trained)
+        return self.out.path

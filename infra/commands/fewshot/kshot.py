@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from ....downstream.fewshot.config import KshotConfig
 from ....platform.core.config import subconfig
+from ....platform.core.location import Location
 from ..arguments import VOLUMES, BackboneOrPixels, Command, RecordFolder
 from .evaluate import BASIC
 from .sources import one_encoder, volumes_for
@@ -20,11 +21,14 @@ class Kshot(KshotConfig, Command):
     basic: ClassVar = BASIC
     volumes: VOLUMES
     backbone: BackboneOrPixels
-    out: RecordFolder = Path("runs/fewshot-kshot")
+    out: RecordFolder = Location("runs/fewshot-kshot")
 
     def run(self) -> Path:
         from ....downstream.fewshot.experiments import kshot
 
-        volumes, encoders = volumes_for(self.out, self.volumes), one_encoder(self.backbone, self.device)
-        kshot(volumes, encoders, subconfig(KshotConfig, self), self.out)
-        return self.out
+        volumes, encoders = (
+            volumes_for(self.out.path, self.volumes.path),
+            one_encoder(self.backbone, self.device),
+        )
+        kshot(volumes, encoders, subconfig(KshotConfig, self), self.out.path)
+        return self.out.path

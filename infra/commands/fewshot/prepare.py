@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from ....downstream.volumes.config import PrepareConfig
 from ....platform.core.config import subconfig
+from ....platform.core.location import Location
 from ..arguments import Command
 
 
@@ -18,12 +19,12 @@ class Prepare(PrepareConfig, Command):
     """Turn scans and their label maps (NIfTI, DICOM, pictures) into slices, with checks and overlay sheets."""
 
     basic: ClassVar = ("modality", "plane", "side", "classes", "stack_spacing", "stack_axes", "min_slices")
-    source: Annotated[Positional[Path], arg(metavar="SRC")]
+    source: Annotated[Positional[Location], arg(metavar="SRC")]
     """Folder of scans and labels, or a table (CSV) of image, label, name, modality, spacing, axes."""
-    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    out: Annotated[Positional[Location], arg(metavar="OUT")]
     """Folder for volumes/, overlays/, volumes.json and report.csv."""
 
     def run(self) -> Path:
         from ....downstream.volumes.prepare import prepare
 
-        return prepare(self.source, self.out, subconfig(PrepareConfig, self))
+        return prepare(self.source.path, self.out.path, subconfig(PrepareConfig, self))

@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from ....downstream.fewshot.config import FewshotSegmentConfig
 from ....platform.core.config import subconfig
 from ....platform.core.errors import ConfigError
+from ....platform.core.location import Location
 from ..arguments import BackboneOrPixels, Command
 
 
@@ -19,14 +20,14 @@ class FewshotSegment(FewshotSegmentConfig, Command):
     """Segment in new scans what a mask shows in a support scan; the masks have the new scans' own grids."""
 
     basic: ClassVar = ("components", "prepare.modality", "prepare.classes", "adapt.steps", "slices.layers")
-    scans: Annotated[Positional[tuple[Path, ...]], arg(metavar="SCAN…")]
+    scans: Annotated[Positional[tuple[Location, ...]], arg(metavar="SCAN…")]
     """New scans: NIfTI files, folders of DICOM slices or of pictures."""
-    support: Path
+    support: Location
     """The labelled scan."""
-    mask: Path
+    mask: Location
     """Its label map, with any number of classes."""
     backbone: BackboneOrPixels
-    out: Path
+    out: Location
     """Folder for masks/ (NIfTI), overlays/ and metrics.json."""
 
     def run(self) -> Path:
@@ -39,6 +40,11 @@ class FewshotSegment(FewshotSegmentConfig, Command):
 
         config = subconfig(FewshotSegmentConfig, self)
         segment(
-            self.scans, self.support, self.mask, load_source(self.backbone, self.device), self.out, config
+            [scan.path for scan in self.scans],
+            self.support.path,
+            self.mask.path,
+            load_source(self.backbone, self.device),
+            self.out.path,
+            config,
         )
-        return self.out
+        return self.out.path

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from ....downstream.fewshot.learn.config import TrainConfig
 from ....platform.core.config import subconfig
+from ....platform.core.location import Location
 from ..arguments import VOLUMES, BackboneSetting, Command
 from .sources import network
 
@@ -20,7 +21,7 @@ class Train(TrainConfig, Command):
     basic: ClassVar = ("out", "steps", "setting", "groups", "folds", "lr", "learn.rank", "device", "seed")
     volumes: VOLUMES
     backbone: BackboneSetting
-    out: Path = Path("runs/fewshot-train")
+    out: Location = Location("runs/fewshot-train")
     """Folder for the encoders and their record."""
 
     def run(self) -> Path:
@@ -28,4 +29,4 @@ class Train(TrainConfig, Command):
         from ....downstream.volumes.volume import load_volumes
 
         backbone = network(self.backbone, "fewshot train", self.device)
-        return train(load_volumes(self.volumes), backbone, subconfig(TrainConfig, self), self.out)
+        return train(load_volumes(self.volumes.path), backbone, subconfig(TrainConfig, self), self.out.path)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from ....downstream.fewshot.audits.config import TttConfig
 from ....platform.core.config import subconfig
+from ....platform.core.location import Location
 from ..arguments import VOLUMES, BackboneSetting, Command, RecordFolder
 from .sources import network, volumes_for
 
@@ -22,9 +23,9 @@ class TttAudit(TttConfig, Command):
     )
     volumes: VOLUMES
     backbone: BackboneSetting
-    trained: Path | None = None
+    trained: Location | None = None
     """Folder that `vetdino fewshot train` wrote: its encoders are audited, each in its fold."""
-    out: RecordFolder = Path("runs/fewshot-ttt-audit")
+    out: RecordFolder = Location("runs/fewshot-ttt-audit")
 
     def run(self) -> Path:
         from ....downstream.fewshot.audits.adaptation import ttt_audit
@@ -36,7 +37,7 @@ class TttAudit(TttConfig, Command):
         config = subconfig(TttConfig, self)
         device = resolve_device(config.device)
         volumes, backbone = (
-            volumes_for(self.out, self.volumes),
+            volumes_for(self.out.path, self.volumes.path),
             network(self.backbone, "ttt-audit", self.device),
         )
         if self.trained is None:
@@ -44,8 +45,8 @@ class TttAudit(TttConfig, Command):
             audit = ttt_audit(volumes, lambda _: fresh, config)
         else:
             encoders = load_trained_encoders(
-                self.trained, backbone, config.slices, volumes=volumes, folds=config.folds, device=device
+                self.trained.path, backbone, config.slices, volumes=volumes, folds=config.folds, device=device
             )
             audit = ttt_audit(volumes, lambda lesson: encoders[lesson.fold, lesson.organ], config)
-        record(ttt_record(audit, backbone_label(backbone), config), volumes, backbone, config, self.out)
-        return self.out
+        record(ttt_record(audit, backbone_label(backbone), config), volumes, backbone, config, self.out.path)
+        return self.out.path

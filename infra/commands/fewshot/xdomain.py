@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from ....downstream.fewshot.config import XdomainConfig
 from ....platform.core.config import subconfig
+from ....platform.core.location import Location
 from ..arguments import BackboneOrPixels, Command, RecordFolder
 from .evaluate import BASIC
 from .sources import one_encoder, volumes_for
@@ -20,23 +21,23 @@ class Xdomain(XdomainConfig, Command):
     """Measure every pair of folders, one as support and one as query; classes are matched by name."""
 
     basic: ClassVar = (*BASIC, "trained")
-    volumes: Annotated[Positional[tuple[Path, ...]], arg(metavar="VOLUMES VOLUMES…")]
+    volumes: Annotated[Positional[tuple[Location, ...]], arg(metavar="VOLUMES VOLUMES…")]
     """Two or more folders that `vetdino fewshot prepare` wrote."""
     backbone: BackboneOrPixels
-    trained: tuple[Path, ...] = ()
+    trained: tuple[Location, ...] = ()
     """Folders that `vetdino fewshot train` wrote for this backbone: each is used where the folder that it was
     trained on is the support."""
-    out: RecordFolder = Path("runs/fewshot-xdomain")
+    out: RecordFolder = Location("runs/fewshot-xdomain")
 
     def run(self) -> Path:
         from ....downstream.fewshot.xdomain import xdomain
 
-        folders = [volumes_for(self.out, folder) for folder in self.volumes]
+        folders = [volumes_for(self.out.path, folder.path) for folder in self.volumes]
         xdomain(
             folders,
             one_encoder(self.backbone, self.device),
             subconfig(XdomainConfig, self),
-            self.out,
-            self.trained,
+            self.out.path,
+            [folder.path for folder in self.trained],
         )
-        return self.out
+        return self.out.path

@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from ....platform.core.config import subconfig
 from ....platform.core.device import DeviceConfig
+from ....platform.core.location import Location
 from ....serving.gallery.config import IndexConfig
 from ..arguments import BUNDLE, SOURCE, Command
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ....serving.gallery.manifest import GalleryManifest
 
 FEATURES = Annotated[
-    Positional[Path],
+    Positional[Location],
     arg(metavar="FEATURES", help="Feature table that `vetdino embed` wrote, or its folder."),
 ]
 
@@ -28,19 +29,22 @@ class IndexBuild(IndexConfig, Command):
 
     basic: ClassVar = ("index",)
     features: FEATURES
-    out: Annotated[Positional[Path], arg(metavar="OUT")]
+    out: Annotated[Positional[Location], arg(metavar="OUT")]
     """Folder of the gallery."""
 
     def run(self) -> Path:
         from ....serving.gallery.build import TableSource, build
 
-        return _printed(build(TableSource(self.features), self.out, subconfig(IndexConfig, self)), self.out)
+        return _printed(
+            build(TableSource(self.features.path), self.out.path, subconfig(IndexConfig, self)), self.out.path
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexAdd(Command):
     """Add the rows of a feature table to a gallery; they are searched exactly until it is compacted."""
 
+    written: ClassVar = ("bundle",)
     bundle: BUNDLE
     features: FEATURES
 
@@ -48,12 +52,10 @@ class IndexAdd(Command):
         from ....serving.gallery.build import TableSource
         from ....serving.gallery.changes import TAIL_UP_TO, add
 
-        manifest = add(self.bundle, TableSource(self.features))
+        manifest = add(self.bundle.path, TableSource(self.features.path))
         if manifest.tail > TAIL_UP_TO:
-            print(
-                f"{manifest.tail:,} rows are compared one by one; `vetdino index compact {self.bundle}` indexes them"
-            )
-        return _printed(manifest, self.bundle)
+            print(f"{manifest.tail:,} rows are compared one by one; `vetdino index compact` indexes them")
+        return _printed(manifest, self.bundle.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +63,7 @@ class IndexDelete(Command):
     """Delete studies or patients from a gallery: no search finds them; compacting removes their vectors, too."""
 
     basic: ClassVar = ("keys", "patients")
+    written: ClassVar = ("bundle",)
     bundle: BUNDLE
     keys: tuple[str, ...] = ()
     """Keys of studies, as the shards and the feature table have them."""
@@ -70,19 +73,20 @@ class IndexDelete(Command):
     def run(self) -> Path:
         from ....serving.gallery.changes import delete
 
-        return _printed(delete(self.bundle, self.keys, self.patients), self.bundle)
+        return _printed(delete(self.bundle.path, self.keys, self.patients), self.bundle.path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexCompact(Command):
     """Build a gallery anew from its rows: additions are indexed, what was deleted leaves the disk."""
 
+    written: ClassVar = ("bundle",)
     bundle: BUNDLE
 
     def run(self) -> Path:
         from ....serving.gallery.changes import compact
 
-        return _printed(compact(self.bundle), self.bundle)
+        return _printed(compact(self.bundle.path), self.bundle.path)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +101,12 @@ class IndexVerify(DeviceConfig, Command):
         from ....serving.gallery.changes import verify
         from ....serving.gallery.gallery import Gallery
 
-        manifest = verify(self.bundle)
+        manifest = verify(self.bundle.path)
         if self.backbone:
             from ....platform.models.loading import load
 
-            Gallery.open(self.bundle, load(self.backbone, self.device)).close()
-        return _printed(manifest, self.bundle)
+            Gallery.open(self.bundle.path, load(self.backbone, self.device)).close()
+        return _printed(manifest, self.bundle.path)
 
 
 def _printed(manifest: GalleryManifest, bundle: Path) -> Path:

@@ -17,6 +17,7 @@ from ....downstream.ultrasound.config import (
     ScatterConfig,
 )
 from ....platform.core.config import subconfig
+from ....platform.core.location import Location
 from ..arguments import BackboneSetting, Command, RecordFolder
 
 BASIC = ("out", "facet", "block", "attention_block", "stride", "cosegment.heads", "cosegment.tau", "seed")
@@ -28,7 +29,7 @@ class Experiment(Command):
 
     name: ClassVar[str]
     config_class: ClassVar[type]
-    domains: Annotated[Positional[Path], arg(metavar="DOMAINS")]
+    domains: Annotated[Positional[Location], arg(metavar="DOMAINS")]
     """Folder of domains, each with images/ and masks/ of the same names; one such domain; or a table (CSV) of
     domain, folder, subject, device, body_part."""
     backbone: BackboneSetting
@@ -44,12 +45,12 @@ class Experiment(Command):
         from ....downstream.ultrasound.record import record
         from ....platform.models.loading import load
 
-        check_ours(self.out)
+        check_ours(self.out.path)
         config: Any = subconfig(self.config_class, self)
-        domains, backbone = read_domains(self.domains), load(self.backbone, config.device)
+        domains, backbone = read_domains(self.domains.path), load(self.backbone, config.device)
         result = self.experiment()(domains, backbone, config)
-        record(self.name, result, domains, backbone, config, self.out)
-        return self.out
+        record(self.name, result, domains, backbone, config, self.out.path)
+        return self.out.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ class Assess(AssessConfig, Experiment):
 
     name, config_class = "assess", AssessConfig
     basic: ClassVar = (*BASIC, "buddies")
-    out: RecordFolder = Path("runs/zeroshot-assess")
+    out: RecordFolder = Location("runs/zeroshot-assess")
 
     def experiment(self) -> Callable[..., Any]:
         from ....downstream.ultrasound.experiments.assess import assess
@@ -72,7 +73,7 @@ class Scatter(ScatterConfig, Experiment):
 
     name, config_class = "scatter", ScatterConfig
     basic: ClassVar = (*BASIC, "images")
-    out: RecordFolder = Path("runs/zeroshot-scatter")
+    out: RecordFolder = Location("runs/zeroshot-scatter")
 
     def experiment(self) -> Callable[..., Any]:
         from ....downstream.ultrasound.experiments.scatter import scatter
@@ -86,7 +87,7 @@ class SameDomain(SameDomainConfig, Experiment):
 
     name, config_class = "same-domain", SameDomainConfig
     basic: ClassVar = (*BASIC, "sizes")
-    out: RecordFolder = Path("runs/zeroshot-same-domain")
+    out: RecordFolder = Location("runs/zeroshot-same-domain")
 
     def experiment(self) -> Callable[..., Any]:
         from ....downstream.ultrasound.experiments.same_domain import same_domain
@@ -100,7 +101,7 @@ class CrossDomain(CrossDomainConfig, Experiment):
 
     name, config_class = "cross-domain", CrossDomainConfig
     basic: ClassVar = (*BASIC, "images")
-    out: RecordFolder = Path("runs/zeroshot-cross-domain")
+    out: RecordFolder = Location("runs/zeroshot-cross-domain")
 
     def experiment(self) -> Callable[..., Any]:
         from ....downstream.ultrasound.experiments.cross_domain import cross_domain
@@ -114,7 +115,7 @@ class Noise(NoiseConfig, Experiment):
 
     name, config_class = "noise", NoiseConfig
     basic: ClassVar = (*BASIC, "images", "levels", "space")
-    out: RecordFolder = Path("runs/zeroshot-noise")
+    out: RecordFolder = Location("runs/zeroshot-noise")
 
     def experiment(self) -> Callable[..., Any]:
         from ....downstream.ultrasound.experiments.noise import noise

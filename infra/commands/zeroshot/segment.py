@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 from ....downstream.ultrasound.config import ZeroshotSegmentConfig
 from ....platform.core.config import subconfig
 from ....platform.core.errors import ConfigError
+from ....platform.core.location import Location
 from ..arguments import BackboneSetting, Command
 from .experiments import BASIC
 
@@ -20,10 +21,10 @@ class ZeroshotSegment(ZeroshotSegmentConfig, Command):
     """Write a mask and an overlay for each frame; frames given together are segmented together."""
 
     basic: ClassVar = ("method", *BASIC[1:])
-    images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGES…")]
+    images: Annotated[Positional[tuple[Location, ...]], arg(metavar="IMAGES…")]
     """Images, or folders of them."""
     backbone: BackboneSetting
-    out: Path
+    out: Location
     """Folder for masks/, overlays/ and metrics.json."""
 
     def run(self) -> Path:
@@ -31,5 +32,10 @@ class ZeroshotSegment(ZeroshotSegmentConfig, Command):
             raise ConfigError("no image given: vetdino zeroshot segment IMAGES… --backbone B --out DIR")
         from ....downstream.ultrasound.experiments.segment import segment
 
-        segment(self.images, self.backbone, self.out, subconfig(ZeroshotSegmentConfig, self))
-        return self.out
+        segment(
+            [place.path for place in self.images],
+            self.backbone,
+            self.out.path,
+            subconfig(ZeroshotSegmentConfig, self),
+        )
+        return self.out.path

@@ -17,6 +17,7 @@ import vetdino
 from vetdino.platform.core import locks
 from vetdino.platform.core.errors import LockError
 from vetdino.platform.core.locks import INSIDE, LockOwner, file_lock, folder_lock
+from vetdino.platform.core.storage import listing, write_bytes
 
 ROOT = Path(vetdino.__file__).parent
 
@@ -297,3 +298,48 @@ def test_a_lock_is_waited_for_and_given_up_in_the_end(tmp_path):
         with file_lock(path, "create", wait_s=20):
             pass
         holder.communicate()
+
+
+# URLs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_lock_of_a_url_lies_beside_it_and_goes_with_the_block(s3):
+    out = f"{s3.bucket}/locks/run"
+    with folder_lock(out, "vetdino first"):
+        assert list(listing(f"{s3.bucket}/locks")) == [".run.lock"]
+        with pytest.raises(LockError, match=r"vetdino first \(process"), folder_lock(out, "vetdino second"):
+            pass
+    assert listing(f"{s3.bucket}/locks") == {}
+    with folder_lock(s3.bucket, "vetdino third"):
+        assert ".vetdino.lock" in listing(s3.bucket)
+    assert ".vetdino.lock" not in listing(s3.bucket)
+
+
+@pytest.mark.slow
+def test_the_lock_of_a_url_is_created_whole_or_not_at_all(s3, monkeypatch):
+    """Even where nobody saw the other's: the server refuses the second."""
+    out = f"{s3.bucket}/locks/same"
+    with folder_lock(out, "vetdino first"):
+        monkeypatch.setattr(locks, "_url_owner", lambda lock: (None, False))
+        with pytest.raises(LockError, match="does not say whose it is"), folder_lock(out, "vetdino second"):
+            pass
+
+
+@pytest.mark.slow
+def test_the_lock_of_an_ended_process_is_taken_over_and_that_of_another_machine_is_not(s3):
+    out = f"{s3.bucket}/locks/ended"
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    ended = replace(locks._this_process("vetdino old", "1"), pid=process.pid, started="1")
+    write_bytes(f"{s3.bucket}/locks/.ended.lock", json.dumps(asdict(ended)).encode())
+    with folder_lock(out, "vetdino new"):
+        pass
+    elsewhere = replace(ended, machine="another")
+    write_bytes(f"{s3.bucket}/locks/.ended.lock", json.dumps(asdict(elsewhere)).encode())
+    error = r"another machine or container.*remove s3://.*/\.ended\.lock"
+    with pytest.raises(LockError, match=error), folder_lock(out, "vetdino new"):
+        pass
+    write_bytes(f"{s3.bucket}/locks/.ended.lock", b"{")
+    with pytest.raises(LockError, match="does not say whose it is"), folder_lock(out, "vetdino new"):
+        pass

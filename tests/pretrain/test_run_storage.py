@@ -1,0 +1,224 @@
+"""Trainings whose shards and folder lie on object storage: what is there when, and how they go on elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from vetdino.platform.core.errors import CheckpointError, ConfigError, StorageError
+from vetdino.platform.core.location import Location
+from vetdino.platform.core.storage import listing, localized, read_bytes, remove, upload
+from vetdino.platform.models.loading import load
+from vetdino.platform.training import checkpoint
+from vetdino.pretrain.config import PretrainConfig
+from vetdino.pretrain.job import pretrain
+from vetdino.pretrain.run_storage import RunStorage, run_folder
+from vetdino.pretrain.start import starting_point
+
+from .conftest import launcher
+from .test_job import ended, of_session, start
+
+PLAN = {"steps": 12, "checkpoint_every": 3, "log_every": 1}
+
+RECORD = ("metrics.jsonl", "status.json", "config.json", "params.json")
+
+
+@pytest.fixture(scope="module")
+def bucket(s3, shards) -> str:
+    """A folder of the bucket with the shards of the tiny trainings."""
+    place = f"{s3.bucket}/pretrain"
+    files = {path.relative_to(shards).as_posix(): path for path in shards.rglob("*") if path.is_file()}
+    upload(f"{place}/shards", files)
+    return place
+
+
+@pytest.fixture(scope="module")
+def at_urls(bucket, tiny) -> Callable[..., PretrainConfig]:
+    """A tiny training with its shards and its folder in the bucket."""
+
+    def config(name: str, **top: object) -> PretrainConfig:
+        places = {"shards": Location(f"{bucket}/shards"), "out": Location(f"{bucket}/runs/{name}")}
+        return replace(tiny(Path("nowhere"), {"probe.every": 0}, **PLAN), **(places | top))
+
+    return config
+
+
+@pytest.fixture(scope="module")
+def launch(s3, tmp_path_factory) -> Iterator[Callable[..., None]]:
+    """See `launcher`; the workers have the environment of the object storage."""
+    with launcher(tmp_path_factory.mktemp("launch") / "log.txt", {}) as launch:
+        yield launch
+
+
+@pytest.fixture(scope="module")
+def local(launch, tiny, tmp_path_factory) -> Path:
+    """The same training on local folders."""
+    config = tiny(tmp_path_factory.mktemp("local") / "run", {"probe.every": 0}, **PLAN)
+    launch([(config, None)], 1)
+    return Path(config.out)
+
+
+def losses(text: str) -> list[dict[str, float]]:
+    """The records of a metrics.jsonl by step, the last of each, without what the clock says."""
+    steps: dict[int, dict[str, float]] = {}
+    for line in map(json.loads, text.splitlines()):
+        steps[line["step"]] = {k: v for k, v in line.items() if k not in ("time", "speed/studies_per_second")}
+    return [steps[step] for step in sorted(steps)]
+
+
+def there(config: PretrainConfig, name: str) -> str:
+    """A file of the training's folder at its URL."""
+    content = read_bytes(config.out / name)
+    assert content is not None, f"{name} is not among {sorted(listing(config.out))}"
+    return content.decode()
+
+
+def sealed_steps(config: PretrainConfig) -> list[int]:
+    names = listing(config.out / "checkpoints")
+    return sorted(int(name[5:13]) for name in names if name.endswith("/seal.json"))
+
+
+def forget(config: PretrainConfig) -> None:
+    """This machine's disk is lost."""
+    shutil.rmtree(os.environ["VETDINO_CACHE"])
+    assert not run_folder(config).exists()
+
+
+def test_a_local_training_has_its_own_folder_and_nothing_is_brought_in_line(tmp_path, tiny):
+    config = tiny(tmp_path / "run")
+    storage = RunStorage(config)
+    assert run_folder(config) == tmp_path / "run"
+    storage.pull()
+    storage.push_record()
+    storage.push_checkpoints()
+    storage.discard()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_stopped_and_resumed_on_an_empty_disk_a_training_has_the_records_and_weights_of_a_local_one(
+    launch, at_urls, local
+):
+    config = at_urls("resumed")
+    launch([(config, 7)], 1)
+    assert sealed_steps(config) == [3, 6]
+    forget(config)
+    launch([(replace(config, resume=True), None)], 1)
+    assert sealed_steps(config) == [9, 12]
+    assert losses(there(config, "metrics.jsonl")) == losses((local / "metrics.jsonl").read_text())
+    ours, theirs = (
+        load_file(folder / "backbone" / "backbone.safetensors") for folder in (localized(config.out), local)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    assert set(RECORD) <= set(listing(config.out))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [0, 2])
+def test_two_machines_put_a_checkpoint_together_and_each_can_be_lost(launch, at_urls, zero):
+    base = at_urls(f"machines-{zero}")
+    config = replace(base, optim=replace(base.optim, zero=zero), workers=2)
+    launch([(config, 7)], 2, machines=True)
+    parts = [name for name in listing(config.out / "checkpoints/step_00000006") if "worker" in name]
+    assert len(parts) == (2 if zero else 1)
+    second = Path(os.environ["VETDINO_CACHE"]) / "machine1"
+    assert len(list(second.rglob(".draft_*"))) == (1 if zero else 0)
+    shutil.rmtree(second)
+    launch([(replace(config, resume=True), None)], 2, machines=True)
+    assert sealed_steps(config) == [9, 12]
+    together = at_urls(f"together-{zero}", optim=config.optim, workers=2)
+    launch([(together, None)], 2)
+    assert losses(there(config, "metrics.jsonl")) == losses(there(together, "metrics.jsonl"))
+
+
+@pytest.mark.slow
+def test_a_killed_job_goes_on_from_what_it_uploaded_and_its_lock_is_taken_over(
+    at_urls, launch, local, bucket
+):
+    """`vetdino pretrain` on Ray, killed with SIGKILL; the training itself goes on without Ray on an empty disk."""
+    config = at_urls("killed", loaders=1)
+    process = start(config)
+    end = time.monotonic() + 400
+    while len(sealed_steps(config)) < 2 and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.1)
+    for pid in of_session(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    _, out, err = ended(process)
+    assert len(sealed_steps(config)) >= 2, err[-3000:]
+    assert "no MLflow run: a URL has no database beside it" not in out
+    lock = Location(f"{bucket}/runs/.killed.lock")
+    assert json.loads(read_bytes(lock) or b"{}")["action"] == "vetdino pretrain"
+    forget(config)
+    with pytest.raises(ConfigError, match="holds a training already; add --resume"):
+        pretrain(config)
+    assert read_bytes(lock) is None
+    launch([(replace(config, resume=True, loaders=0), None)], 1)
+    assert losses(there(config, "metrics.jsonl")) == losses((local / "metrics.jsonl").read_text())
+
+
+@pytest.mark.slow
+def test_a_checkpoint_whose_upload_failed_is_uploaded_by_the_next_start_and_a_stale_one_is_forgotten(
+    launch, at_urls
+):
+    config = at_urls("unsent")
+    launch([(config, 7)], 1)
+    # As if the upload of step 6 had never been made, and this machine did not know of any.
+    remove(config.out / "checkpoints/step_00000006", ["seal.json"])
+    record = run_folder(config).parent / "equal.json"
+    known = json.loads(record.read_text())
+    record.write_text(
+        json.dumps({name: state for name, state in known.items() if "step_00000006" not in name})
+    )
+    storage = RunStorage(config)
+    storage.recover()
+    assert sealed_steps(config) == [3, 6]
+    # Removed at the URL by somebody, it goes here, too.
+    remove(config.out / "checkpoints/step_00000006", ["seal.json"])
+    storage.recover()
+    assert [path.name for path in (run_folder(config) / "checkpoints").glob("step_*")] == ["step_00000003"]
+    assert sealed_steps(config) == [3]
+
+
+@pytest.mark.slow
+def test_a_backbone_and_a_start_are_loaded_from_the_url_of_a_training(launch, at_urls):
+    config = at_urls("first", steps=3)
+    launch([(config, None)], 1)
+    backbone = load(f"{config.out}/backbone")
+    assert backbone.width == 32
+    assert load(f"{config.out}/backbone/backbone.safetensors").card == backbone.card
+    for source in (f"{config.out}", f"{config.out}/checkpoints/step_00000003"):
+        point = starting_point(replace(config, start=source))
+        assert point.has_heads
+    assert not starting_point(replace(config, start=f"{config.out}/backbone")).has_heads
+    with pytest.raises(StorageError, match="nothing is there"):
+        load(f"{config.out}/elsewhere")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_is_damaged_at_the_url_is_passed_over(launch, at_urls):
+    config = at_urls("damaged")
+    launch([(config, 7)], 1)
+    place = config.out / "checkpoints/step_00000006/teacher.safetensors"
+    content = bytearray(read_bytes(place) or b"")
+    content[-1] ^= 1
+    target = Path(os.environ["VETDINO_CACHE"]) / "damaged"
+    target.write_bytes(content)
+    upload(place, {"": target})
+    forget(config)
+    RunStorage(config).recover()
+    with pytest.raises(CheckpointError, match="differs from its seal"):
+        checkpoint.verify(run_folder(config) / "checkpoints" / "step_00000006")
+    with pytest.warns(RuntimeWarning, match="using the one before it"):
+        newest = checkpoint.newest(run_folder(config) / "checkpoints")
+    assert newest is not None
+    assert checkpoint.step_of(newest) == 3
