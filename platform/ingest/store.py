@@ -18,11 +18,11 @@ from ..core.files import atomic_path
 BATCH_ROWS = 1024
 """Rows that are read at once from a file of rows."""
 
-RUN_ROWS = 1 << 15
+RUN_ROWS = 1 << 14
 """Rows that are sorted in memory."""
 
-RUN_BATCH = 128
-"""Rows of each sorted run that a merge holds: 3,000 runs are 100 million rows."""
+RUN_BATCH = 64
+"""Rows of each sorted run that a merge holds: 6,000 runs are 100 million rows, 120 MB of them in memory."""
 
 NEW, KNOWN, GONE = 0, 1, 2
 """States of a row: its file is to be decoded; what became of it is known; it was in the archive once."""
