@@ -149,17 +149,25 @@ def read(folder: str | Path, split: str, *, on_error: OnError = "raise") -> Iter
     it and goes on with the next (where the tar itself is cut, with the next shard).
     """
     manifest = load_manifest(folder)
-    files, root = fsspec.core.url_to_fs(str(folder))
     for shard in manifest.of(split):
-        path = f"{root}/{shard.path}"
         try:
-            sums = load_sums(files, path)
-            with open_shard(files, path) as file:
-                yield from _studies(file, path, shard.studies, sums, on_error)
+            yield from read_shard(folder, shard, on_error=on_error)
         except ShardError as error:
             if on_error == "raise":
                 raise
             log.warning("%s; going on with the next shard", error)
+
+
+def read_shard(folder: str | Path, shard: Shard, *, on_error: OnError = "raise") -> Iterator[Study]:
+    """The studies of one shard in the order they were written, views undecoded.
+
+    Raises ShardError where the tar itself is damaged, whatever `on_error`.
+    """
+    files, root = fsspec.core.url_to_fs(str(folder))
+    path = f"{root}/{shard.path}"
+    sums = load_sums(files, path)
+    with open_shard(files, path) as file:
+        yield from _studies(file, path, shard.studies, sums, on_error)
 
 
 def _studies(

@@ -131,6 +131,8 @@ def save_features(features: Features, path: Path | str) -> Path:
     """
     path = Path(path)
     path = path if path.suffix == ".parquet" else path / FILE
+    if (path.parent / INDEX).exists():
+        raise FeaturesError(f"{path.parent}: holds what `vetdino embed` wrote; give another folder")
     check_features(features, str(path))
     with atomic_path(path) as temporary:
         write_table(features, temporary, {"manifest": features.manifest, **_probes_card(features.probes)})
