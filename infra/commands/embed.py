@@ -40,8 +40,8 @@ class Embed(DeviceConfig, Command):
     batch: int = 64
     """Views in one pass through the backbone."""
     workers: int = 0
-    """Ray actors, each with a GPU where there are any. 0: on a Ray that runs, or beside several GPUs, one for each GPU or
-    four cores; else this process embeds alone, without Ray."""
+    """Ray actors, each with a GPU where there are any. 0: on a Ray that runs, or beside several GPUs, one for each GPU
+    or four cores; else this process embeds alone, without Ray."""
 
     def run(self) -> Path:
         from ...platform.core.progress import Progress

@@ -1,8 +1,9 @@
-"""Shards embedded by the actors of a Ray: Ray Data deals them out one at a time, each actor writes their parts itself."""
+"""Shards embedded by Ray actors: Ray Data deals them out one at a time, and each actor writes its parts itself."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,8 @@ def embed_on_ray(
     Raises what an actor did, as `embed_shards`; the parts that are written stay.
     """
     require_extra("ray", "embedding on a cluster")
+    # Ray Data's own way of starting actors makes Ray's core print a page of advice.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with ray_connection(on_stage):
         import ray
         from ray.data import DataContext

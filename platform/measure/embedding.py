@@ -118,9 +118,9 @@ def embed_shards(
 ) -> None:
     """Write the parts of these shards. advance: called with the number of studies after each batch.
 
-    Batches do not cross shards; away from the CPU, where the number of images chooses the kernels, the last one is filled
-    up. Raises ShardError for damaged shards, FeaturesError for vectors that are not finite (the study is named) and for
-    a disk that is full.
+    Batches do not cross shards; away from the CPU, where the number of images chooses the kernels, the last one is
+    filled up. Raises ShardError for damaged shards, FeaturesError for vectors that are not finite (the study is named)
+    and for a disk that is full.
     """
     groups = (
         (shard, group)

@@ -1,4 +1,4 @@
-"""A table of feature vectors with what is known of their studies, and its files: one Parquet file, or a folder of parts.
+"""A table of feature vectors with what is known of their studies, in one Parquet file or in a folder of parts.
 
 N rows, D dimensions, F findings.
 """
@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -257,16 +257,18 @@ class FeatureTable:
         """The whole table, checked. Raises FeaturesError where it is damaged or its vectors find no room."""
         columns: dict[str, list[Any]] = {name: [] for name in TEXTS}
         labels: list[np.ndarray] = []
-        store = _VectorStore((self.rows, *self.head.vectors.shape[1:]), self.head.vectors.dtype, self.path)
-        for batch in self._batches(GROUP):
-            part = self._converted(batch)
-            store.append(part.vectors)
-            labels.append(part.labels)
-            for name in TEXTS:
-                if name in batch.schema.names:
-                    columns[name].append(batch.column(name))
-        if store.rows != self.rows:
-            raise self._damaged()
+        shape = (self.rows, *self.head.vectors.shape[1:])
+        with _VectorStore(shape, self.head.vectors.dtype, self.path) as store:
+            for batch in self._batches(GROUP):
+                part = self._converted(batch)
+                store.append(part.vectors)
+                labels.append(part.labels)
+                for name in TEXTS:
+                    if name in batch.schema.names:
+                        columns[name].append(batch.column(name))
+            if store.rows != self.rows:
+                raise self._damaged()
+            vectors = store.vectors()
         texts = {name: self._column(chunks) for name, chunks in columns.items()}
         features = replace(
             self.head,
@@ -274,7 +276,7 @@ class FeatureTable:
             patients=texts["patient"],
             splits=texts["split"],
             views=texts["view"],
-            vectors=store.vectors(),
+            vectors=vectors,
             labels=np.concatenate([self.head.labels, *labels]),
             projections=texts["projections"] if columns["projections"] else (),
         )
@@ -366,8 +368,19 @@ class _VectorStore:
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, path: Path) -> None:
         self.shape, self.dtype, self.path, self.rows = shape, dtype, path, 0
         self.bytes = int(np.prod(shape)) * dtype.itemsize
-        self._array = np.empty(shape, dtype) if self.bytes <= IN_MEMORY else None
-        self._file = None if self._array is not None else tempfile.TemporaryFile(prefix="vetdino-features-")
+        self._array: np.ndarray | None = None
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> _VectorStore:
+        if self.bytes <= IN_MEMORY:
+            self._array = np.empty(self.shape, self.dtype)
+        else:
+            self._file = tempfile.TemporaryFile(prefix="vetdino-features-")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def append(self, vectors: np.ndarray) -> None:
         """Rows that come next; those beyond the promised number are counted alone."""
@@ -389,8 +402,7 @@ class _VectorStore:
             assert self._array is not None
             return self._array
         self._file.flush()
-        with self._file:
-            return np.memmap(self._file, self.dtype, "r", shape=self.shape)
+        return np.memmap(self._file, self.dtype, "r", shape=self.shape)
 
 
 def _from_arrow(table: Any, card: Mapping[str, Any]) -> Features:
