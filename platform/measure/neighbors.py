@@ -118,31 +118,29 @@ def search_on_cpu(bank: UnitRows, queries_MD: np.ndarray, count: int) -> tuple[n
 def search_on_device(
     bank: UnitRows, queries_MD: np.ndarray, count: int, device: torch.device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A `Search` by PyTorch on a device: products in float32, a block of the bank and of the queries at a time."""
+    """A `Search` by PyTorch on a device, a block of the bank and of the queries at a time.
+
+    Products are float32, as PyTorch has them unless TF32 was switched on: its ten bits would not tell neighbors apart.
+    """
     import torch
 
-    exact = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # ten bits would not tell neighbors apart
-    try:
-        queries = torch.from_numpy(queries_MD).to(device)
-        best: tuple[torch.Tensor, torch.Tensor] | None = None
-        for start, block_BD in bank.blocks():
-            bank_DB = torch.from_numpy(block_BD).to(device).T
-            parts = [
-                (part_QD @ bank_DB).topk(min(count, len(block_BD)), dim=1)
-                for part_QD in queries.split(max(1, ON_DEVICE // len(block_BD)))
-            ]
-            rough_MJ = torch.cat([part.values for part in parts])
-            rows_MJ = torch.cat([part.indices for part in parts]) + start
-            if best is not None:
-                merged_MJ = torch.cat([best[0], rough_MJ], dim=1)
-                rough_MJ, place_MJ = merged_MJ.topk(min(count, merged_MJ.shape[1]), dim=1)
-                rows_MJ = torch.cat([best[1], rows_MJ], dim=1).gather(1, place_MJ)
-            best = rough_MJ, rows_MJ
-        assert best is not None  # the bank is not empty
-        return best[0].cpu().numpy(), best[1].cpu().numpy()
-    finally:
-        torch.set_float32_matmul_precision(exact)
+    queries = torch.from_numpy(queries_MD).to(device)
+    best: tuple[torch.Tensor, torch.Tensor] | None = None
+    for start, block_BD in bank.blocks():
+        bank_DB = torch.from_numpy(block_BD).to(device).T
+        parts = [
+            (part_QD @ bank_DB).topk(min(count, len(block_BD)), dim=1)
+            for part_QD in queries.split(max(1, ON_DEVICE // len(block_BD)))
+        ]
+        rough_MJ = torch.cat([part.values for part in parts])
+        rows_MJ = torch.cat([part.indices for part in parts]) + start
+        if best is not None:
+            merged_MJ = torch.cat([best[0], rough_MJ], dim=1)
+            rough_MJ, place_MJ = merged_MJ.topk(min(count, merged_MJ.shape[1]), dim=1)
+            rows_MJ = torch.cat([best[1], rows_MJ], dim=1).gather(1, place_MJ)
+        best = rough_MJ, rows_MJ
+    assert best is not None  # the bank is not empty
+    return best[0].cpu().numpy(), best[1].cpu().numpy()
 
 
 def _settled(
