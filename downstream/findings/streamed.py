@@ -103,9 +103,10 @@ class Targets:
         return self.weight_nK.sum(axis=0, dtype=np.float64)
 
     def curvatures(self) -> np.ndarray:
-        """(K,) mean of p (1 - p), where p is the share of each class."""
+        """(K,) mean of p (1 - p), where p is the share of each class; exclusive classes have one in common."""
         share_K = (self.class_nK * self.weight_nK).sum(axis=0, dtype=np.float64) / self.totals()
-        return np.maximum(share_K * (1 - share_K), 1e-6)
+        curvature_K = np.maximum(share_K * (1 - share_K), 1e-6)
+        return np.full_like(curvature_K, curvature_K.mean()) if self.exclusive else curvature_K
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,6 +132,8 @@ def fit_streamed(
 
     def to_weights(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         solution = flat.reshape(len(total_K), -1)
+        if targets.exclusive:  # what all classes have in common changes no probability, and the penalty forbids it
+            solution = solution - solution.mean(axis=0)
         return (solution[:, :-1] / bend_KD) @ scaling.axes_DD.T, solution[:, -1] / bend_K1[:, 0]
 
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
@@ -139,7 +142,8 @@ def fit_streamed(
         value_K = loss_K / total_K + 0.5 * penalty_K * (weight_KD**2).sum(axis=1)
         slope_KD = slope_KD / total_K[:, None] + penalty_K[:, None] * weight_KD
         bent_KD = (slope_KD @ scaling.axes_DD) / bend_KD
-        return float(value_K.sum()), np.hstack([bent_KD, (slope_K / total_K)[:, None] / bend_K1]).ravel()
+        bent = np.hstack([bent_KD, (slope_K / total_K)[:, None] / bend_K1])
+        return float(value_K.sum()), (bent - bent.mean(axis=0) if targets.exclusive else bent).ravel()
 
     first = np.zeros((len(total_K), len(scaling.mean_D) + 1))
     if start is not None:
