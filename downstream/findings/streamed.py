@@ -132,7 +132,9 @@ def fit_streamed(
 
     def to_weights(flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         solution = flat.reshape(len(total_K), -1)
-        if targets.exclusive:  # what all classes have in common changes no probability, and the penalty forbids it
+        if (
+            targets.exclusive
+        ):  # what all classes have in common changes no probability, and the penalty forbids it
             solution = solution - solution.mean(axis=0)
         return (solution[:, :-1] / bend_KD) @ scaling.axes_DD.T, solution[:, -1] / bend_K1[:, 0]
 

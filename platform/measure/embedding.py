@@ -14,13 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..core.errors import FeaturesError
+from ..core.errors import FeaturesError, ShardError
 from ..core.files import atomic_write, explain_os_error
 from ..data.manifest import Manifest, Shard
 from ..data.shards import read_shard
@@ -127,14 +126,25 @@ def embed_shards(
         for shard in shards
         for group in batched(view_places(read_shard(job.shards, shard)), job.batch)
     )
+    done: list[ViewBatch[Shard]] = []
+    vectors: list[np.ndarray] = []
     with closing(prefetched(groups, backbone.side, job.threads)) as ready:
-        for shard, batches in groupby(ready, key=lambda batch: batch.tag):
-            done, vectors = [], []
-            for batch in batches:
-                vectors.append(_vectors(job, backbone, batch))
-                done.append(replace(batch, images=batch.images[:0]))
-                advance(batch.finished)
-            _write_part(job, shard, done, np.concatenate(vectors))
+        for batch in ready:
+            vectors.append(_vectors(job, backbone, batch))
+            done.append(replace(batch, images=batch.images[:0]))
+            # Not when the next shard begins: that one may be damaged.
+            if sum(map(len, done)) == batch.tag.views:
+                _write_part(job, batch.tag, done, np.concatenate(vectors))
+                done, vectors = [], []
+            elif done[0].tag != batch.tag:
+                raise _other_views(done[0].tag)
+            advance(batch.finished)
+    if done:
+        raise _other_views(done[0].tag)
+
+
+def _other_views(shard: Shard) -> ShardError:
+    return ShardError(f"{shard.path}: not the {shard.views} views that the manifest promises; ingest again")
 
 
 def finish_table(job: EmbedJob, backbone: Backbone) -> None:
