@@ -28,7 +28,7 @@ from ...platform.measure.predictions import Predictions
 from ...platform.measure.texts import text_count
 from .config import LinearConfig
 from .protocol import TaskSplits, check_exclusive, patient_folds, single_class_findings, task_splits
-from .streamed import Rows, StreamedFit, Targets, fit_streamed
+from .streamed import LabelColumns, RowBlocks, StreamedFit, fit_streamed
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
@@ -225,7 +225,7 @@ def _streamed_path(
     train: Features, rows: np.ndarray, cs: list[float], config: LinearConfig, device: DeviceChoice
 ) -> Iterator[_LinearFit]:
     """The path of the exact solver within `streamed.TOLERANCE`, from blocks of rows."""
-    chosen = Rows(train.vectors, rows, resolve_device(device))
+    chosen = RowBlocks(train.vectors, rows, resolve_device(device))
     scaling = chosen.scaling()
     labels = replace(train.rows(rows), vectors=np.empty((len(rows), 0), np.float32))
     targets = list(_exclusive_target(labels) if config.exclusive else _binary_targets(labels))
@@ -251,7 +251,7 @@ def _streamed_path(
         )
 
 
-def _joint_targets(targets: list[_Target], rows: int, config: LinearConfig) -> Targets:
+def _joint_targets(targets: list[_Target], rows: int, config: LinearConfig) -> LabelColumns:
     """All regressions as one problem: a column for each finding, or one for each exclusive class (two share one)."""
     classes = [max(2, len(target.columns)) for target in targets]
     widths = [1 if count == 2 else count for count in classes]
@@ -266,7 +266,7 @@ def _joint_targets(targets: list[_Target], rows: int, config: LinearConfig) -> T
         class_nK[target.rows, here] = one_hot
         weight_nK[target.rows, here] = factors[target.class_N][:, None]
         first += width
-    return Targets(class_nK, weight_nK, exclusive=max(widths) > 1)
+    return LabelColumns(class_nK, weight_nK, exclusive=max(widths) > 1)
 
 
 def _exact_path(train: Features, cs: list[float], config: LinearConfig) -> Iterator[_LinearFit]:

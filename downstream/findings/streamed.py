@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 16_384
-"""Rows in memory as float32 at a time."""
+"""RowBlocks in memory as float32 at a time."""
 
 TOLERANCE = 1e-5
 """Largest slope at which the solver stops, in the coordinates that it works in."""
@@ -44,7 +44,7 @@ class Scaling:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Rows:
+class RowBlocks:
     """Chosen rows of a table of vectors, read as blocks on a device.
 
     vectors_ND: of any float type, may be mapped from a file. rows_n: int64, rising.
@@ -88,7 +88,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Targets:
+class LabelColumns:
     """What is learned. class_nK: (n, K) float32, 1 or 0. weight_nK: (n, K) float32, 0 where the class is unknown.
 
     exclusive: one softmax over the K outputs instead of a sigmoid for each; the weights of a row are then all equal.
@@ -119,7 +119,12 @@ class StreamedFit:
 
 
 def fit_streamed(
-    rows: Rows, scaling: Scaling, targets: Targets, c: float, steps: int, start: StreamedFit | None = None
+    rows: RowBlocks,
+    scaling: Scaling,
+    targets: LabelColumns,
+    c: float,
+    steps: int,
+    start: StreamedFit | None = None,
 ) -> StreamedFit:
     """The regressions at one penalty. start: the solution at another, to begin with."""
     from scipy.optimize import minimize
@@ -158,7 +163,7 @@ def fit_streamed(
 
 
 def _pass(
-    rows: Rows, scaling: Scaling, targets: Targets, weight_KD: np.ndarray, bias_K: np.ndarray
+    rows: RowBlocks, scaling: Scaling, targets: LabelColumns, weight_KD: np.ndarray, bias_K: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sums over all rows: loss (K,), its slope by weights (K, D) and by biases (K,), float64."""
     import torch

@@ -261,6 +261,7 @@ class FeatureTable:
         with _VectorStore(shape, self.head.vectors.dtype, self.path) as store:
             for batch in self._batches(GROUP):
                 part = self._converted(batch)
+                check_values(part, str(self.path))
                 store.append(part.vectors)
                 labels.append(part.labels)
                 for name in TEXTS:
@@ -287,7 +288,7 @@ class FeatureTable:
         """The table in parts of at most `rows` rows, each checked. Raises FeaturesError where one is damaged."""
         for batch in self._batches(rows):
             features = self._converted(batch)
-            _check_repeats(features, str(self.path))
+            check_features(features, str(self.path))
             yield features
 
     def _batches(self, rows: int) -> Iterator[Any]:
@@ -308,15 +309,13 @@ class FeatureTable:
                 raise self._damaged(path)
 
     def _converted(self, batch: Any) -> Features:
-        """A batch as checked features. Raises FeaturesError."""
+        """A batch as features. Raises FeaturesError where it is none."""
         import pyarrow as pa
 
         try:
-            features = _from_arrow(pa.Table.from_batches([batch]), self._card)
+            return _from_arrow(pa.Table.from_batches([batch]), self._card)
         except (pa.ArrowException, KeyError, ValueError, AttributeError):
             raise self._damaged() from None
-        check_values(features, str(self.path))
-        return features
 
     def _column(self, chunks: list[Any]) -> Column:
         import pyarrow as pa

@@ -13,7 +13,7 @@ from vetdino.downstream.findings import linear as module
 from vetdino.downstream.findings import streamed
 from vetdino.downstream.findings.config import LinearConfig
 from vetdino.downstream.findings.linear import linear
-from vetdino.downstream.findings.streamed import Rows
+from vetdino.downstream.findings.streamed import RowBlocks
 from vetdino.platform.measure.metrics import auroc
 
 
@@ -106,7 +106,7 @@ def test_rows_come_in_blocks_that_together_are_those_chosen(monkeypatch):
     monkeypatch.setattr(streamed, "BLOCK", 3)
     vectors = np.arange(20, dtype=np.float16).reshape(10, 2)
     rows = np.array([0, 1, 2, 5, 7, 8, 9])
-    blocks = list(Rows(vectors, rows, torch.device("cpu")).blocks())
+    blocks = list(RowBlocks(vectors, rows, torch.device("cpu")).blocks())
     assert [place.stop - place.start for place, _ in blocks] == [3, 3, 1]
     assert torch.cat([block for _, block in blocks]).tolist() == vectors[rows].tolist()
 

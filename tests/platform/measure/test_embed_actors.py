@@ -16,8 +16,9 @@ from vetdino.platform.measure.embedding import finish_table, missing_parts
 from vetdino.platform.models.backbone import random_backbone, random_like
 from vetdino.platform.models.config import BackboneConfig
 
-
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:ray")  # Ray Data warns of its own settings
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning:ray"
+)  # Ray Data warns of its own settings
 
 
 @pytest.mark.parametrize(

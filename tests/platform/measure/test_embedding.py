@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from errno import ENOSPC
 from io import FileIO
@@ -27,6 +32,10 @@ from vetdino.platform.measure.extraction import extract
 from vetdino.platform.measure.features import FeatureTable, load_features, save_features
 from vetdino.platform.models.backbone import random_backbone, random_like
 from vetdino.platform.models.config import BackboneConfig
+from vetdino.platform.models.loading import load
+from vetdino.platform.models.saving import save_backbone
+
+ROOT = Path(__file__).parents[3]
 
 
 def shards(folder, counts, order=1, bytes_each=20_000):
@@ -383,3 +392,58 @@ def test_a_temporary_folder_that_is_full_is_named(whole, monkeypatch):
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: FileIO("/dev/full", "wb"))
     with pytest.raises(FeaturesError, match=r"do not fit: .*the disk is full; .*set TMPDIR"):
         load_features(whole)
+
+
+def command(backbone_folder, shards, out):
+    """`vetdino embed` in a session of its own."""
+    words = ["embed", str(backbone_folder), str(shards), str(out), "--batch", "1", "--device", "cpu"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "vetdino", *words], cwd=ROOT, start_new_session=True, stderr=subprocess.PIPE
+    )
+
+
+def wait_for_parts(process, out, count):
+    while len(list(out.glob("*.parquet"))) < count:
+        assert process.poll() is None, process.stderr.read().decode()
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Twenty shards."""
+    folder = shards(tmp_path_factory.mktemp("many"), {"train": 50, "test": 10}, bytes_each=16_000)
+    assert len(load_manifest(folder).shards) >= 15
+    return folder
+
+
+@pytest.mark.slow
+def test_killed_at_30_and_at_70_percent_and_finished_the_table_has_the_same_bytes(many, tmp_path):
+    large = BackboneConfig(name="vit_tiny_patch16_224", side=96, patch=8, width=96, depth=6, heads=3)
+    save_backbone(tmp_path / "backbone", random_backbone(large, seed=0))
+    parts, out = len(load_manifest(many).shards), tmp_path / "killed"
+    for share in (0.3, 0.7):
+        with command(tmp_path / "backbone", many, out) as process:
+            wait_for_parts(process, out, int(share * parts))
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        assert int(share * parts) <= len(list(out.glob("*.parquet"))) < parts
+        assert not (out / "_features.json").exists()
+    with command(tmp_path / "backbone", many, out) as process:
+        _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert b"parts are there already" in said
+    assert contents(out) == contents(embedded(many, tmp_path / "whole", load(tmp_path / "backbone"), batch=1))
+
+
+@pytest.mark.slow
+def test_sigterm_keeps_the_parts_and_says_how_to_go_on(many, tmp_path):
+    large = BackboneConfig(name="vit_tiny_patch16_224", side=96, patch=8, width=96, depth=6, heads=3)
+    save_backbone(tmp_path / "backbone", random_backbone(large, seed=0))
+    with command(tmp_path / "backbone", many, tmp_path / "out") as process:
+        wait_for_parts(process, tmp_path / "out", 3)
+        process.terminate()
+        _, said = process.communicate()
+    assert process.returncode == 143
+    assert said.decode().splitlines()[-1] == "vetdino: stopped; run the same command again to continue"
+    assert len(list((tmp_path / "out").glob("*.parquet"))) >= 3
+    assert [path.name for path in (tmp_path / "out").glob(".*")] == []
