@@ -255,6 +255,8 @@ class FeatureTable:
 
     def read(self) -> Features:
         """The whole table, checked. Raises FeaturesError where it is damaged or its vectors find no room."""
+        import pyarrow as pa
+
         columns: dict[str, list[Any]] = {name: [] for name in TEXTS}
         labels: list[np.ndarray] = []
         shape = (self.rows, *self.head.vectors.shape[1:])
@@ -270,6 +272,7 @@ class FeatureTable:
             if store.rows != self.rows:
                 raise self._damaged()
             vectors = store.vectors()
+        pa.default_memory_pool().release_unused()
         texts = {name: self._column(chunks) for name, chunks in columns.items()}
         features = replace(
             self.head,
@@ -405,7 +408,7 @@ class _VectorStore:
 
 
 def _from_arrow(table: Any, card: Mapping[str, Any]) -> Features:
-    texts = {name: tuple(table[name].to_pylist()) for name in TEXTS if name in table.column_names}
+    texts = {name: Texts.from_arrow(table[name]) for name in TEXTS if name in table.column_names}
     labels = [table[f"label:{finding}"].to_numpy() for finding in card["findings"]]
     return Features(
         keys=texts["key"],

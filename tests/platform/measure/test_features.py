@@ -164,7 +164,7 @@ def test_a_table_is_read_in_parts_that_together_are_the_whole(tmp_path):
     np.testing.assert_array_equal(np.concatenate([one.vectors for one in parts]), features.vectors)
     np.testing.assert_array_equal(np.concatenate([one.labels for one in parts]), features.labels)
     assert sum((tuple(one.keys) for one in parts), ()) == features.keys
-    assert sum((one.projections for one in parts), ()) == features.projections
+    assert sum((tuple(one.projections) for one in parts), ()) == features.projections
 
 
 def test_a_large_table_is_stored_in_groups(tmp_path, monkeypatch):
