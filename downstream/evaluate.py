@@ -49,11 +49,11 @@ class EvaluationJob:
 
 def _knn(source: Source, job: EvaluationJob, fraction: float) -> Predictions:
     config = job.config
-    return knn(source.features(level=config.knn.level), config.knn, fraction, config.seed)
+    return knn(source.features(level=config.knn.level), config.knn, fraction, config.seed, config.device)
 
 
 def _linear(source: Source, job: EvaluationJob, fraction: float) -> Predictions:
-    return linear(source, job.config.linear, fraction, job.config.seed)
+    return linear(source, job.config.linear, fraction, job.config.seed, job.config.device)
 
 
 def _finetune(source: Source, job: EvaluationJob, _: float) -> Predictions:

@@ -66,7 +66,7 @@ COMMANDS = {
         "run the same command with --resume to continue",
     ),
     "replay": Entry("replay:Replay", "RUN", "run a step with a non-finite loss again"),
-    "embed": Entry("embed:Embed", "BACKBONE SHARDS OUT", "backbone, shards -> features (Parquet)"),
+    "embed": Entry("embed:Embed", "BACKBONE SHARDS OUT", "backbone, shards -> features (Parquet)", CONTINUE),
     "index build": Entry("index.commands:IndexBuild", "FEATURES OUT", "features -> a gallery"),
     "index add": Entry("index.commands:IndexAdd", "BUNDLE FEATURES", "more rows for a gallery"),
     "index delete": Entry("index.commands:IndexDelete", "BUNDLE", "studies or patients taken out"),

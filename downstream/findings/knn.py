@@ -14,32 +14,43 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...platform.core.device import DeviceChoice
 from ...platform.core.errors import FeaturesError
+from ...platform.core.seeds import stable_hash
 from ...platform.measure.features import Features
 from ...platform.measure.metrics import auroc, macro
 from ...platform.measure.neighbors import nearest, vote
 from ...platform.measure.predictions import Predictions
+from ...platform.measure.texts import common_count, group_starts, text_codes, text_count
 from .config import KnnConfig
 from .protocol import task_splits
 
 BLOCK = 4_000_000
 """Most neighbor labels in memory at a time; 32 MB in float64."""
 
+CHOOSING = 20_000
+"""Rows of the bank that k is chosen with, at most; each is compared with all of the bank."""
+
 
 def knn(
-    features: Features, config: KnnConfig | None = None, fraction: float = 1.0, seed: int = 0
+    features: Features,
+    config: KnnConfig | None = None,
+    fraction: float = 1.0,
+    seed: int = 0,
+    device: DeviceChoice = "auto",
 ) -> Predictions:
     """Scores of the test split by neighbors in the training split, one row for each study.
 
     features: by study or by view. fraction: of the train patients, drawn by seed; below 1, k is chosen on them, too.
+    device: where neighbors are searched for; it does not change them.
     Findings that cannot be measured are named in `left_out`. Raises FeaturesError as `task_splits` does.
     """
     config = config or KnnConfig()
     splits = task_splits(features, fraction, seed)
     bank, test = splits.train, splits.test
     # With few labels for training there would be few for choosing k, too.
-    k, reason = _chosen_k(bank, splits.val if fraction == 1 else splits.val.rows([]), config)
-    scores_MF = knn_scores(bank, test, k, config.temperature)
+    k, reason = _chosen_k(bank, splits.val if fraction == 1 else splits.val.rows([]), config, device)
+    scores_MF = knn_scores(bank, test, k, config.temperature, device)
     first = _first_rows(test)
     return Predictions(
         findings=test.findings,
@@ -51,13 +62,15 @@ def knn(
     )
 
 
-def knn_scores(bank: Features, queries: Features, k: int, temperature: float = 0.07) -> np.ndarray:
+def knn_scores(
+    bank: Features, queries: Features, k: int, temperature: float = 0.07, device: DeviceChoice = "auto"
+) -> np.ndarray:
     """Score of each finding for each query, (M, F) in [0, 1], from the k nearest rows of the bank.
 
     k is clipped to the size of the bank. A query whose neighbors' labels are all unknown gets the prevalence in the
     bank. Raises FeaturesError where a patient is in both, or the two come from different backbones or findings.
     """
-    both = len(set(bank.patients) & set(queries.patients))
+    both = common_count(bank.patients, queries.patients)
     if both:
         raise FeaturesError(
             f"{both} patients are in the bank and among the queries, which would find themselves; "
@@ -67,30 +80,39 @@ def knn_scores(bank: Features, queries: Features, k: int, temperature: float = 0
         raise FeaturesError(
             "the bank and the queries come from different backbones or findings; extract both"
         )
-    cosine_MK, row_MK = nearest(bank.vectors, queries.vectors, k)
+    cosine_MK, row_MK = nearest(bank.vectors, queries.vectors, k, device)
     prevalence_F = _prevalence(*(counts_NF.sum(axis=0) for counts_NF in _present_and_known(bank.labels)))
     prevalence_MF = np.broadcast_to(prevalence_F, (len(queries), len(bank.findings)))
     return _voted(bank, cosine_MK, row_MK, [cosine_MK.shape[1]], temperature, prevalence_MF)[0]
 
 
-def leave_patient_out_scores(bank: Features, ks: Sequence[int], temperature: float = 0.07) -> np.ndarray:
-    """Scores of each row of the bank, (J, N, F), from its k nearest rows of other patients, for each k of `ks`.
+def leave_patient_out_scores(
+    bank: Features,
+    ks: Sequence[int],
+    temperature: float = 0.07,
+    rows: np.ndarray | None = None,
+    device: DeviceChoice = "auto",
+) -> np.ndarray:
+    """Scores of rows of the bank, (J, M, F), from their k nearest rows of other patients, for each k of `ks`.
 
     Exactly as if each patient in turn were taken out of the bank and used as queries, but with a single search.
+    rows: (M,) of the bank; None takes all.
     """
-    patient_N = np.unique(np.asarray(bank.patients), return_inverse=True)[1]
+    queries = bank if rows is None else bank.rows(rows)
+    patient_N = np.unique(text_codes(bank.patients), return_inverse=True)[1]
+    patient_M = patient_N if rows is None else patient_N[rows]
     most_rows = int(np.bincount(patient_N).max())
-    cosine_NK, row_NK = nearest(bank.vectors, bank.vectors, max(ks) + most_rows)
-    same_NK = patient_N[row_NK] == patient_N[:, None]
-    order_NK = np.argsort(same_NK, axis=1, kind="stable")[:, : max(ks)]
+    cosine_MK, row_MK = nearest(bank.vectors, queries.vectors, max(ks) + most_rows, device)
+    same_MK = patient_N[row_MK] == patient_M[:, None]
+    order_MK = np.argsort(same_MK, axis=1, kind="stable")[:, : max(ks)]
     # Where fewer than k other rows are left, rows of the same patient get no weight.
-    cosine_NK = np.take_along_axis(np.where(same_NK, -np.inf, cosine_NK), order_NK, 1)
+    cosine_MK = np.take_along_axis(np.where(same_MK, -np.inf, cosine_MK), order_MK, 1)
     counts_2PF = np.zeros((2, patient_N.max() + 1, len(bank.findings)))
     for counts_PF, counts_NF in zip(counts_2PF, _present_and_known(bank.labels), strict=True):
         np.add.at(counts_PF, patient_N, counts_NF)
-    present_NF, known_NF = (counts_PF.sum(axis=0) - counts_PF[patient_N] for counts_PF in counts_2PF)
-    row_NK = np.take_along_axis(row_NK, order_NK, 1)
-    return _voted(bank, cosine_NK, row_NK, ks, temperature, _prevalence(present_NF, known_NF))
+    present_MF, known_MF = (counts_PF.sum(axis=0) - counts_PF[patient_M] for counts_PF in counts_2PF)
+    row_MK = np.take_along_axis(row_MK, order_MK, 1)
+    return _voted(bank, cosine_MK, row_MK, ks, temperature, _prevalence(present_MF, known_MF))
 
 
 def _voted(
@@ -124,19 +146,23 @@ def _prevalence(present: np.ndarray, known: np.ndarray) -> np.ndarray:
     return present / np.maximum(known, 1)
 
 
-def _chosen_k(bank: Features, val: Features, config: KnnConfig) -> tuple[int, str]:
+def _chosen_k(bank: Features, val: Features, config: KnnConfig, device: DeviceChoice) -> tuple[int, str]:
     """The k of best macro AUROC, and how it was chosen."""
     # Of equal values the smallest k wins: it is cheaper, and few neighbors can be looked at.
     ks = sorted({min(k, len(bank)) for k in config.ks})
     given = min(config.k, len(bank))
     if not ks or not bank.findings:
         return given, "given"
-    bank_studies, val_studies = len(set(bank.keys)), len(set(val.keys))
-    if bank_studies > val_studies and len(set(bank.patients)) > 1:
-        queries, score_JMF = bank, leave_patient_out_scores(bank, ks, config.temperature)
-        where = f"{bank_studies} train studies, each patient left out in turn"
+    bank_studies, val_studies = text_count(bank.keys), text_count(val.keys)
+    if bank_studies > val_studies and text_count(bank.patients) > 1:
+        rows = _choosing_rows(bank)
+        queries = bank if rows is None else bank.rows(rows)
+        score_JMF = leave_patient_out_scores(bank, ks, config.temperature, rows, device)
+        some = "" if rows is None else f"{text_count(queries.keys)} of "
+        where = f"{some}{bank_studies} train studies, each patient left out in turn"
     elif val_studies:
-        queries, score_JMF = val, np.stack([knn_scores(bank, val, k, config.temperature) for k in ks])
+        queries = val
+        score_JMF = np.stack([knn_scores(bank, val, k, config.temperature, device) for k in ks])
         where = f"{val_studies} val studies"
     else:
         return given, "given"
@@ -147,9 +173,21 @@ def _chosen_k(bank: Features, val: Features, config: KnnConfig) -> tuple[int, st
     return ks[int(np.argmax(auroc_J))], f"best of {ks} on {where}"
 
 
+def _choosing_rows(bank: Features) -> np.ndarray | None:
+    """The rows that k is chosen with: None for all, or those of patients whose hashes come first."""
+    if len(bank) <= CHOOSING:
+        return None
+    patients, patient_N = np.unique(text_codes(bank.patients), return_inverse=True)
+    names = dict(zip(text_codes(bank.patients).tolist(), bank.patients, strict=True))
+    order = sorted(range(len(patients)), key=lambda place: stable_hash(names[int(patients[place])]))
+    rows_P = np.bincount(patient_N)[order]
+    chosen = order[: max(1, int((rows_P.cumsum() <= CHOOSING).sum()))]
+    return np.flatnonzero(np.isin(patient_N, chosen))
+
+
 def _first_rows(features: Features) -> list[int]:
     """The first row of each study, in order."""
-    return [row for row, key in enumerate(features.keys) if not row or key != features.keys[row - 1]]
+    return group_starts(features.keys).tolist()
 
 
 def _study_means(features: Features, score_MF: np.ndarray) -> np.ndarray:

@@ -13,25 +13,31 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from ...platform.core.device import DeviceChoice, resolve_device
 from ...platform.core.errors import ConfigError
 from ...platform.measure.descriptors import Descriptor, Pool
 from ...platform.measure.features import Features
 from ...platform.measure.metrics import auroc, macro
 from ...platform.measure.predictions import Predictions
+from ...platform.measure.texts import text_count
 from .config import LinearConfig
 from .protocol import TaskSplits, check_exclusive, patient_folds, single_class_findings, task_splits
+from .streamed import LabelColumns, RowBlocks, StreamedFit, fit_streamed
 
 if TYPE_CHECKING:
     from sklearn.linear_model import LogisticRegression
 
 TOLERANCE = 1e-4
 """Largest slope of the loss, a mean over studies, at which the solver may stop."""
+
+STREAMED = 200_000
+"""Training rows up to which the exact solver holds all of them in float64; more are read block by block."""
 
 DIRECT = 768
 """Up to this many dimensions solving Newton's equations directly was faster, with 1,642 studies."""
@@ -75,13 +81,18 @@ class _Choice:
 
 
 def linear(
-    source: FeatureSource, config: LinearConfig | None = None, fraction: float = 1.0, seed: int = 0
+    source: FeatureSource,
+    config: LinearConfig | None = None,
+    fraction: float = 1.0,
+    seed: int = 0,
+    device: DeviceChoice = "auto",
 ) -> Predictions:
     """Scores of the test split by logistic regressions on the training split, one row for each study.
 
     fraction: of the train patients, drawn by seed; below 1, descriptor and penalty are chosen on them, too. Findings
-    that cannot be measured are named in `left_out`. Raises FeaturesError as `task_splits` does, and for findings said
-    to be exclusive that are not; ConfigError where the source has none of the descriptors.
+    that cannot be measured are named in `left_out`. More than 200,000 training rows are fitted block by block, on
+    `device`, to the same minimum within its tolerance; the facts say so. Raises FeaturesError as `task_splits` does,
+    and for findings said to be exclusive that are not; ConfigError where the source has none of the descriptors.
     """
     config = config or LinearConfig()
     descriptors = source.available(Descriptor(*pair) for pair in product(config.pools, config.blocks))
@@ -96,15 +107,17 @@ def linear(
             return _predictions(splits, np.empty((len(splits.test), 0)), splits.facts)
         # With few labels for training there would be few for choosing, too.
         use_val = fraction == 1 and _can_choose(splits.val)
-        choice = _best_penalty(descriptor, splits, config, use_val, seed)
+        choice = _best_penalty(descriptor, splits, config, use_val, seed, device)
         # Of equal values the first, smaller descriptor wins.
         if best is None or choice.auroc > best.auroc:
             best = choice
     assert best is not None  # there is a descriptor at least
     # The path up to the choice once more: started elsewhere, the solver ends elsewhere within its tolerance.
-    fits = list(_fit_path(best.splits.train, [c for c in sorted(config.cs) if c <= best.c], config))
+    train = best.splits.train
+    fits = list(_fit_path(train, None, [c for c in sorted(config.cs) if c <= best.c], config, device))
     unfinished = sum(not fit.converged for fit in fits)
-    facts = best.facts | ({"not_converged": f"{unfinished} of {len(fits)} strengths"} if unfinished else {})
+    facts = best.facts | ({"solver": "L-BFGS, block by block"} if len(train) > STREAMED else {})
+    facts |= {"not_converged": f"{unfinished} of {len(fits)} strengths"} if unfinished else {}
     return _predictions(best.splits, fits[-1].scores(best.splits.test.vectors), facts)
 
 
@@ -121,17 +134,22 @@ def _can_choose(val: Features) -> bool:
 
 
 def _best_penalty(
-    descriptor: Descriptor, splits: TaskSplits, config: LinearConfig, use_val: bool, seed: int
+    descriptor: Descriptor,
+    splits: TaskSplits,
+    config: LinearConfig,
+    use_val: bool,
+    seed: int,
+    device: DeviceChoice,
 ) -> _Choice:
     """The best penalty for one descriptor, on validation or by cross-validation over the train patients."""
     train, val, cs = splits.train, splits.val, sorted(config.cs)
     if use_val:
-        truth_MF, where = val.labels, f"{len(set(val.keys))} val studies"
-        score_CMF = np.stack([fit.scores(val.vectors) for fit in _fit_path(train, cs, config)])
+        truth_MF, where = val.labels, f"{text_count(val.keys)} val studies"
+        score_CMF = np.stack([fit.scores(val.vectors) for fit in _fit_path(train, None, cs, config, device)])
     else:
-        studies = len(set(train.keys))
+        studies = text_count(train.keys)
         truth_MF, where = train.labels, f"{studies} train studies, by {config.folds} folds of patients"
-        score_CMF = _cross_validated_scores(train, cs, config, seed)
+        score_CMF = _cross_validated_scores(train, cs, config, seed, device)
     # Where no regression could be fitted (NaN), the truth counts as unknown.
     auroc_C = np.array(
         [
@@ -145,14 +163,16 @@ def _best_penalty(
     return _Choice(descriptor, splits, cs[best], float(auroc_C[best]), where)
 
 
-def _cross_validated_scores(train: Features, cs: list[float], config: LinearConfig, seed: int) -> np.ndarray:
+def _cross_validated_scores(
+    train: Features, cs: list[float], config: LinearConfig, seed: int, device: DeviceChoice
+) -> np.ndarray:
     """(C, N, F): each study's scores by regressions on the patients of the other folds; NaN where there are none."""
     fold_N = patient_folds(train.patients, config.folds, seed)
     score_CNF = np.full((len(cs), *train.labels.shape), np.nan)
     for fold in sorted(set(fold_N.tolist())):
         held_out, rest = np.flatnonzero(fold_N == fold), np.flatnonzero(fold_N != fold)
         if len(rest):
-            for c, fit in enumerate(_fit_path(train.rows(rest.tolist()), cs, config)):
+            for c, fit in enumerate(_fit_path(train, rest, cs, config, device)):
                 score_CNF[c, held_out] = fit.scores(train.vectors[held_out])
     return score_CNF
 
@@ -180,14 +200,77 @@ class _LinearFit:
         """
         from scipy.special import log_softmax
 
-        logit_MK = (vectors_MD - self.mean_D) / self.scale_D @ self.weight_KD.T + self.bias_K
+        # More rows than the exact solver takes come in blocks of as many: nothing else is that large in float64.
+        blocks = [
+            vectors_MD[start : start + STREAMED] for start in range(0, max(1, len(vectors_MD)), STREAMED)
+        ]
+        logit_MK = np.concatenate(
+            [(block - self.mean_D) / self.scale_D @ self.weight_KD.T + self.bias_K for block in blocks]
+        )
         score_MF = np.full((len(vectors_MD), self.findings + 1), np.nan)
         score_MF[:, self.columns] = log_softmax(logit_MK, axis=1) if self.exclusive else logit_MK
         return score_MF[:, : self.findings]
 
 
-def _fit_path(train: Features, cs: list[float], config: LinearConfig) -> Iterator[_LinearFit]:
-    """Regressions at each penalty, each starting from the solution of the one before it."""
+def _fit_path(
+    train: Features, rows: np.ndarray | None, cs: list[float], config: LinearConfig, device: DeviceChoice
+) -> Iterator[_LinearFit]:
+    """Regressions at each penalty, each starting from the solution of the one before it. rows: of train; None: all."""
+    if len(train if rows is None else rows) > STREAMED:
+        return _streamed_path(train, np.arange(len(train)) if rows is None else rows, cs, config, device)
+    return _exact_path(train if rows is None else train.rows(rows), cs, config)
+
+
+def _streamed_path(
+    train: Features, rows: np.ndarray, cs: list[float], config: LinearConfig, device: DeviceChoice
+) -> Iterator[_LinearFit]:
+    """The path of the exact solver within `streamed.TOLERANCE`, from blocks of rows."""
+    chosen = RowBlocks(train.vectors, rows, resolve_device(device))
+    scaling = chosen.scaling()
+    labels = replace(train.rows(rows), vectors=np.empty((len(rows), 0), np.float32))
+    targets = list(_exclusive_target(labels) if config.exclusive else _binary_targets(labels))
+    columns = [column for target in targets for column in target.columns]
+    joint = _joint_targets(targets, len(rows), config) if targets else None
+    fit: StreamedFit | None = None
+    for c in cs:
+        weight_KD, bias_K, converged = np.empty((0, train.vectors.shape[1])), np.empty(0), True
+        if joint is not None:
+            fit = fit_streamed(chosen, scaling, joint, c, config.max_iterations, fit)
+            weight_KD, bias_K, converged = fit.weight_KD, fit.bias_K, fit.converged
+            if len(bias_K) < len(columns):  # of two exclusive classes, the second against the first
+                weight_KD, bias_K = np.concatenate([0 * weight_KD, weight_KD]), np.append(0.0, bias_K)
+        yield _LinearFit(
+            scaling.mean_D,
+            scaling.scale_D,
+            weight_KD,
+            bias_K,
+            columns,
+            len(train.findings),
+            config.exclusive,
+            converged,
+        )
+
+
+def _joint_targets(targets: list[_Target], rows: int, config: LinearConfig) -> LabelColumns:
+    """All regressions as one problem: a column for each finding, or one for each exclusive class (two share one)."""
+    classes = [max(2, len(target.columns)) for target in targets]
+    widths = [1 if count == 2 else count for count in classes]
+    class_nK = np.zeros((rows, sum(widths)), np.float32)
+    weight_nK = np.zeros_like(class_nK)
+    first = 0
+    for target, count, width in zip(targets, classes, widths, strict=True):
+        sizes = np.bincount(target.class_N, minlength=count)
+        factors = np.ones(count) if config.class_weight == "none" else len(target.rows) / (count * sizes)
+        here = slice(first, first + width)
+        one_hot = target.class_N[:, None] == (np.arange(width) if width > 1 else [1])
+        class_nK[target.rows, here] = one_hot
+        weight_nK[target.rows, here] = factors[target.class_N][:, None]
+        first += width
+    return LabelColumns(class_nK, weight_nK, exclusive=max(widths) > 1)
+
+
+def _exact_path(train: Features, cs: list[float], config: LinearConfig) -> Iterator[_LinearFit]:
+    """The path by scikit-learn's Newton solvers, all rows in float64."""
     vectors_ND = train.vectors.astype(np.float64)
     mean_D, scale_D = vectors_ND.mean(axis=0), vectors_ND.std(axis=0)
     # A dimension that hardly varies would become noise of full size once divided by its standard deviation.

@@ -16,6 +16,7 @@ from ...platform.core.errors import ConfigError, FeaturesError
 from ...platform.core.seeds import stable_hash
 from ...platform.data.study import SPLITS
 from ...platform.measure.features import Features, check_features
+from ...platform.measure.texts import common_count, rows_of, text_count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,10 +32,10 @@ class TaskSplits:
     def facts(self) -> dict[str, int]:
         """Numbers of studies and patients in train and test."""
         return {
-            "train_studies": len(set(self.train.keys)),
-            "train_patients": len(set(self.train.patients)),
-            "test_studies": len(set(self.test.keys)),
-            "test_patients": len(set(self.test.patients)),
+            "train_studies": text_count(self.train.keys),
+            "train_patients": text_count(self.train.patients),
+            "test_studies": text_count(self.test.keys),
+            "test_patients": text_count(self.test.patients),
         }
 
     def __repr__(self) -> str:
@@ -56,8 +57,8 @@ def task_splits(features: Features, fraction: float = 1.0, seed: int = 0) -> Tas
             raise FeaturesError(
                 f"no studies in the {name} split; train and test are needed, ingest more patients"
             )
-    subset = patient_subset(train.patients, fraction, seed)
-    train = train.rows([row for row, patient in enumerate(train.patients) if patient in subset])
+    if fraction != 1:
+        train = train.rows(rows_of(train.patients, patient_subset(train.patients, fraction, seed)))
     left_out = single_class_findings(features.findings, {"train": train.labels, "test": test.labels})
     kept = [name for name in features.findings if name not in left_out]
     train, val, test = (_with_findings(part, kept) for part in (train, val, test))
@@ -120,7 +121,7 @@ def _shuffled(patients: Iterable[str], seed: int) -> list[str]:
 def _check_patients(splits: dict[str, Features]) -> None:
     """Raises FeaturesError where a patient is in two splits; the message says how many are, not who."""
     for one, other in combinations(splits, 2):
-        if both := len(set(splits[one].patients) & set(splits[other].patients)):
+        if both := common_count(splits[one].patients, splits[other].patients):
             raise FeaturesError(
                 f"{both} patients are in {one} and in {other}, which would leak labels; "
                 "split by patient with `vetdino ingest`"

@@ -166,36 +166,49 @@ def read(folder: str | Path, split: str, *, on_error: OnError = "raise") -> Iter
     it and goes on with the next (where the tar itself is cut, with the next shard).
     """
     manifest = load_manifest(folder)
-    files, root = filesystem(folder)
-    for shard, sums in _checksums(folder, manifest, split, on_error):
-        path = f"{root}/{shard.path}"
+    for shard in manifest.of(split):
         try:
-            with open_shard(files, path) as file:
-                yield from _studies(file, path, shard.studies, sums, on_error)
+            yield from read_shard(folder, shard, manifest, on_error=on_error)
         except ShardError as error:
             if on_error == "raise":
                 raise
             log.warning("%s; going on with the next shard", error)
 
 
+def read_shard(
+    folder: str | Path, shard: Shard, manifest: Manifest | None = None, *, on_error: OnError = "raise"
+) -> Iterator[Study]:
+    """The studies of one shard in the order they were written, views undecoded.
+
+    manifest: of the folder, where it is known already. Raises ShardError where the tar itself is damaged, whatever
+    `on_error`.
+    """
+    manifest = manifest or load_manifest(folder)
+    files, root = filesystem(folder)
+    path = f"{root}/{shard.path}"
+    sums = _checksums(folder, manifest, shard, on_error)
+    with open_shard(files, path) as file:
+        yield from _studies(file, path, shard.studies, sums, on_error)
+
+
 def _checksums(
-    folder: str | Path, manifest: Manifest, split: str, on_error: OnError
-) -> Iterator[tuple[Shard, Mapping[str, bytes]]]:
-    """Each shard of a split with the checksums of its samples, by key; none where no index can be made."""
+    folder: str | Path, manifest: Manifest, shard: Shard, on_error: OnError
+) -> Mapping[str, bytes]:
+    """The checksums of a shard's samples, by key; none where no index can be made and damage is passed over."""
     try:
         table = index_table(folder, manifest)
     except ShardError as error:
         if on_error == "raise":
             raise
         log.warning("%s; going on without checksums of single studies", error)
-        yield from ((shard, {}) for shard in manifest.of(split))
-        return
+        return {}
     start = 0
-    for shard in reading_order(manifest):
-        if shard.split == split:
-            rows = table.slice(start, shard.studies)
-            yield shard, dict(zip(rows["key"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
-        start += shard.studies
+    for before in reading_order(manifest):
+        if before.path == shard.path:
+            break
+        start += before.studies
+    rows = table.slice(start, shard.studies)
+    return dict(zip(rows["key"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
 
 
 def _studies(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..core.errors import DataError, VetdinoError
-from ..core.extras import has_extra, require_extra
+from ..core.extras import require_extra
+from ..training.cluster import ray_connection, ray_is_running
 from .decoding import DecodePool
 from .pseudonyms import load_secret
 from .ranges import Job
@@ -37,17 +37,9 @@ def open_team(job: Job, secret: Path, on_stage: Callable[[str], None]) -> Abstra
 
     secret: the file of the secret, which every node reads itself. on_stage: called with what is waited for.
     """
-    if "RAY_ADDRESS" in os.environ or _has_ray_session():
+    if ray_is_running():
         return _ray_team(job, secret, on_stage)
     return _local_team(job)
-
-
-def _has_ray_session() -> bool:
-    if not has_extra("ray"):
-        return False
-    import sys
-
-    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 @contextmanager
@@ -70,19 +62,8 @@ class _LocalTeam:
 @contextmanager
 def _ray_team(job: Job, secret: Path, on_stage: Callable[[str], None]) -> Iterator[Team]:
     require_extra("ray", "ingest on a cluster")
-    import ray
-
-    from ..training.cluster import start_ray
-
-    started_here = not ray.is_initialized()
-    if started_here:
-        on_stage("connecting to Ray")
-        start_ray()
-    try:
+    with ray_connection(on_stage):
         yield _RayTeam(job, secret, on_stage)
-    finally:
-        if started_here:
-            ray.shutdown()
 
 
 class _Node:

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 Level = Literal["study", "view"]
-"""What one row of a feature table stands for."""
+"""What one vector of a feature table stands for."""
+
+RowLevel = Literal["study", "view", "patch"]
+"""What one row of a feature table is: a vector of a study or a view, or the tokens of all patches of a view."""
 
 Pool = Literal["cls", "cls+mean"]
 """What is pooled from the tokens: the CLS token, or the CLS token and the mean of the patch tokens."""

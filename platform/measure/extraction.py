@@ -6,34 +6,29 @@ N rows, D dimensions; B images of a batch, S side of an image; J last blocks.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..core.errors import ConfigError, FeaturesError, ShardError
 from ..core.progress import Progress
 from ..data.manifest import Manifest, load_manifest
-from ..data.shards import read
-from ..data.study import SPLITS, Study
+from ..data.shards import read_shard
+from ..data.study import SPLITS
 from .descriptors import Descriptor, Level, Pool
 from .features import Features, by_study, check_features
 from .neighbors import unit_vectors
+from .prefetch import ViewBatch, batched, prefetched, view_places
 from .probes import Probes, probe_pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..models.backbone import Backbone, Tokens
-
-Item = TypeVar("Item")
-
-ViewPlace = tuple[Study, int]
-"""A study, and the number of one of its views."""
 
 
 def extract(
@@ -71,9 +66,14 @@ def view_vectors(backbone: Backbone, views: Sequence[np.ndarray], descriptor: De
 
     Raises FeaturesError where one has no direction (NaN, infinite, zero).
     """
-    cls_JBD, tokens = _cls_of_last_blocks(backbone, backbone.prepare_many(views), descriptor.blocks)
+    return unit_vectors(image_vectors(backbone, backbone.prepare_many(views), descriptor), "the views")
+
+
+def image_vectors(backbone: Backbone, images_B1SS: Tensor, descriptor: Descriptor) -> np.ndarray:
+    """Prepared images as a backbone's output, (B, D) float32 of any length."""
+    cls_JBD, tokens = _cls_of_last_blocks(backbone, images_B1SS, descriptor.blocks)
     mean_BD = tokens.patches.mean(dim=1) if descriptor.pool == "cls+mean" else None
-    return unit_vectors(_join_vectors(descriptor, cls_JBD, mean_BD), "the views")
+    return _join_vectors(descriptor, cls_JBD, mean_BD)
 
 
 def extract_all(
@@ -98,12 +98,12 @@ def extract_all(
     )  # those that differ by level alone share their vectors
     needs_mean = any(descriptor.pool == "cls+mean" for descriptor in descriptors)
 
-    def vectors(views: list[np.ndarray]) -> list[np.ndarray]:
-        cls_JBD, tokens = _cls_of_last_blocks(backbone, backbone.prepare_many(views), most)
+    def vectors(images_BSS: np.ndarray) -> list[np.ndarray]:
+        cls_JBD, tokens = _cls_of_last_blocks(backbone, prepared(backbone, images_BSS), most)
         mean_BD = tokens.patches.mean(dim=1) if needs_mean else None
         return [_join_vectors(descriptor, cls_JBD, mean_BD) for descriptor in distinct.values()]
 
-    shard_pass = _ShardPass(folder, splits, batch, workers, label)
+    shard_pass = _ShardPass(folder, splits, batch, workers, label, backbone.side)
     tables = dict(zip(distinct, shard_pass.tables(vectors, list(distinct)), strict=True))
     return tuple(
         tables[digest] if descriptor.level == "view" else by_study(tables[digest])
@@ -138,13 +138,13 @@ def pixel_features(
 
     A black view, which has no direction, counts as an evenly gray one.
     """
-    from ..models.letterbox import letterboxed
 
-    def vectors(views: list[np.ndarray]) -> list[np.ndarray]:
-        flat_BD = np.stack([letterboxed(view, side).ravel() for view in views]).astype(np.float32)
+    def vectors(images_BSS: np.ndarray) -> list[np.ndarray]:
+        flat_BD = images_BSS.reshape(len(images_BSS), -1).astype(np.float32)
         return [np.where(flat_BD.any(axis=1, keepdims=True), flat_BD, 1.0)]
 
-    (table,) = _ShardPass(folder, splits, batch, workers, "pixels").tables(vectors, [f"pixels-{side}"])
+    shard_pass = _ShardPass(folder, splits, batch, workers, "pixels", side)
+    (table,) = shard_pass.tables(vectors, [f"pixels-{side}"])
     return table if level == "view" else by_study(table)
 
 
@@ -177,95 +177,95 @@ def _join_vectors(descriptor: Descriptor, cls_JBD: list[Tensor], mean_BD: Tensor
     return torch.cat(parts, dim=1).float().cpu().numpy()
 
 
+def prepared(backbone: Backbone, images_BSS: np.ndarray) -> Tensor:
+    """Letterboxed views (B, S, S) uint8 as `Backbone.prepare_many` makes them, (B, 1, S, S) float32."""
+    import torch
+
+    return backbone.normalize(torch.from_numpy(images_BSS)[:, None])
+
+
 @dataclass(frozen=True, slots=True)
 class _ShardPass:
-    """One pass over the views of some splits."""
+    """One pass over the views of some splits, letterboxed to squares of `side` pixels."""
 
     folder: str | Path
     splits: Sequence[str]
     batch: int
     workers: int
     label: str
+    side: int
 
     def tables(
-        self, vectors: Callable[[list[np.ndarray]], list[np.ndarray]], digests: Sequence[str]
+        self, vectors: Callable[[np.ndarray], list[np.ndarray]], digests: Sequence[str]
     ) -> list[Features]:
-        """Tables by view, one for each digest. vectors: views (H, W) uint8 -> (B, D) for each digest."""
+        """Tables by view, one for each digest. vectors: images (B, S, S) uint8 -> (B, D) for each digest."""
         manifest = load_manifest(self.folder)
         total = check_extraction(manifest, self.folder, self.splits, self.batch)
-        rows: list[ViewPlace] = []
-        projections: list[str] = []
-        parts: list[list[np.ndarray]] = []
-        with Progress(self.label, total) as progress:
-            for places, views in self._batches(progress):
-                projections += [study.views[index].projection for study, index in places]
-                rows += [(replace(study, views=()), index) for study, index in places]
-                parts.append([_unit_views(vectors_BD, places) for vectors_BD in vectors(views)])
-        columns = zip(digests, zip(*parts, strict=True), strict=True)
+        rows = sum(shard.views for split in self.splits for shard in manifest.of(split))
+        batches: list[ViewBatch[None]] = []
+        columns: list[np.ndarray] = []
+        done = 0
+        with Progress(self.label, total) as progress, closing(self._batches(manifest)) as ready:
+            for batch in ready:
+                parts = [unit_views(vectors_BD, batch) for vectors_BD in vectors(batch.images)]
+                # Parts that are joined at the end would be all vectors twice in memory.
+                columns = columns or [np.empty((rows, part.shape[1]), np.float32) for part in parts]
+                for column, part in zip(columns, parts, strict=True):
+                    column[done : done + len(part)] = part[: rows - done]
+                done += len(batch)
+                batches.append(replace(batch, images=batch.images[:0]))
+                progress.advance(batch.finished)
+        if done != rows:
+            raise ShardError(f"{self.folder}: {done} views, the manifest promises {rows}; ingest again")
         return [
-            self._table(rows, projections, np.concatenate(part), manifest, digest) for digest, part in columns
+            view_table(batches, column, manifest.findings, digest, manifest.digest)
+            for digest, column in zip(digests, columns, strict=True)
         ]
 
-    def _batches(self, progress: Progress) -> Iterator[tuple[list[ViewPlace], list[np.ndarray]]]:
-        """Decoded views, `batch` at a time, each with its place."""
-
-        def places() -> Iterator[ViewPlace]:
-            for split in self.splits:
-                for study in read(self.folder, split):
-                    yield from ((study, index) for index in range(len(study.views)))
-                    progress.advance()
-
-        with ThreadPoolExecutor(max(1, self.workers)) as pool:
-            for group in _batched(places(), self.batch):
-                views = list(pool.map(lambda place: _decoded(*place), group))
-                yield group, views
-
-    def _table(
-        self,
-        rows: list[ViewPlace],
-        projections: list[str],
-        vectors: np.ndarray,
-        manifest: Manifest,
-        digest: str,
-    ) -> Features:
-        labels = [[study.labels.get(name, math.nan) for name in manifest.findings] for study, _ in rows]
-        features = Features(
-            keys=tuple(study.key for study, _ in rows),
-            patients=tuple(study.patient for study, _ in rows),
-            splits=tuple(study.split for study, _ in rows),
-            views=tuple(f"view{index}" for _, index in rows),
-            vectors=vectors,
-            findings=manifest.findings,
-            labels=np.array(labels, np.float32).reshape(len(rows), len(manifest.findings)),
-            backbone=digest,
-            manifest=manifest.digest,
-            projections=tuple(projections),
+    def _batches(self, manifest: Manifest) -> Generator[ViewBatch[None]]:
+        studies = (
+            study
+            for split in self.splits
+            for shard in manifest.of(split)
+            for study in read_shard(self.folder, shard, manifest)
         )
-        check_features(features, str(self.folder))
-        return features
+        groups = ((None, group) for group in batched(view_places(studies), self.batch))
+        return prefetched(groups, self.side, self.workers)
 
 
-def _unit_views(vectors_BD: np.ndarray, places: list[ViewPlace]) -> np.ndarray:
+def view_table(
+    batches: Sequence[ViewBatch[Any]],
+    vectors: np.ndarray,
+    findings: tuple[str, ...],
+    backbone: str,
+    manifest: str,
+) -> Features:
+    """A checked table by view of batches and the vectors (N, …) of all of them. backbone, manifest: digests."""
+    rows = [place for batch in batches for place in batch.places]
+    labels = [[study.labels.get(name, math.nan) for name in findings] for study, _ in rows]
+    features = Features(
+        keys=tuple(study.key for study, _ in rows),
+        patients=tuple(study.patient for study, _ in rows),
+        splits=tuple(study.split for study, _ in rows),
+        views=tuple(f"view{index}" for _, index in rows),
+        vectors=vectors,
+        findings=findings,
+        labels=np.array(labels, np.float32).reshape(len(rows), len(findings)),
+        backbone=backbone,
+        manifest=manifest,
+        projections=tuple(name for batch in batches for name in batch.projections),
+    )
+    check_features(features, "the shards")
+    return features
+
+
+def unit_views(vectors_BD: np.ndarray, batch: ViewBatch[Any]) -> np.ndarray:
     """The vectors at length 1. Raises FeaturesError, naming the first study whose vector has no direction."""
     length_B = np.linalg.norm(vectors_BD, axis=1)
     for row in np.flatnonzero(~np.isfinite(length_B) | (length_B == 0)):
-        study, index = places[row]
+        study, index = batch.places[row]
         raise FeaturesError(
             f"study {study.key}: the vector of view {index} is NaN, infinite or zero and has no direction; "
             "check the backbone"
         )
     return unit_vectors(vectors_BD)
-
-
-def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    items = iter(items)
-    while group := list(islice(items, size)):
-        yield group
-
-
-def _decoded(study: Study, index: int) -> np.ndarray:
-    """One view of a study, (H, W) uint8."""
-    try:
-        return study.view(index).pixels
-    except (OSError, ValueError):
-        raise ShardError(f"study {study.key}: view {index} is no picture; ingest the archive again") from None

@@ -1,53 +1,163 @@
 """Exact nearest neighbors by cosine, and their vote on findings.
 
-N bank items, M queries, D dimensions, K neighbors, J candidates, F findings.
+N bank items, M queries, D dimensions, K neighbors, J candidates, F findings; B items of a block, T queries that tie.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
 import numpy as np
 
+from ..core.device import DeviceChoice, resolve_device
 from ..core.errors import FeaturesError
+
+if TYPE_CHECKING:
+    import torch
 
 GRAIN = 2e-6
 """Two float32 cosines nearer than this may be one and the same number, summed in another order."""
 
-BLOCK = 16_000_000
+GATHER = 16_000_000
 """Most numbers gathered at a time when neighbors are scored again; 64 MB in float32."""
 
+BLOCK = 2**26
+"""Numbers of a bank that are in memory as float32 at a time, 256 MiB; up to so many are kept there."""
 
-def nearest(bank_ND: np.ndarray, queries_MD: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+QUERIES = 16_384
+"""Queries that are searched for together."""
+
+TIED = 256
+"""Queries whose last place is settled together."""
+
+ON_GPU = 10**10
+"""Products from which a search goes to a GPU."""
+
+ON_DEVICE = 2**28
+"""Cosines that are on a device at a time; 1 GiB in float32."""
+
+
+def nearest(
+    bank_ND: np.ndarray, queries_MD: np.ndarray, k: int, device: DeviceChoice = "auto"
+) -> tuple[np.ndarray, np.ndarray]:
     """The k bank items of largest cosine for each query: scores (M, K) float32 and indices (M, K) int64.
 
-    The larger score comes first, of equal scores the smaller index, in whatever order FAISS returns them.
-    K is k or the size of the bank. Raises FeaturesError for an empty bank, k < 1, dimensions that differ, or
-    vectors without a direction (NaN, infinite, zero).
+    The larger score comes first, of equal scores the smaller index, in whatever order the search returns them.
+    K is k or the size of the bank. Either array may be float16 or mapped from a file: some 256 MiB of it are in memory
+    as float32 at a time. device: where many products are computed; the result is the same everywhere, since candidates
+    are scored again here. Raises FeaturesError for an empty bank, k < 1, dimensions that differ, or vectors without a
+    direction (NaN, infinite, zero).
     """
-    import faiss
-
-    bank_ND, queries_MD = unit_vectors(bank_ND, "the bank"), unit_vectors(queries_MD, "the queries")
-    if not len(bank_ND):
+    bank, queries = UnitRows(bank_ND, "the bank"), UnitRows(queries_MD, "the queries")
+    if not len(bank):
         raise FeaturesError("the bank of neighbors is empty; choose a split that holds studies")
-    if bank_ND.shape[1] != queries_MD.shape[1]:
+    if bank.dimensions != queries.dimensions:
         raise FeaturesError(
-            f"the bank has {bank_ND.shape[1]} dimensions, the queries have {queries_MD.shape[1]}; "
+            f"the bank has {bank.dimensions} dimensions, the queries have {queries.dimensions}; "
             "both must come from one backbone"
         )
     if k < 1:
         raise FeaturesError(f"k is {k}; ask for at least one neighbor")
-    k = min(k, len(bank_ND))
-    index = faiss.IndexFlatIP(bank_ND.shape[1])
-    index.add(bank_ND)
-    rough_MJ, candidates_MJ = index.search(queries_MD, min(k + 1, len(bank_ND)))
-    scores_MK, indices_MK = _ranked(bank_ND, queries_MD, candidates_MJ[:, :k])
-    if rough_MJ.shape[1] > k:
-        # FAISS may have kept the wrong ones of several that tie for the last place.
-        for m in np.flatnonzero(rough_MJ[:, k - 1] - rough_MJ[:, k] < GRAIN):
-            query_1D = queries_MD[m : m + 1]
-            _, _, candidates_J = index.range_search(query_1D, float(rough_MJ[m, k - 1]) - GRAIN)
-            score_1J, index_1J = _ranked(bank_ND, query_1D, candidates_J[None])
-            scores_MK[m], indices_MK[m] = score_1J[0, :k], index_1J[0, :k]
+    k = min(k, len(bank))
+    search = _search(len(bank) * len(queries) * bank.dimensions, device)
+    scores_MK = np.empty((len(queries), k), np.float32)
+    indices_MK = np.empty((len(queries), k), np.int64)
+    for start in range(0, len(queries), QUERIES):
+        part = slice(start, start + QUERIES)
+        scores_MK[part], indices_MK[part] = _nearest(bank, queries.block(part), k, search)
     return scores_MK, indices_MK
+
+
+Search = Callable[["UnitRows", np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""(bank, queries (M, D), J) -> the J best of each by rounded cosine, (M, J) cosines and rows, best first."""
+
+
+def _search(products: int, device: DeviceChoice) -> Search:
+    if products >= ON_GPU and device != "cpu":
+        place = resolve_device(device)
+        if place.type != "cpu":
+            return partial(search_on_device, device=place)
+    return search_on_cpu
+
+
+def _nearest(bank: UnitRows, queries_MD: np.ndarray, k: int, search: Search) -> tuple[np.ndarray, np.ndarray]:
+    rough_MJ, candidates_MJ = search(bank, queries_MD, min(k + 1, len(bank)))
+    scores_MK, indices_MK = _ranked(bank, queries_MD, candidates_MJ[:, :k])
+    if rough_MJ.shape[1] > k:
+        # The search may have kept the wrong ones of several that tie for the last place.
+        tied = np.flatnonzero(rough_MJ[:, k - 1] - rough_MJ[:, k] < GRAIN)
+        for first in range(0, len(tied), TIED):
+            rows = tied[first : first + TIED]
+            scores_MK[rows], indices_MK[rows] = _settled(
+                bank, queries_MD[rows], rough_MJ[rows, k - 1] - GRAIN, k
+            )
+    return scores_MK, indices_MK
+
+
+def search_on_cpu(bank: UnitRows, queries_MD: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """A `Search` by FAISS, block by block of the bank."""
+    import faiss
+
+    best: tuple[np.ndarray, np.ndarray] | None = None
+    for start, block_BD in bank.blocks():
+        rough_MJ, rows_MJ = faiss.knn(
+            queries_MD, block_BD, min(count, len(block_BD)), metric=faiss.METRIC_INNER_PRODUCT
+        )
+        rows_MJ += start
+        if best is not None:
+            rough_MJ, rows_MJ = np.hstack([best[0], rough_MJ]), np.hstack([best[1], rows_MJ])
+            order_MJ = np.argsort(-rough_MJ, axis=1, kind="stable")[:, :count]
+            rough_MJ, rows_MJ = (np.take_along_axis(part, order_MJ, 1) for part in (rough_MJ, rows_MJ))
+        best = rough_MJ, rows_MJ
+    assert best is not None  # the bank is not empty
+    return best
+
+
+def search_on_device(
+    bank: UnitRows, queries_MD: np.ndarray, count: int, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """A `Search` by PyTorch on a device, a block of the bank and of the queries at a time.
+
+    Products are float32, as PyTorch has them unless TF32 was switched on: its ten bits would not tell neighbors apart.
+    """
+    import torch
+
+    queries = torch.from_numpy(queries_MD).to(device)
+    best: tuple[torch.Tensor, torch.Tensor] | None = None
+    for start, block_BD in bank.blocks():
+        bank_DB = torch.from_numpy(block_BD).to(device).T
+        parts = [
+            (part_QD @ bank_DB).topk(min(count, len(block_BD)), dim=1)
+            for part_QD in queries.split(max(1, ON_DEVICE // len(block_BD)))
+        ]
+        rough_MJ = torch.cat([part.values for part in parts])
+        rows_MJ = torch.cat([part.indices for part in parts]) + start
+        if best is not None:
+            merged_MJ = torch.cat([best[0], rough_MJ], dim=1)
+            rough_MJ, place_MJ = merged_MJ.topk(min(count, merged_MJ.shape[1]), dim=1)
+            rows_MJ = torch.cat([best[1], rows_MJ], dim=1).gather(1, place_MJ)
+        best = rough_MJ, rows_MJ
+    assert best is not None  # the bank is not empty
+    return best[0].cpu().numpy(), best[1].cpu().numpy()
+
+
+def _settled(
+    bank: UnitRows, queries_TD: np.ndarray, bound_T: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and indices (T, K) of the k best, all bank items of a rounded cosine from `bound` on considered."""
+    kept = [(np.empty(0, np.float32), np.empty(0, np.int64))] * len(queries_TD)
+    for start, block_BD in bank.blocks():
+        near_TB = queries_TD @ block_BD.T >= bound_T[:, None]
+        for t in np.flatnonzero(near_TB.any(axis=1)):
+            rows_K = start + np.flatnonzero(near_TB[t])
+            score_1K, row_1K = _ranked(bank, queries_TD[t : t + 1], rows_K[None])
+            scores = np.concatenate([kept[t][0], score_1K[0, :k]])
+            rows = np.concatenate([kept[t][1], row_1K[0, :k]])
+            order = np.lexsort((rows, -scores))[:k]
+            kept[t] = scores[order], rows[order]
+    return np.stack([scores for scores, _ in kept]), np.stack([rows for _, rows in kept])
 
 
 def vote(
@@ -78,21 +188,79 @@ def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def unit_vectors(vectors_ND: np.ndarray, whose: str = "the table") -> np.ndarray:
     """The vectors as float32 of length 1. Raises FeaturesError where one has no direction."""
-    vectors_ND = np.ascontiguousarray(vectors_ND, dtype=np.float32)
-    if vectors_ND.ndim != 2:
-        raise FeaturesError(f"{whose} has shape {vectors_ND.shape}; vectors must be (N, D)")
+    vectors_ND = _float32(vectors_ND, whose)
     length_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    bad = int((~np.isfinite(length_N1) | (length_N1 == 0)).sum())
-    if bad:
-        raise FeaturesError(
-            f"{bad} of {len(vectors_ND)} vectors of {whose} are NaN, infinite or zero and have no direction; "
-            "check the backbone and extract them again"
-        )
+    _check_lengths(length_N1, whose)
     return vectors_ND / length_N1
 
 
+class UnitRows:
+    """Vectors (N, D) of any float type, of which blocks and rows are read as float32 of length 1.
+
+    The same bits as `unit_vectors` gives for all of them. Raises FeaturesError where one has no direction.
+    """
+
+    def __init__(self, vectors_ND: np.ndarray, whose: str) -> None:
+        self._stored_ND = np.asanyarray(vectors_ND)
+        if self._stored_ND.ndim != 2 or self._stored_ND.size <= BLOCK:
+            self._stored_ND = unit_vectors(vectors_ND, whose)
+            self._length_N1 = None
+        else:
+            self._length_N1 = np.concatenate(
+                [
+                    np.linalg.norm(_float32(self._stored_ND[rows], whose), axis=1, keepdims=True)
+                    for rows in self._slices()
+                ]
+            )
+            _check_lengths(self._length_N1, whose)
+
+    @property
+    def dimensions(self) -> int:
+        """D."""
+        return self._stored_ND.shape[1]
+
+    def __len__(self) -> int:
+        return len(self._stored_ND)
+
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, rows) of all, some 256 MiB at a time."""
+        for rows in self._slices():
+            yield rows.start, self.block(rows)
+
+    def block(self, rows: slice | np.ndarray) -> np.ndarray:
+        """These rows, float32 of length 1; not to be written to."""
+        if self._length_N1 is None:
+            return self._stored_ND[rows]
+        block_BD = np.array(self._stored_ND[rows], np.float32)
+        block_BD /= self._length_N1[rows]
+        return block_BD
+
+    def _slices(self) -> Iterator[slice]:
+        step = max(1, BLOCK // max(1, self.dimensions))
+        yield from (slice(start, start + step) for start in range(0, len(self), step))
+
+    def __repr__(self) -> str:
+        return f"UnitRows({len(self)}, {self.dimensions} dimensions)"
+
+
+def _float32(vectors_ND: np.ndarray, whose: str) -> np.ndarray:
+    vectors_ND = np.ascontiguousarray(vectors_ND, dtype=np.float32)
+    if vectors_ND.ndim != 2:
+        raise FeaturesError(f"{whose} has shape {vectors_ND.shape}; vectors must be (N, D)")
+    return vectors_ND
+
+
+def _check_lengths(length_N1: np.ndarray, whose: str) -> None:
+    bad = int((~np.isfinite(length_N1) | (length_N1 == 0)).sum())
+    if bad:
+        raise FeaturesError(
+            f"{bad} of {len(length_N1)} vectors of {whose} are NaN, infinite or zero and have no direction; "
+            "check the backbone and extract them again"
+        )
+
+
 def _ranked(
-    bank_ND: np.ndarray, queries_MD: np.ndarray, candidates_MK: np.ndarray
+    bank: UnitRows, queries_MD: np.ndarray, candidates_MK: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores and indices of the candidates by falling score, then rising index.
 
@@ -100,9 +268,11 @@ def _ranked(
     that the same vector at two places of the bank can differ in its last bit and would not tie.
     """
     scores_MK = np.empty(candidates_MK.shape, np.float32)
-    rows = max(1, BLOCK // max(1, candidates_MK.shape[1] * bank_ND.shape[1]))
+    rows = max(1, GATHER // max(1, candidates_MK.shape[1] * bank.dimensions))
     for start in range(0, len(candidates_MK), rows):
         part = slice(start, start + rows)
-        scores_MK[part] = np.einsum("mkd,md->mk", bank_ND[candidates_MK[part]], queries_MD[part])
+        row_MK = candidates_MK[part]
+        bank_MKD = bank.block(row_MK.ravel()).reshape(*row_MK.shape, -1)
+        scores_MK[part] = np.einsum("mkd,md->mk", bank_MKD, queries_MD[part])
     order_MK = np.lexsort((candidates_MK, -scores_MK), axis=1)
     return np.take_along_axis(scores_MK, order_MK, 1), np.take_along_axis(candidates_MK, order_MK, 1)

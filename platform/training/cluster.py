@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -90,28 +91,16 @@ def run_on_ray(
     where Ray does not start, or where workers failed more often than `restarts` allows.
     """
     require_extra("ray", "training on workers")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # With Ray's default, 15, workers starve beside anything else that the machine does.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    import ray
-
     failure = Location(folder) / FAILURE
     remove(failure, [""])
-    started_here = not ray.is_initialized()
-    try:
-        if started_here:
-            on_stage("starting Ray")
-            start_ray()
-        on_stage(f"starting {config.workers} worker{'s' * (config.workers > 1)}")
-        _run_in_thread(_trainer(function, argument, config, folder).fit)
-    except VetdinoError:
-        raise
-    except Exception as error:
-        raise _training_error(error, config, failure, advice) from error
-    finally:
-        if started_here:
-            ray.shutdown()
+    with ray_connection(on_stage):
+        try:
+            on_stage(f"starting {config.workers} worker{'s' * (config.workers > 1)}")
+            _run_in_thread(_trainer(function, argument, config, folder).fit)
+        except VetdinoError:
+            raise
+        except Exception as error:
+            raise _training_error(error, config, failure, advice) from error
     if (message := read_bytes(failure)) is not None:
         raise TrainingError(message.decode())
 
@@ -150,6 +139,36 @@ def report_stage(status: Path, worker: WorkerContext, stage: str) -> None:
     if worker.rank == 0:
         content = {name: value for name, value in read_status(status).items() if name != STAGE}
         atomic_write(status, json.dumps(content | ({STAGE: stage} if stage else {})))
+
+
+@contextmanager
+def ray_connection(on_stage: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+    """Within the `with` block this process uses a Ray: that which runs (see `ray_is_running`), else one of this
+    machine alone, which is stopped afterwards.
+
+    on_stage: called with what is waited for. Raises TrainingError where it does not start.
+    """
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # With Ray's default, 15, workers starve beside anything else that the machine does.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    import ray
+
+    started_here = not ray.is_initialized()
+    try:
+        if started_here:
+            on_stage("starting Ray")
+            start_ray()
+        yield
+    finally:
+        if started_here:
+            ray.shutdown()
+
+
+def ray_is_running() -> bool:
+    """Whether there is a Ray to use: RAY_ADDRESS names one, as inside `ray job submit`, or this process has one."""
+    ray = sys.modules.get("ray")
+    return bool(os.environ.get("RAY_ADDRESS")) or (ray is not None and ray.is_initialized())
 
 
 def start_ray() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from ...platform.core.errors import GalleryError
 from ...platform.core.progress import Progress
 from ...platform.measure.descriptors import Level
-from ...platform.measure.features import Features, FeatureTable
+from ...platform.measure.features import GROUP, Features, FeatureTable
 from ...platform.measure.neighbors import unit_vectors
 from ...platform.measure.probes import Probes
 from .bundle import Draft, new_draft
@@ -57,7 +57,7 @@ class RowSource:
 
 
 class TableSource(RowSource):
-    """The rows of a feature table's file, a part at a time.
+    """The rows of a feature table's files, a part at a time.
 
     Raises FeaturesError for a damaged one, GalleryError for one without rows or without probes.
     """
@@ -65,6 +65,10 @@ class TableSource(RowSource):
     def __init__(self, path: Path | str) -> None:
         self.table = FeatureTable(path)
         head = self.table.head
+        if self.table.level == "patch":
+            raise GalleryError(
+                f"{self.table.path}: a table of patches, a gallery is of studies or views; embed with --level study"
+            )
         if not self.table.rows:
             raise GalleryError(f"{self.table.path}: a table without rows; embed shards that hold studies")
         if head.probes is None:
@@ -72,7 +76,8 @@ class TableSource(RowSource):
                 f"{self.table.path}: has no probes, by which a gallery knows its backbone again; write it anew with "
                 "`vetdino embed`"
             )
-        self.rows, self.level, self.dimensions = self.table.rows, self.table.level, head.vectors.shape[1]
+        self.rows, self.dimensions = self.table.rows, head.vectors.shape[1]
+        self.level = "view" if self.table.level == "view" else "study"
         self.findings, self.backbone, self.data = head.findings, head.backbone, (head.manifest,)
         self.probes = head.probes
 
@@ -85,19 +90,26 @@ class FeaturesSource(RowSource):
     """The rows of a feature table in memory, which has probes."""
 
     def __init__(self, features: Features) -> None:
-        if features.probes is None or not len(features):
-            raise GalleryError("a gallery needs features of at least one study, and with probes")
+        if features.probes is None or not len(features) or features.level == "patch":
+            raise GalleryError(
+                "a gallery needs features of at least one study, and with probes, none of patches"
+            )
         self.features = features
         self.rows, self.dimensions = features.vectors.shape
-        self.level, self.findings, self.backbone = features.level, features.findings, features.backbone
+        self.level = "view" if features.level == "view" else "study"
+        self.findings, self.backbone = features.findings, features.backbone
         self.data, self.probes = (features.manifest,), features.probes
 
     def batches(self) -> Iterator[Features]:
-        yield _with_unit_vectors(self.features, "the features")
+        for start in range(0, self.rows, GROUP):
+            part = self.features.rows(np.arange(start, min(start + GROUP, self.rows)))
+            yield _with_unit_vectors(part, "the features")
 
 
 def _with_unit_vectors(features: Features, whose: str) -> Features:
-    return replace(features, vectors=unit_vectors(features.vectors, whose))
+    """The vectors at length 1. float16 stays as it is, so that a gallery of it equals one of the float32 table."""
+    units = unit_vectors(features.vectors, whose)
+    return features if features.vectors.dtype == np.float16 else replace(features, vectors=units)
 
 
 def build(source: RowSource, bundle: Path, config: IndexConfig | None = None) -> GalleryManifest:

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
+from vetdino.downstream.findings import knn as module
 from vetdino.downstream.findings.config import KnnConfig
 from vetdino.downstream.findings.knn import knn, knn_scores, leave_patient_out_scores
 from vetdino.platform.core.errors import FeaturesError
-from vetdino.platform.measure.features import Features
+from vetdino.platform.measure.features import Features, load_features, save_features
 from vetdino.platform.measure.metrics import auroc
 from vetdino.platform.measure.neighbors import nearest
 from vetdino.platform.measure.results import metric_values
@@ -208,3 +209,27 @@ def test_a_missing_split_or_another_backbone_is_refused():
     table = features(COUNTS)
     with pytest.raises(FeaturesError, match="different backbones"):
         knn_scores(table.of("train"), replace(table.of("test"), backbone="other"), 5)
+
+
+def test_k_of_a_large_bank_is_chosen_on_some_of_its_patients(monkeypatch):
+    table = features({"train": 120, "test": 60})
+    whole = knn(table)
+    monkeypatch.setattr(module, "CHOOSING", 40)
+    some = knn(table)
+    assert "best of [10, 20, 100, 120] on 120 train studies" in whole.facts["k_chosen"]
+    assert "best of [10, 20, 100, 120] on 40 of 120 train studies" in some.facts["k_chosen"]
+    bank = table.of("train")
+    rows = module._choosing_rows(bank)
+    assert len(set(rows.tolist())) == 40
+    assert all({row ^ 1} <= set(rows.tolist()) for row in rows.tolist())  # whole patients, of two studies
+    every, chosen = (leave_patient_out_scores(bank, [1, 7], rows=which) for which in (None, rows))
+    np.testing.assert_array_equal(chosen, every[:, rows])
+
+
+def test_a_table_from_a_file_gives_the_same_predictions(tmp_path):
+    table = features(COUNTS)
+    table = replace(table, vectors=table.vectors / np.linalg.norm(table.vectors, axis=1, keepdims=True))
+    back = load_features(save_features(table, tmp_path))
+    one, other = knn(table), knn(back)
+    np.testing.assert_array_equal(one.scores, other.scores)
+    assert (one.facts, one.patients) == (other.facts, other.patients)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from vetdino.platform.core.errors import ConfigError, FeaturesError, ShardError
-from vetdino.platform.data.manifest import VERSION, Manifest, save_manifest
-from vetdino.platform.data.shards import ShardWriter, read
+from vetdino.platform.data.manifest import VERSION, Manifest, load_manifest, save_manifest
+from vetdino.platform.data.shards import ShardWriter, read, read_shard
 from vetdino.platform.data.study import StoredView, Study, View
 from vetdino.platform.measure import extraction as module
 from vetdino.platform.measure.descriptors import Descriptor
@@ -101,6 +101,15 @@ def test_a_table_has_the_probes_of_its_backbone(folder, backbone, pool):
     assert probes.cosines(module.probed(random_like(backbone, 1), Descriptor(pool)).vectors).min() < 0.999
 
 
+def test_shards_of_other_views_than_promised_are_refused(tmp_path, backbone):
+    manifest = load_manifest(shards(tmp_path, {"test": 3}))
+    for more in (-1, 1):
+        promised = tuple(replace(shard, views=shard.views + more) for shard in manifest.shards)
+        save_manifest(tmp_path, replace(manifest, shards=promised))
+        with pytest.raises(ShardError, match="6 views, the manifest promises"):
+            extract(backbone, tmp_path, ("test",))
+
+
 def test_the_size_of_a_batch_changes_nothing(folder, backbone):
     small, large = (extract(backbone, folder, ("test",), batch=batch) for batch in (1, 64))
     np.testing.assert_allclose(small.vectors, large.vectors, atol=1e-5)
@@ -138,7 +147,7 @@ def test_one_pass_gives_what_several_would(folder, backbone, monkeypatch):
         for one in descriptors
     ]
     passes = []
-    monkeypatch.setattr(module, "read", lambda *given: passes.append(given) or read(*given))
+    monkeypatch.setattr(module, "read_shard", lambda *given: passes.append(given) or read_shard(*given))
     together = extract_all(backbone, folder, descriptors, ("val",))
     assert len(passes) == 1
     for one, other in zip(together, each, strict=True):

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vetdino.platform.core.errors import FeaturesError
-from vetdino.platform.measure.neighbors import nearest, vote
+from tests.second_device import SECOND, second_device
+from vetdino.platform.core.errors import ConfigError, FeaturesError
+from vetdino.platform.measure import neighbors as module
+from vetdino.platform.measure.neighbors import UnitRows, nearest, unit_vectors, vote
 
 
 def slowly(bank_ND, queries_MD, k):
@@ -48,6 +51,87 @@ def test_equal_scores_come_in_the_order_of_their_index(k):
 def test_a_collapsed_bank_still_answers_in_order():
     _, rows_MK = nearest(np.ones((50, 8)), np.ones((3, 8)), 4)
     np.testing.assert_array_equal(rows_MK, [[0, 1, 2, 3]] * 3)
+
+
+def clustered(count, seed, width=24, dtype=np.float32):
+    """Few directions and many twins, so that there are ties at every k."""
+    centers = vectors(9, 5, width)
+    chosen = centers[np.random.default_rng(seed).integers(0, 9, count)]
+    return (chosen + (vectors(count, seed, width) > 1)).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("k", [1, 7, 150])
+def test_blocks_of_a_mapped_bank_give_the_bits_of_the_whole(tmp_path, monkeypatch, dtype, k):
+    bank, queries = clustered(700, 0, dtype=dtype), clustered(60, 1, dtype=dtype)
+    expected = nearest(bank, queries, k)
+    np.save(tmp_path / "bank.npy", bank)
+    monkeypatch.setattr(module, "BLOCK", 53 * 24)
+    monkeypatch.setattr(module, "QUERIES", 17)
+    monkeypatch.setattr(module, "TIED", 5)
+    for one, other in zip(
+        nearest(np.load(tmp_path / "bank.npy", mmap_mode="r"), queries, k), expected, strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(expected[1], slowly_scored(bank, queries, k))
+
+
+def slowly_scored(bank, queries, k):
+    """Brute force with the scores of `nearest`: by falling score, then rising row."""
+    bank, queries = unit_vectors(bank), unit_vectors(queries)
+    scores = np.einsum("mkd,md->mk", np.broadcast_to(bank, (len(queries), *bank.shape)), queries)
+    return np.lexsort((np.broadcast_to(np.arange(len(bank)), scores.shape), -scores), axis=1)[:, :k]
+
+
+@pytest.mark.parametrize("k", [1, 7, 150])
+def test_a_device_finds_the_same_neighbors(monkeypatch, k):
+    bank, queries = clustered(700, 0), clustered(60, 1)
+    expected = nearest(bank, queries, k, "cpu")
+    monkeypatch.setattr(module, "ON_GPU", 0)
+    monkeypatch.setattr(module, "BLOCK", 53 * 24)
+    monkeypatch.setattr(module, "ON_DEVICE", 53 * 11)
+    used = []
+    with second_device() as device:
+        monkeypatch.setattr(module, "resolve_device", lambda choice: used.append(choice) or device)
+        found = nearest(bank, queries, k)
+    assert used == ["auto"]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_device_is_used_for_large_searches_alone(monkeypatch):
+    monkeypatch.setattr(module, "search_on_device", lambda *_, device: pytest.fail("too small, or the CPU"))
+    monkeypatch.setattr(module, "resolve_device", lambda choice: SECOND)
+    nearest(vectors(20, 0), vectors(4, 1), 5)
+    monkeypatch.setattr(module, "ON_GPU", 0)
+    nearest(vectors(20, 0), vectors(4, 1), 5, "cpu")
+    with pytest.raises(pytest.fail.Exception):
+        nearest(vectors(20, 0), vectors(4, 1), 5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_finds_the_same_neighbors(monkeypatch):
+    bank, queries = clustered(5_000, 0), clustered(300, 1)
+    monkeypatch.setattr(module, "ON_GPU", 0)
+    for one, other in zip(nearest(bank, queries, 20, "cuda"), nearest(bank, queries, 20, "cpu"), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(module, "ON_GPU", 0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="device cuda needs a GPU"):
+        nearest(vectors(20, 0), vectors(4, 1), 5, "cuda")
+
+
+def test_bad_vectors_of_a_bank_in_blocks_are_counted(monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 30)
+    bank = vectors(50, 0)
+    bank[[3, 40]] = np.nan
+    with pytest.raises(FeaturesError, match="2 of 50 vectors of the bank"):
+        nearest(bank, vectors(2, 1), 1)
+    assert repr(UnitRows(vectors(50, 0), "bank")) == "UnitRows(50, 12 dimensions)"
 
 
 def test_length_does_not_matter():

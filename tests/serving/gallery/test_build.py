@@ -145,6 +145,38 @@ def test_a_table_without_rows_is_refused(tmp_path):
             FeaturesSource(features)
 
 
+def test_patches_make_no_gallery(tmp_path):
+    patches = replace(table(), vectors=np.ones((12, 2, 2, 6), np.float16), views=("view0",) * 12)
+    with pytest.raises(GalleryError, match="a table of patches, a gallery is of studies or views"):
+        TableSource(save_features(patches, tmp_path))
+    with pytest.raises(GalleryError, match="none of patches"):
+        FeaturesSource(patches)
+
+
+def test_a_gallery_of_float16_features_equals_that_of_the_float32_ones(tmp_path):
+    features = table(300)
+    half = replace(features, vectors=features.vectors.astype(np.float16))
+    for name, source in (
+        ("whole", FeaturesSource(features)),
+        ("half", FeaturesSource(half)),
+        ("file", TableSource(save_features(half, tmp_path / "features"))),
+    ):
+        build(source, tmp_path / name)
+    for name in ("vectors.f16.npy", "index.faiss", "meta.sqlite"):
+        whole, *others = (
+            next((tmp_path / gallery).glob(f"0*/{name}")).read_bytes()
+            for gallery in ("whole", "half", "file")
+        )
+        assert others == [whole, whole], name
+
+
+def test_features_in_memory_are_taken_a_part_at_a_time(monkeypatch):
+    monkeypatch.setattr("vetdino.serving.gallery.build.GROUP", 5)
+    parts = list(FeaturesSource(table(12)).batches())
+    assert [len(part) for part in parts] == [5, 5, 2]
+    assert sum((part.keys for part in parts), ()) == table(12).keys
+
+
 def test_a_row_that_comes_twice_in_different_parts_is_refused(tmp_path, monkeypatch):
     features = table(20)
     repeated = replace(features, keys=(*features.keys[:-1], "key0"), probes=probes(6))

@@ -1,0 +1,1 @@
+"""`vetdino embed` against a plain loop over the same network; see benchmarks/README.md."""
