@@ -26,12 +26,27 @@ FONTS = (
 )  # fmt: skip
 """Of matplotlib's own; hershey is OpenCV's stroke font, as older consoles draw."""
 
-DUMP = [0]
-FAMILY = ("Mueller", "Smith", "O'Neill", "Kowalska", "Garcia", "Nguyen", "Dubois", "Ivanova", "Yilmaz", "Bauer-Lang")
+FAMILY = (
+    "Mueller",
+    "Smith",
+    "O'Neill",
+    "Kowalska",
+    "Garcia",
+    "Nguyen",
+    "Dubois",
+    "Ivanova",
+    "Yilmaz",
+    "Bauer-Lang",
+)
 GIVEN = ("Anna", "Peter", "Bella", "Rex", "Maria", "John", "Luna", "Karl", "Sofia", "Max")
 
 HEIGHTS = ((6, 8), (8, 11), (11, 16), (16, 28))
 """Heights of a capital letter in pixels of the stored picture of 512: bins of the table."""
+
+TURNS = {0: "upright", 1: "turned left", 3: "turned right"}
+
+LEFT_INK = 0.02
+"""A text is painted over wholly where less than this fraction of its visible pixels stays."""
 
 CONTRASTS = ((40, 80), (80, 140), (140, 256))
 """Differences between ink and the median below it, of 255: bins of the table."""
@@ -55,7 +70,11 @@ def identifier(random: np.random.Generator) -> tuple[str, str]:
     """(kind, text) as consoles print them: a name, a date, a number, or a line of all three."""
     family, given = (str(random.choice(names)) for names in (FAMILY, GIVEN))
     day, month, year = random.integers(1, 29), random.integers(1, 13), random.integers(1930, 2024)
-    date = str(random.choice([f"{day:02}.{month:02}.{year}", f"{year}-{month:02}-{day:02}", f"{month:02}/{day:02}/{year}"]))
+    date = str(
+        random.choice(
+            [f"{day:02}.{month:02}.{year}", f"{year}-{month:02}-{day:02}", f"{month:02}/{day:02}/{year}"]
+        )
+    )
     number = str(random.integers(10**5, 10**9))
     name = str(random.choice([f"{family}, {given}", f"{family}^{given}".upper(), f"{given} {family}"]))
     kind = str(random.choice(["name", "date", "number", "line"]))
@@ -73,7 +92,9 @@ def ink_of(text: str, font: str, height: float) -> np.ndarray:
         (wide, tall), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
         canvas = np.zeros((tall + below + 4, wide + 4), np.uint8)
         place = (2, tall + 2)
-        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, max(1, round(height / 12)), cv2.LINE_AA)
+        cv2.putText(
+            canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, max(1, round(height / 12)), cv2.LINE_AA
+        )
     else:
         path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / font
         type_face = ImageFont.truetype(str(path), size=height / 0.72)
@@ -103,7 +124,11 @@ def burn(
         else:
             left = edge if random.uniform() < 0.5 else width - wide - edge
     below = float(np.median(pixels_HW[top : top + tall, left : left + wide]))
-    ink = below + contrast if below + contrast <= 255 and (below - contrast < 0 or random.uniform() < 0.7) else below - contrast
+    ink = (
+        below + contrast
+        if below + contrast <= 255 and (below - contrast < 0 or random.uniform() < 0.7)
+        else below - contrast
+    )
     burned_HW, ink_HW = pixels_HW.astype(np.float32), np.zeros(pixels_HW.shape, np.float32)
     ink_HW[top : top + tall, left : left + wide] = ink_hw
     burned_HW += ink_HW * (np.clip(ink, 0, 255) - burned_HW)
@@ -135,9 +160,6 @@ def burned_case(base: str, pixels_HW: np.ndarray, random: np.random.Generator) -
             is_ink_HW[box_pixels(box, is_ink_HW.shape)] = False
         boxes = find_text(painted_HW)
     left_ink = np.count_nonzero(is_ink_HW) / max(1, ink)
-    if DUMP and is_found and left_ink > 0.02:
-        import cv2
-        DUMP.append(1); cv2.imwrite(f"/tmp/h_scratch/complete/d{len(DUMP)}.png", np.hstack([before_HW, painted_HW]))
     return Burned(base, kind, font, height, contrast, turn, is_found, left_ink)
 
 
@@ -186,48 +208,40 @@ def measure(bases: Mapping[str, Iterator[np.ndarray]], texts: int, seed: int) ->
     return {"alarms": alarms, "ms": float(np.median(times) * 1000), "cases": [asdict(case) for case in cases]}
 
 
-def shares(cases: Sequence[Mapping], is_chosen) -> str:
-    """`found of all (share, interval); painted over completely` of the chosen cases."""
-    chosen = [case for case in cases if is_chosen(case)]
-    found = sum(case["found"] for case in chosen)
-    clean = sum(case["left_ink"] < 0.02 for case in chosen)
-    if not chosen:
+def shares(cases: Sequence[Mapping]) -> str:
+    """`share found, interval | share painted over wholly, interval | texts` of some cases."""
+    if not cases:
         return "- | - | 0"
-    low, high = wilson(found, len(chosen))
-    low_clean, high_clean = wilson(clean, len(chosen))
-    return (
-        f"{found / len(chosen):.3f} ({low:.3f}-{high:.3f}) | "
-        f"{clean / len(chosen):.3f} ({low_clean:.3f}-{high_clean:.3f}) | {len(chosen)}"
-    )
+    parts = []
+    for count in (sum(case["found"] for case in cases), sum(case["left_ink"] < LEFT_INK for case in cases)):
+        low, high = wilson(count, len(cases))
+        parts.append(f"{count / len(cases):.3f} ({low:.3f}-{high:.3f})")
+    return f"{' | '.join(parts)} | {len(cases)}"
 
 
 def table(result: Mapping) -> str:
     """The result as Markdown tables."""
     lines = ["| pictures as they are | alarms | share, 95 % interval |", "| --- | --- | --- |"]
     for base, row in result["alarms"].items():
+        share = row["alarms"] / max(1, row["pictures"])
         low, high = row["interval"]
         lines.append(
-            f"| {base} | {row['alarms']} of {row['pictures']} | {row['alarms'] / row['pictures']:.3f} ({low:.3f}-{high:.3f}) |"
+            f"| {base} | {row['alarms']} of {row['pictures']} | {share:.3f} ({low:.3f}-{high:.3f}) |"
         )
-    cases = result["cases"]
     lines += ["", "| text | found | painted over | texts |", "| --- | --- | --- | --- |"]
-    lines.append(f"| all | {shares(cases, lambda case: True)} |")
-    for base in result["alarms"]:
-        lines.append(f"| on {base} | {shares(cases, lambda case: case['base'] == base)} |")
-    for low, high in HEIGHTS:
-        lines.append(f"| capitals {low} to {high} px | {shares(cases, lambda case: low <= case['height'] < high)} |")
-    for low, high in CONTRASTS:
-        lines.append(f"| contrast {low} to {high} | {shares(cases, lambda case: low <= case['contrast'] < high)} |")
-    for kind in ("name", "date", "number", "line"):
-        lines.append(f"| {kind} | {shares(cases, lambda case: case['kind'] == kind)} |")
-    for turn, words in {0: "upright", 1: "turned left", 3: "turned right"}.items():
-        lines.append(f"| {words} | {shares(cases, lambda case: case['turn'] == turn)} |")
-    for font in FONTS:
-        lines.append(f"| {font} | {shares(cases, lambda case: case['font'] == font)} |")
-    readable = "capitals over 8 px, contrast over 80"
-    lines.append(
-        f"| {readable} | {shares(cases, lambda case: case['height'] >= 8 and case['contrast'] >= 80)} |"
-    )
+    cases = result["cases"]
+    rows = {"all": cases}
+    for name in ("base", "kind", "font", "turn"):
+        for value in dict.fromkeys(case[name] for case in cases):
+            words = TURNS[value] if name == "turn" else value
+            rows[f"{name}: {words}"] = [case for case in cases if case[name] == value]
+    for name, bins in (("height", HEIGHTS), ("contrast", CONTRASTS)):
+        for low, high in bins:
+            rows[f"{name}: {low} to {high}"] = [case for case in cases if low <= case[name] < high]
+    rows["height over 8, contrast over 80"] = [
+        case for case in cases if case["height"] >= 8 and case["contrast"] >= 80
+    ]
+    lines += [f"| {name} | {shares(chosen)} |" for name, chosen in rows.items()]
     return "\n".join([*lines, "", f"{result['ms']:.0f} ms a picture, one thread"])
 
 
@@ -237,7 +251,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pictures", type=int, default=200, help="pictures of each kind")
     parser.add_argument("--texts", type=int, default=2, help="texts drawn onto each picture, one at a time")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tables", type=Path, nargs="*", default=[], help="folders with metadata.csv and pictures")
+    parser.add_argument(
+        "--tables", type=Path, nargs="*", default=[], help="folders with metadata.csv and pictures"
+    )
     parser.add_argument("--out", type=Path, help="JSON with every case")
     return parser.parse_args(argv)
 

@@ -32,13 +32,15 @@ class Ingest(IngestConfig, Command):
     source: Annotated[Positional[Path], arg(metavar="SRC")]
     """Folder of DICOM files, or a table with one row for each image (path, patient, study, view, labels)."""
     out: Annotated[Positional[Path], arg(metavar="OUT")]
-    """Folder for the shards, manifest.json and quarantine.csv."""
+    """Folder for the shards, manifest.json, report.html and quarantine.csv."""
 
     def run(self) -> Path:
         from ...platform.ingest.assembly import summary
         from ...platform.ingest.ingest import ingest
+        from ..pages.ingest_report import write_ingest_report
 
-        print(
-            summary(ingest(self.source, self.out, subconfig(IngestConfig, self))), file=sys.stderr, flush=True
-        )
+        manifest = ingest(self.source, self.out, subconfig(IngestConfig, self))
+        facts = write_ingest_report(self.out)
+        for line in (summary(manifest), *facts.notes()):
+            print(line, file=sys.stderr, flush=True)
         return self.out

@@ -14,6 +14,8 @@ EXTRAS = {
     "gradio": "serve",
     "fastapi": "serve",
     "uvicorn": "serve",
+    "rapidocr": "ocr",
+    "onnxruntime": "ocr",
 }
 """Import name -> the extra of vetdino that installs it."""
 

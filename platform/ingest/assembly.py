@@ -6,7 +6,7 @@ import csv
 import math
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..core.progress import track
@@ -16,6 +16,7 @@ from ..data.study import SPLITS, Study
 from .config import IngestConfig
 from .decoding import DecodeResult
 from .discovery import ArchiveSource, DecodeTask
+from .listings import HashedView
 from .pseudonyms import owner_only, pseudonym, split_of
 from .store import ResultStore
 from .tables import Labels
@@ -69,6 +70,15 @@ def counts_of(results: Sequence[DecodeResult]) -> dict[str, int]:
     }
     assert counts["files"] == counts["views"] + counts["refused"] + counts["duplicates"], "a file is missing"
     return {**counts, **{f"refused.{code}": codes[code] for code in sorted(codes)}}
+
+
+def hashed_views(results: Iterable[DecodeResult]) -> Iterator[HashedView]:
+    """The accepted views, numbered within their studies as they are written."""
+    views = Counter[str]()
+    for result in results:
+        if not result.code:
+            yield HashedView(result.study, views[result.study], result.patient, result.dhash)
+            views[result.study] += 1
 
 
 def foreseen(root: Path, tasks: Sequence[DecodeTask]) -> list[DecodeResult]:

@@ -17,13 +17,15 @@ from pathlib import Path
 
 from ..core.errors import DicomError
 from ..core.processes import without_main_script
-from ..data.samples import stored_view
+from ..data.samples import stored_bits, stored_view
 from ..data.study import StoredView
 from .config import IngestConfig
 from .discovery import DecodeTask
 from .header import check_radiograph, identity_of, is_dicom, read_header
+from .image.near_duplicates import difference_hash
 from .pixels import normalized_view, picture_pixels, picture_view, raw_pixels
 from .pseudonyms import pseudonym
+from .screening import screened
 
 PRELOAD = ["cv2", "imagecodecs", "numpy", "PIL.Image", "pydicom.encaps", "pydicom.pixels", __name__]
 """Modules that the fork server imports once, so that a new worker starts in a moment."""
@@ -39,6 +41,7 @@ class DecodeResult:
     study: str = ""
     file_hash: str = ""
     pixel_hash: str = ""
+    dhash: str = ""
     view: StoredView | None = None
 
 
@@ -65,15 +68,16 @@ def _decode(root: Path, task: DecodeTask, secret: bytes, config: IngestConfig) -
             raise DicomError("NOT_DICOM", "no DICM mark and no leading tag")
         data = head + file.read()
     patient = study = ""
+    dataset, bits = None, stored_bits(config.shards)
     if is_dicom(head):
         dataset = read_header(data)
         check_radiograph(dataset, config.dicom)
         patient, study = identity_of(dataset)
         raw = raw_pixels(dataset)
-        view = normalized_view(dataset, raw, config.dicom)
+        view = normalized_view(dataset, raw, config.dicom, bits)
     else:
         raw = picture_pixels(data)
-        view = picture_view(raw, config.dicom)
+        view = picture_view(raw, config.dicom, bits)
     if task.named is not None:
         patient, study, projection = task.named
         view = replace(
@@ -84,11 +88,13 @@ def _decode(root: Path, task: DecodeTask, secret: bytes, config: IngestConfig) -
         )
     if not patient or not study:
         raise DicomError("NO_IDENTITY", "no study" if patient else "no patient")
+    view = screened(view, dataset, config.dicom)
     return DecodeResult(
         patient=pseudonym(secret, f"patient:{patient}"),
         study=pseudonym(secret, f"study:{study}"),
         file_hash=hashlib.sha256(data).hexdigest(),
         pixel_hash=hashlib.sha256(f"{raw.shape} {raw.dtype}".encode() + raw.tobytes()).hexdigest(),
+        dhash=difference_hash(view.decode().pixels),
         view=stored_view(view, config.shards),
     )
 

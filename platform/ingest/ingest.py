@@ -27,6 +27,7 @@ from .assembly import (
     QUARANTINE,
     counts_of,
     foreseen,
+    hashed_views,
     judged,
     labels_of,
     refusal_of_archive,
@@ -37,7 +38,9 @@ from .config import IngestConfig
 from .decoding import DecodeResult, decode_all
 from .discovery import ArchiveSource, discover, no_labels_message
 from .header import study_uid
+from .listings import save_near_duplicates, save_text_boxes
 from .pseudonyms import load_secret, pseudonym
+from .screening import with_known_search
 from .store import ResultStore, result_key
 
 PROVENANCE = "ingest.json"
@@ -53,7 +56,7 @@ def ingest(source: Path, out: Path, config: IngestConfig | None = None) -> Manif
     Raises DataError where there is nothing to read, labels are of another archive or too much is refused,
     ShardError where the disk refuses.
     """
-    config = config or IngestConfig()
+    config = with_known_search(config or IngestConfig())
     source, out = Path(source), Path(out)
     archive = discover(source, out, config)
     secret = load_secret(config.secret or out.with_name(out.name + ".secret"))
@@ -141,8 +144,10 @@ def _build(
         config_digest=provenance["config_digest"],
     )
     save_quarantine(folder, archive.tasks, results)
+    save_near_duplicates(folder, hashed_views(results))
     (folder / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n")
     save_manifest(folder, manifest)
+    save_text_boxes(folder)
     os.replace(folder, out)
     shutil.rmtree(work)
     return manifest

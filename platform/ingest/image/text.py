@@ -1,7 +1,7 @@
 """Text burned into a picture's pixels: found by a text detector, told from side markers, painted over.
 
-The recognized text itself never leaves `find_text`: it may name the patient. The networks are those of RapidOCR (PP-OCRv6,
-small), which ship inside its wheel; nothing is downloaded.
+The recognized text itself never leaves `find_text`: it may name the patient. The networks are those of RapidOCR
+(PP-OCRv6, small), which ship inside its wheel; nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ MIN_SCORE = 0.6
 """Mean probability of the recognized letters, below which a texture was taken for text."""
 
 SEARCH_SIDE = 512
-"""Pictures with a shorter long side are enlarged to this before they are searched: the network misses smaller letters."""
+"""Pictures with a shorter long side are enlarged to this before they are searched; on larger ones the network is
+slower, and finds no more of what is still legible."""
 
 LINE_GAP = 2
 """Line heights between two parts of one line, at most."""
@@ -49,9 +50,14 @@ ROUNDS = 3
 """How often a picture is searched and painted over before it is given up."""
 
 MARKERS = frozenset(
-    """LEFT RIGHT LINKS RECHTS LAT LATERAL LLAT RLAT LTLAT RTLAT OBL OBLIQUE DORSAL VENTRAL MLO LMLO RMLO LCC RCC XCC
-    XCCL AP PA VD DV DVL VDL ERECT UPRIGHT STANDING SUPINE PRONE SITTING SEMIERECT LIEGEND STEHEND SITZEND PORTABLE
-    MOBILE INSP EXP DECUB LDECUB RDECUB""".split()
+    word
+    for line in (
+        "AP PA VD DV LL RL LAT LATERAL LLAT RLAT OBL OBLIQUE DORSAL VENTRAL CC MLO LCC RCC LMLO RMLO XCC XCCL",
+        "LEFT RIGHT LINKS RECHTS GAUCHE DROITE IZQUIERDA DERECHA ESQUERDA DIREITA SINISTRA DESTRA",
+        "ERECT UPRIGHT UPRT STANDING SITTING SEMI SUPINE PRONE DECUB DECUBITUS INSP EXP PORT PORTABLE MOBILE BEDSIDE",
+        "STEHEND SITZEND LIEGEND BETTAUFNAHME DEBOUT ASSIS COUCHE SUPINO SEDUTO SENTADO",
+    )
+    for word in line.split()
 )
 """Words of side, position and projection markers, which name nobody."""
 
@@ -112,10 +118,14 @@ def find_text(pixels_HW: np.ndarray) -> tuple[TextBox, ...]:
         return ()
     corners = [(*box_42.min(0), *box_42.max(0)) for box_42 in found.boxes]
     boxes = [_Box(*(int(edge) for edge in edges)) for edges in corners]
-    named = [box for box in boxes if _names_somebody(color_HW3[box.top : box.bottom + 1, box.left : box.right + 1])]
+    named = [
+        box for box in boxes if _names_somebody(color_HW3[box.top : box.bottom + 1, box.left : box.right + 1])
+    ]
     chosen = {box for box in boxes if any(box == other or box.continues(other) for other in named)}
     rows, columns = pixels_HW.shape
-    return tuple(box.as_fractions(rows, columns) for box in sorted(chosen, key=lambda box: (box.top, box.left)))
+    return tuple(
+        box.as_fractions(rows, columns) for box in sorted(chosen, key=lambda box: (box.top, box.left))
+    )
 
 
 class _Box(NamedTuple):
@@ -185,7 +195,10 @@ def painted_over(pixels_HW: np.ndarray, boxes: Sequence[TextBox]) -> np.ndarray:
     painted_HW = pixels_HW.copy()
     for box in boxes:
         rows, columns = box_pixels(box, pixels_HW.shape)
-        wider = slice(max(0, rows.start - RING), rows.stop + RING), slice(max(0, columns.start - RING), columns.stop + RING)
+        wider = (
+            slice(max(0, rows.start - RING), rows.stop + RING),
+            slice(max(0, columns.start - RING), columns.stop + RING),
+        )
         is_ring_HW = np.zeros(pixels_HW.shape, bool)
         is_ring_HW[wider] = True
         is_ring_HW[rows, columns] = False

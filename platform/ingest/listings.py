@@ -1,0 +1,74 @@
+"""What ingest lists beside the shards, under pseudonyms: near-duplicates, and views with text in their pixels.
+
+Nothing in these lists is removed from the shards, and no path or recognized text is in them.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ..data.records import study_records
+from .image.near_duplicates import near_duplicates
+
+NEAR_DUPLICATES = "near_duplicates.csv"
+TEXT = "text.csv"
+
+NEAR_COLUMNS = ("study", "view", "other_study", "other_view", "relation", "distance")
+TEXT_COLUMNS = ("study", "view", "action", "tagged", "top", "left", "bottom", "right")
+
+
+class HashedView(NamedTuple):
+    """A view in the shards: pseudonyms of study and patient, its number in the study, its `difference_hash`."""
+
+    study: str
+    view: int
+    patient: str
+    dhash: str
+
+
+def save_near_duplicates(folder: Path, views: Iterable[HashedView]) -> Path:
+    """Writes near_duplicates.csv: a row for each pair of views whose pictures are nearly the same; the file.
+
+    relation: `other patient` (the same picture under two names, or two that look alike), `other study` or `same study`.
+    Memory grows by some 200 bytes a view.
+    """
+    ordered = sorted(views)
+    rows: list[Sequence[object]] = []
+    for first, second, distance in near_duplicates([view.dhash for view in ordered]).tolist():
+        one, other = ordered[first], ordered[second]
+        relation = "same study" if one.study == other.study else "other study"
+        if one.patient != other.patient:
+            relation = "other patient"
+        rows.append((one.study, one.view, other.study, other.view, relation, distance))
+    return _save(folder / NEAR_DUPLICATES, NEAR_COLUMNS, rows)
+
+
+def save_text_boxes(folder: Path) -> Path:
+    """Writes text.csv: a row for each box of text that was found in a view of the folder's shards; the file.
+
+    action: `masked` (painted over) or `kept`. tagged: whether BurnedInAnnotation is YES. Edges are fractions of the sides.
+    """
+    rows: list[Sequence[object]] = []
+    for record, _ in study_records(folder):
+        for number, view in enumerate(record["views"]):
+            found, _, tagged = view["facts"].get("text", "none").partition("; ")
+            if found != "none":
+                action, _, boxes = found.partition(" ")
+                rows += [
+                    (record["key"], number, action, int(bool(tagged)), *box.split())
+                    for box in boxes.split(", ")
+                ]
+            elif tagged:
+                rows.append((record["key"], number, "kept", 1, "", "", "", ""))
+    return _save(folder / TEXT, TEXT_COLUMNS, rows)
+
+
+def _save(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+    return path
