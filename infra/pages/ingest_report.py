@@ -29,7 +29,7 @@ EXAMPLES = 6
 """Pictures of each projection."""
 
 PAIRS = 6
-"""Pairs of near-duplicates that are shown, and pictures with text."""
+"""Pairs of near-duplicates that are shown, and pictures whose text was painted over."""
 
 ROWS = 40
 """Rows of near-duplicates that are listed; the CSV has all."""
@@ -97,6 +97,8 @@ def read_ingest_facts(folder: Path) -> IngestFacts:
         return [view["file"] for number, view in enumerate(record["views"]) if chosen(record, number, view)]
 
     def chosen(record: Mapping[str, Any], number: int, view: Mapping[str, Any]) -> bool:
+        if view["facts"].get("text", "none").startswith("kept"):  # a name may be legible on the page
+            return False
         shown = best.setdefault(view["projection"], [])
         is_example = len(shown) < EXAMPLES or _draw(record["key"], number) < shown[-1][0]
         return is_example or (record["key"], number) in wanted
@@ -139,7 +141,8 @@ def _shown_pairs(facts: IngestFacts) -> list[dict[str, str]]:
 
 
 def _shown_texts(facts: IngestFacts) -> list[ViewId]:
-    return list(dict.fromkeys((row["study"], int(row["view"])) for row in facts.text))[:PAIRS]
+    masked = (row for row in facts.text if row["action"] == "masked")
+    return list(dict.fromkeys((row["study"], int(row["view"])) for row in masked))[:PAIRS]
 
 
 def _draw(key: str, number: int) -> str:
@@ -170,14 +173,20 @@ def _thumbnail(encoded: bytes) -> bytes:
 
 def _sections(facts: IngestFacts) -> list[str]:
     counts = facts.manifest.counts
-    lead = (
-        f"{counts['files']:,} files: {_count(counts['views'], 'view')} of {_count(counts['studies'], 'study', 'studies')} "
-        f"of {_count(counts['patients'], 'patient')} written, {counts['refused']:,} refused, "
-        f"{_count(counts['duplicates'], 'duplicate')} left out."
-    )
+    numbers = {
+        "files read": counts["files"],
+        "views written": counts["views"],
+        "studies": counts["studies"],
+        "patients": counts["patients"],
+        "refused": counts["refused"],
+        "duplicates left out": counts["duplicates"],
+        "near-duplicates": len(facts.near),
+        "views with text": len({(row["study"], row["view"]) for row in facts.text}),
+    }
+    tiles = "".join(f"<div><b>{number:,}</b>{escape(name)}</div>" for name, number in numbers.items())
     return [
         heading(f"Ingest: {facts.manifest.name}", 1),
-        paragraph(lead),
+        f'<div class="tiles">{tiles}</div>',
         *_files(counts),
         *_views(facts),
         *_examples(facts),
@@ -224,6 +233,8 @@ def _views(facts: IngestFacts) -> Iterator[str]:
 
 def _examples(facts: IngestFacts) -> Iterator[str]:
     yield heading("Examples")
+    if facts.searched < facts.manifest.counts["views"]:
+        yield paragraph("Not all pixels were searched for text: a name may be legible on this page.", "note")
     for projection, view_ids in facts.examples.items():
         if view_ids:
             yield heading(projection, 3)
@@ -241,10 +252,14 @@ def _duplicates(facts: IngestFacts) -> Iterator[str]:
         return
     relations = Counter((row["relation"],) for row in facts.near)
     yield _bars(("near-duplicates of",), dict(sorted(relations.items())))
+    pairs = []
     for row in _shown_pairs(facts):
         ids = (row["study"], int(row["view"])), (row["other_study"], int(row["other_view"]))
-        yield paragraph(f"{row['relation'].capitalize()}, {row['distance']} of 256 bits differ:")
-        yield _pictures(facts, [(view_id, _name(view_id)) for view_id in ids])
+        words = f"{row['relation'].capitalize()}, {row['distance']} of 256 bits differ"
+        pairs.append(
+            f"<div>{heading(words, 3)}{_pictures(facts, [(view_id, _name(view_id)) for view_id in ids])}</div>"
+        )
+    yield f'<div class="pairs">{"".join(pairs)}</div>'
     head = ("study", "view", "other study", "view", "relation", "bits that differ")
     yield table(head, [list(row.values()) for row in facts.near[:ROWS]])
     if len(facts.near) > ROWS:
@@ -266,14 +281,7 @@ def _text(facts: IngestFacts) -> Iterator[str]:
     refused = facts.manifest.counts.get("refused.BURNED_IN", 0)
     if refused:
         yield paragraph(f"{_count(refused, 'file')} refused as BURNED_IN.")
-    shown = [
-        (view_id, f"{_name(view_id)}, {row['action']}")
-        for view_id in _shown_texts(facts)
-        for row in facts.text
-        if (row["study"], int(row["view"])) == view_id
-    ]
-    if shown:
-        yield _pictures(facts, list(dict(shown).items()))
+    yield _pictures(facts, [(view_id, _name(view_id)) for view_id in _shown_texts(facts)])
 
 
 def _made(facts: IngestFacts) -> Iterator[str]:
@@ -303,7 +311,10 @@ def _bars(head: Sequence[str], rows: Mapping[tuple[str, ...], int]) -> str:
 
 
 def _pictures(facts: IngestFacts, shown: Sequence[tuple[ViewId, str]]) -> str:
-    return f'<div class="thumbnails">{"".join(picture(facts.pictures[view_id], text) for view_id, text in shown)}</div>'
+    pictures = [
+        picture(facts.pictures[view_id], text) for view_id, text in shown if view_id in facts.pictures
+    ]
+    return f'<div class="thumbnails">{"".join(pictures)}</div>' if pictures else ""
 
 
 def _name(view_id: ViewId) -> str:

@@ -17,8 +17,9 @@ class DicomConfig:
     modalities: tuple[str, ...] = ("CR", "DX", "RG", "MG")
     """Modalities taken as radiographs."""
     burned_in: Literal["refuse", "mask", "report", "keep"] = "refuse"
-    """What to do with text burned into the pixels, which may name the patient: refuse the file, mask (paint the
-    text over; where BurnedInAnnotation is YES and none is found, refuse), report (keep it, list it in text.csv), or keep."""
+    """What to do with text burned into the pixels, which may name the patient: refuse the file; mask: paint the
+    text over (refused where BurnedInAnnotation is YES and none is found); report: keep it and list it in text.csv;
+    keep: neither search nor list."""
     search_text: Literal["auto", "untagged", "all", "none"] = "auto"
     """Which pictures are searched for text by a network: untagged (unless BurnedInAnnotation is NO), all, or none, so
     that the tag alone decides. auto: untagged where the extra `ocr` is installed, else none."""

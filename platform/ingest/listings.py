@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from ..data.records import study_records
 from .image.near_duplicates import near_duplicates
 
@@ -32,24 +34,33 @@ class HashedView(NamedTuple):
 def save_near_duplicates(folder: Path, views: Iterable[HashedView]) -> Path:
     """Writes near_duplicates.csv: a row for each pair of views whose pictures are nearly the same; the file.
 
-    relation: `other patient` (the same picture under two names, or two that look alike), `other study` or `same study`.
-    Memory grows by some 200 bytes a view.
+    relation: `other patient` (one picture under two names, or two that look alike), `other study` or `same study`. The
+    order of the views does not matter. Takes some 250 bytes of memory a view.
     """
-    ordered = sorted(views)
+    columns = [bytearray() for _ in HashedView._fields]
+    for view in views:
+        for column, value in zip(columns, view, strict=True):
+            column += value.to_bytes(4, "big") if isinstance(value, int) else bytes.fromhex(value)
+    ids_N, numbers_N, patients_N = (
+        np.frombuffer(columns[i], dtype) for i, dtype in enumerate(("V12", ">u4", "V12"))
+    )
+    hashes_N5 = np.frombuffer(columns[3], ">u8").reshape(-1, 5)
+    order_N = np.lexsort((numbers_N, *np.frombuffer(columns[0], ">u4").reshape(-1, 3).T[::-1]))
     rows: list[Sequence[object]] = []
-    for first, second, distance in near_duplicates([view.dhash for view in ordered]).tolist():
-        one, other = ordered[first], ordered[second]
-        relation = "same study" if one.study == other.study else "other study"
-        if one.patient != other.patient:
+    for first, second, distance in near_duplicates(hashes_N5[order_N]).tolist():
+        i, j = order_N[first], order_N[second]
+        relation = "same study" if ids_N[i] == ids_N[j] else "other study"
+        if patients_N[i] != patients_N[j]:
             relation = "other patient"
-        rows.append((one.study, one.view, other.study, other.view, relation, distance))
+        one, other = (ids_N[row].tobytes().hex() for row in (i, j))
+        rows.append((one, numbers_N[i], other, numbers_N[j], relation, distance))
     return _save(folder / NEAR_DUPLICATES, NEAR_COLUMNS, rows)
 
 
 def save_text_boxes(folder: Path) -> Path:
     """Writes text.csv: a row for each box of text that was found in a view of the folder's shards; the file.
 
-    action: `masked` (painted over) or `kept`. tagged: whether BurnedInAnnotation is YES. Edges are fractions of the sides.
+    action: `masked` (painted over) or `kept`. tagged: whether BurnedInAnnotation is YES. Edges: fractions of the sides.
     """
     rows: list[Sequence[object]] = []
     for record, _ in study_records(folder):

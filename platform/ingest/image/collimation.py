@@ -19,8 +19,8 @@ BLANK = 0.01
 FILLED = 0.002
 """A row or column is blank where at most this fraction of its pixels is not, or is blank in the other color."""
 
-EDGE = 0.25
-"""At a collimator's edge, a line that holds nothing is followed by lines of which this fraction holds something ..."""
+EDGE = 0.5
+"""A black border ends at a collimator where it is followed by lines of which this fraction holds something ..."""
 
 SLANT = 0.03
 """... within this fraction of the picture's side: collimators are turned by a degree or two."""
@@ -126,22 +126,23 @@ def _content(pixels_HW: np.ndarray, axis: int) -> np.ndarray:
 def _by_edges(pixels_HW: np.ndarray, filled: Field) -> Field:
     """The filled part, but with the sides whole where it does not end in a straight edge."""
     height, width = pixels_HW.shape
-    within_rows, within_columns = (
-        pixels_HW[:, filled.left : filled.right],
-        pixels_HW[filled.top : filled.bottom],
-    )
-    down, across = _content(within_rows, 1), _content(within_columns, 0)
+    columns_HL, rows_WL = pixels_HW[:, filled.left : filled.right], pixels_HW[filled.top : filled.bottom].T
     return Field(
-        filled.top if _is_edge(down, filled.top) else 0,
-        filled.bottom if _is_edge(down[::-1], height - filled.bottom) else height,
-        filled.left if _is_edge(across, filled.left) else 0,
-        filled.right if _is_edge(across[::-1], width - filled.right) else width,
+        filled.top if _is_edge(columns_HL, filled.top) else 0,
+        filled.bottom if _is_edge(columns_HL[::-1], height - filled.bottom) else height,
+        filled.left if _is_edge(rows_WL, filled.left) else 0,
+        filled.right if _is_edge(rows_WL[::-1], width - filled.right) else width,
     )
 
 
-def _is_edge(content_L: np.ndarray, first: int) -> bool:
-    near = content_L[first : first + max(2, int(SLANT * len(content_L)))]
-    return first > 0 and bool(len(near)) and float(near.max()) >= EDGE
+def _is_edge(lines: np.ndarray, first: int) -> bool:
+    """Whether the blank lines before the first that is not end at a collimator. lines: (lines, pixels of a line)."""
+    if first == 0:
+        return False
+    if np.median(lines[first - 1]) > 32767:  # only what was not exposed is white: air is black
+        return True
+    near = lines[first : first + max(2, int(SLANT * len(lines)))]
+    return float(_content(near, 1).max(initial=0)) >= EDGE
 
 
 def _agreed(header: Field, filled: Field, shape: tuple[int, ...]) -> Field | None:
