@@ -97,7 +97,8 @@ def ink_of(text: str, font: str, height: float) -> np.ndarray:
         )
     else:
         path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / font
-        type_face = ImageFont.truetype(str(path), size=height / 0.72)
+        _, high, _, low = ImageFont.truetype(str(path), size=100).getbbox("H")
+        type_face = ImageFont.truetype(str(path), size=100 * height / (low - high))
         left, top, right, bottom = type_face.getbbox(text)
         picture = Image.new("L", (int(right - left) + 4, int(bottom - top) + 4))
         ImageDraw.Draw(picture).text((2 - left, 2 - top), text, font=type_face, fill=255)

@@ -20,8 +20,8 @@ RADIUS = 3
 """Two pictures are candidates where their coarse hashes differ in at most this many of 64 bits."""
 
 FINE_RADIUS = 16
-"""Candidates are near-duplicates where their fine hashes differ in at most this many of 256 bits. Both radii find 99 % of
-copies at 80 % of the size, JPEG quality 60 and 5 % more contrast of real radiographs and mammograms."""
+"""Candidates are near-duplicates where their fine hashes differ in at most this many of 256 bits. Both radii find 99 %
+of copies at 80 % of the size, JPEG quality 60 and 5 % more contrast of real radiographs and mammograms."""
 
 BACKGROUND = 10
 """Of 255, above the darkest pixel: what is darker does not count as content."""
@@ -36,7 +36,8 @@ BATCH = 1 << 20
 def difference_hash(pixels_HW: np.ndarray) -> str:
     """80 hexadecimal digits, 16 of the coarse hash and 64 of the fine one. pixels: (H, W) uint8.
 
-    A bit says whether the picture, without the dark around it and averaged to a few cells, grows brighter from a cell to its right (coarse and fine) or to the one below (fine).
+    A bit says whether the picture, without the dark around it and averaged to a few cells, grows brighter
+    from a cell to its right (coarse and fine) or to the one below (fine).
 
     >>> difference_hash(np.tile(np.arange(90, dtype=np.uint8), (80, 1)))[:16]
     'ffffffffffffffff'
