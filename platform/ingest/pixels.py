@@ -20,7 +20,7 @@ from .header import IMAGECODECS, check_radiograph, frame_count, modality_of, rea
 from .image.collimation import Field, collimated_field, field_of_shape
 from .luts import modality_values, rescale_doubt, voi_luts
 from .projection import laterality_of, projection_of
-from .stored import bits_doubt, padding_range, stored_values
+from .stored import bits_doubt, noise_doubt, padding_range, stored_values
 from .tags import quiet, tag_numbers, tag_text
 
 if TYPE_CHECKING:
@@ -95,7 +95,12 @@ def _check_end_marker(dataset: Dataset) -> None:
 
 def _decode_with_pydicom(dataset: Dataset) -> np.ndarray:
     dataset.pixel_array_options(correct_unused_bits=False)
-    return dataset.pixel_array
+    try:
+        return dataset.pixel_array
+    except BaseException as error:  # a panic of a decoder in Rust is no Exception
+        if isinstance(error, Exception | KeyboardInterrupt | SystemExit):
+            raise
+        raise ValueError("the decoder gave up") from None
 
 
 def _decode_with_imagecodecs(dataset: Dataset) -> np.ndarray:
@@ -290,7 +295,7 @@ def _is_inverted(dataset: Dataset) -> bool:
 
 def _doubts(dataset: Dataset, raw_HW: np.ndarray) -> dict[str, str]:
     """Where the header contradicts itself or the pixels, so that another reading was possible: one fact, or none."""
-    doubts = [bits_doubt(dataset, raw_HW), rescale_doubt(dataset)]
+    doubts = [bits_doubt(dataset, raw_HW), rescale_doubt(dataset), noise_doubt(raw_HW)]
     is_monochrome1 = tag_text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
     if (
         _is_inverted(dataset) != is_monochrome1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
@@ -283,6 +284,35 @@ def test_the_collimated_border_is_cut_off_and_said():
     assert np.array_equal(cropped.pixels, picture[10:90, 20:80])
     assert cropped.facts["crop"] == "pixels 0.1000 0.1000 0.2500 0.0000"
     assert picture_view(picture[10:90, 20:80], DicomConfig(crop=True)).facts["crop"] == "none"
+
+
+def test_a_damaged_stream_that_decodes_to_noise_is_doubted():
+    random = np.random.default_rng(0)
+    v, u = np.mgrid[:150, :160]
+    smooth = 2000 + 1500 * np.sin(v / 25) * np.cos(u / 31) + random.normal(0, 60, v.shape)
+    dataset = radiograph(smooth.clip(0, 4095).astype(np.uint16))
+    dataset.compress(JPEGLSLossless, generate_instance_uid=False)
+    assert "doubts" not in the_view(dataset).facts
+    data, doubted = saved(dataset), 0
+    start, length = len(data) - len(dataset.PixelData) + 100, len(dataset.PixelData)
+    for place in random.integers(start, start + length // 5, 20):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x10
+        doubted += "differ as in noise" in view_in(bytes(damaged), DicomConfig()).facts.get("doubts", "")
+    assert doubted >= 5
+
+
+def test_a_decoder_that_panics_is_a_refusal_like_others():
+    dataset = radiograph()
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    data = bytearray(saved(dataset))
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        damaged = bytearray(data)
+        for place in random.integers(len(data) - len(dataset.PixelData) + 80, len(data) - 20, 10):
+            damaged[place] = random.integers(256)
+        with suppress(DicomError):
+            view_in(bytes(damaged), DicomConfig())
 
 
 def test_16_bits_are_those_that_8_are_rounded_from():
