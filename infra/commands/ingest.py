@@ -36,7 +36,7 @@ class Ingest(IngestConfig, Command):
     source: Annotated[Positional[Location], arg(metavar="SRC")]
     """Folder of DICOM files, or a table with one row for each image (path, patient, study, view, labels)."""
     out: Annotated[Positional[Location], arg(metavar="OUT")]
-    """Folder for the shards, manifest.json and quarantine.csv."""
+    """Folder for the shards, manifest.json, report.html and quarantine.csv."""
 
     def prepared(self, action: str) -> AbstractContextManager[Self]:
         if self.secret is None and not self.out.is_local:
@@ -49,10 +49,10 @@ class Ingest(IngestConfig, Command):
     def run(self) -> Path:
         from ...platform.ingest.assembly import summary
         from ...platform.ingest.ingest import ingest
+        from ..pages.ingest_report import write_ingest_report
 
-        print(
-            summary(ingest(self.source, self.out.path, subconfig(IngestConfig, self))),
-            file=sys.stderr,
-            flush=True,
-        )
+        manifest = ingest(self.source, self.out.path, subconfig(IngestConfig, self))
+        facts = write_ingest_report(self.out.path)
+        for line in (summary(manifest), *facts.notes()):
+            print(line, file=sys.stderr, flush=True)
         return self.out.path

@@ -15,6 +15,8 @@ EXTRAS = {
     "fastapi": "serve",
     "uvicorn": "serve",
     "s3fs": "s3",
+    "rapidocr": "ocr",
+    "onnxruntime": "ocr",
 }
 """Import name -> the extra of vetdino that installs it."""
 

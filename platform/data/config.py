@@ -10,8 +10,9 @@ from typing import Literal
 class ShardConfig:
     """How views are stored and how large a shard grows."""
 
-    encoding: Literal["jpeg", "png"] = "jpeg"
-    """Format of a stored view: jpeg is half the size and three times as fast to read, png is lossless."""
+    encoding: Literal["jpeg", "png", "png16"] = "jpeg"
+    """Format of a stored view: jpeg is half the size and three times as fast to read, png is lossless, png16 is
+    lossless with 16 bits a pixel."""
     quality: int = 95
     """JPEG quality, 1 to 100; 95 keeps 48 dB on radiographs."""
     max_bytes: int = 256 * 1024**2

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 
@@ -27,20 +27,26 @@ PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def stored_view(view: View | StoredView, config: ShardConfig) -> StoredView:
-    """The view with its pixels (H, W) uint8 encoded; a stored view as it is."""
+    """The view with its pixels (H, W) of 8 or 16 bits encoded; a stored view as it is."""
     if isinstance(view, StoredView):
         return view
     import cv2
 
-    assert view.pixels.dtype == np.uint8, "a stored view has 8 bits"
+    assert view.pixels.dtype in (np.uint8, np.uint16), "a stored view has 8 or 16 bits"
     assert view.pixels.ndim == 2, "a stored view has one channel"
     suffix, options = {
         "jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, config.quality]),
         "png": (".png", [cv2.IMWRITE_PNG_COMPRESSION, 6]),
+        "png16": (".png", [cv2.IMWRITE_PNG_COMPRESSION, 6]),
     }[config.encoding]
-    succeeded, encoded = cv2.imencode(suffix, view.pixels, options)
-    assert succeeded, "cv2 encodes every 8-bit picture of one channel"
+    succeeded, encoded = cv2.imencode(suffix, view.decode(stored_bits(config)).pixels, options)
+    assert succeeded, "cv2 encodes every picture of one channel"
     return StoredView(encoded.tobytes(), **description(view))
+
+
+def stored_bits(config: ShardConfig) -> Literal[8, 16]:
+    """Bits of a pixel of stored views."""
+    return 16 if config.encoding == "png16" else 8
 
 
 def sample_files(study: Study, config: ShardConfig) -> list[tuple[str, bytes]]:

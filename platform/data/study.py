@@ -7,7 +7,7 @@ A view that is read from a file holds pixels (`View`); a view in a shard stays e
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from random import Random
 from typing import Any, Literal
 
@@ -46,9 +46,11 @@ class View:
     facts: Mapping[str, str] = field(default_factory=dict)
     """How the view was made: `projection_source` (the tag that decided), `voi` (how greys were chosen)."""
 
-    def decode(self) -> View:
-        """The view itself: it is already decoded."""
-        return self
+    def decode(self, bits: Literal[8, 16] = 8) -> View:
+        """The view with pixels of 8 or 16 bits: itself where it has them."""
+        if self.pixels.dtype.itemsize * 8 == bits:
+            return self
+        return replace(self, pixels=with_bits(self.pixels, bits))
 
     def __repr__(self) -> str:
         return f"View({self.projection}, {'x'.join(map(str, self.pixels.shape))})"
@@ -56,7 +58,7 @@ class View:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StoredView:
-    """A view as a shard keeps it: JPEG or PNG bytes of 8-bit grey, decoded on demand.
+    """A view as a shard keeps it: JPEG or PNG bytes of 8-bit grey, or PNG of 16 bits, decoded on demand.
 
     >>> StoredView(encoded=b"...", projection="LLAT")
     StoredView(LLAT, 3 bytes)
@@ -69,12 +71,25 @@ class StoredView:
     spacing: tuple[float, float] | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
 
-    def decode(self) -> View:
-        """The view with its pixels, (H, W) uint8."""
-        return View(decode_grey(self.encoded), **description(self))
+    def decode(self, bits: Literal[8, 16] = 8) -> View:
+        """The view with its pixels, (H, W) uint8, or uint16 for 16 bits; the highest value is white in both."""
+        return View(with_bits(decode_grey(self.encoded), bits), **description(self))
 
     def __repr__(self) -> str:
         return f"StoredView({self.projection}, {len(self.encoded)} bytes)"
+
+
+def with_bits(pixels: np.ndarray, bits: Literal[8, 16]) -> np.ndarray:
+    """Pixels as uint8 or uint16, rounded; white stays white.
+
+    >>> with_bits(np.array([0, 128, 129, 65535], np.uint16), 8), with_bits(np.array([0, 255], np.uint8), 16)
+    (array([  0,   0,   1, 255], dtype=uint8), array([    0, 65535], dtype=uint16))
+    """
+    if pixels.dtype.itemsize * 8 == bits:
+        return pixels
+    if bits == 16:
+        return pixels.astype(np.uint16) * 257
+    return np.rint(pixels / 257).astype(np.uint8)
 
 
 def description(view: View | StoredView) -> dict[str, Any]:

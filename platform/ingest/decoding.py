@@ -19,13 +19,15 @@ from typing import Any, cast
 
 from ..core.errors import DicomError
 from ..core.processes import without_main_script
-from ..data.samples import stored_view
+from ..data.samples import stored_bits, stored_view
 from ..data.study import StoredView
 from .config import IngestConfig
 from .discovery import ListedFile, has_changed, open_bytes
 from .header import check_radiograph, identity_of, is_dicom, read_header
+from .image.near_duplicates import difference_hash
 from .pixels import normalized_view, picture_pixels, picture_view, raw_pixels
 from .pseudonyms import pseudonym
+from .screening import screened
 
 Task = tuple[Callable[..., Any], Any]
 """What a worker does: a function of (root, files, secret, config), and the files."""
@@ -52,6 +54,7 @@ class DecodeResult:
     study: str = ""
     file_hash: str = ""
     pixel_hash: str = ""
+    dhash: str = ""
     view: StoredView | None = None
 
 
@@ -81,15 +84,16 @@ def _decode(root: Path | str, entry: ListedFile, secret: bytes, config: IngestCo
         if has_changed(file, entry):
             raise DicomError("FILE_CHANGED", "since the archive was listed")
     patient = study = ""
+    dataset, bits = None, stored_bits(config.shards)
     if is_dicom(head):
         dataset = read_header(data)
         check_radiograph(dataset, config.dicom)
         patient, study = identity_of(dataset)
         raw = raw_pixels(dataset)
-        view = normalized_view(dataset, raw, config.dicom)
+        view = normalized_view(dataset, raw, config.dicom, bits)
     else:
         raw = picture_pixels(data)
-        view = picture_view(raw, config.dicom)
+        view = picture_view(raw, config.dicom, bits)
     if task.named is not None:
         patient, study, projection = task.named
         view = replace(
@@ -100,11 +104,13 @@ def _decode(root: Path | str, entry: ListedFile, secret: bytes, config: IngestCo
         )
     if not patient or not study:
         raise DicomError("NO_IDENTITY", "no study" if patient else "no patient")
+    view = screened(view, dataset, config.dicom)
     return DecodeResult(
         patient=pseudonym(secret, f"patient:{patient}"),
         study=pseudonym(secret, f"study:{study}"),
         file_hash=hashlib.sha256(data).hexdigest()[:HASH],
         pixel_hash=hashlib.sha256(f"{raw.shape} {raw.dtype}".encode() + raw.tobytes()).hexdigest()[:HASH],
+        dhash=difference_hash(view.decode().pixels),
         view=stored_view(view, config.shards),
     )
 

@@ -39,8 +39,10 @@ from .config import IngestConfig
 from .cut import cut_ranges
 from .discovery import ArchiveSource, discover, no_labels_message
 from .headers import HEADERS, Block, BlockTask, block_at, blocks_of, rows_of_archive, scan_block
+from .listings import NEAR_DUPLICATES, hashed_views, save_near_duplicates, save_text_boxes
 from .pseudonyms import load_secret, pseudonym
 from .ranges import RANGES, Job, RangeTask, finished_range, write_range
+from .screening import with_known_search
 from .settling import (
     Losers,
     PlacedShard,
@@ -79,7 +81,7 @@ def ingest(source: Path | str | Location, out: Path, config: IngestConfig | None
     Raises DataError where there is nothing to read, labels are of another archive, too much is refused, or `out` holds
     something else; ShardError where the disk refuses.
     """
-    config = config or IngestConfig()
+    config = with_known_search(config or IngestConfig())
     out = Path(out)
     archive = discover(Location(source), out, config)
     secret_file = Path(config.secret) if config.secret else out.with_name(out.name + ".secret")
@@ -238,11 +240,14 @@ class _Run:
                 link_or_copy(placed.source, folder / placed.shard.path)
         link_or_copy(job.work / FILES, folder / files_name(number))
         link_or_copy(quarantine, folder / QUARANTINE)
+        save_near_duplicates(job.work, hashed_views(job.work / FILES))
+        link_or_copy(job.work / NEAR_DUPLICATES, folder / NEAR_DUPLICATES)
         if manifest is not None:
             if before is not None:
                 keep_manifest(before)
             save_index(folder, manifest, rows_in_order(shards, before))
             save_manifest(folder, manifest)
+            save_text_boxes(folder)
             if before is not None:
                 remove_older_files(before)
         atomic_write(folder / PROVENANCE, json.dumps(asdict(self.made), indent=1) + "\n")

@@ -1,6 +1,6 @@
-"""The pixels of a DICOM file or a plain picture: decoded, windowed, shrunk to a View of 8 bits.
+"""The pixels of a DICOM file or a plain picture: decoded, windowed, cropped, shrunk to a View of 8 or 16 bits.
 
-Grey values go from the stored value to 8 bits through one table of levels: level i is the i-th possible stored
+Grey values go from the stored value to these through one table of levels: level i is the i-th possible stored
 value. The histogram over that table decides whether the file's own window can be trusted.
 """
 
@@ -8,18 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from ..core.errors import DicomError, PictureError
 from ..data.pictures import read_gray
-from ..data.study import View
+from ..data.study import View, with_bits
 from .config import DicomConfig
 from .header import IMAGECODECS, check_radiograph, frame_count, modality_of, read_header
+from .image.collimation import Field, collimated_field, field_of_shape
 from .luts import modality_values, rescale_doubt, voi_luts
 from .projection import laterality_of, projection_of
-from .stored import bits_doubt, padding_range, stored_values
+from .stored import bits_doubt, noise_doubt, padding_range, stored_values
 from .tags import quiet, tag_numbers, tag_text
 
 if TYPE_CHECKING:
@@ -94,7 +95,12 @@ def _check_end_marker(dataset: Dataset) -> None:
 
 def _decode_with_pydicom(dataset: Dataset) -> np.ndarray:
     dataset.pixel_array_options(correct_unused_bits=False)
-    return dataset.pixel_array
+    try:
+        return dataset.pixel_array
+    except BaseException as error:  # a panic of a decoder in Rust is no Exception
+        if isinstance(error, Exception | KeyboardInterrupt | SystemExit):
+            raise
+        raise ValueError("the decoder gave up") from None
 
 
 def _decode_with_imagecodecs(dataset: Dataset) -> np.ndarray:
@@ -118,8 +124,10 @@ def _decode_with_imagecodecs(dataset: Dataset) -> np.ndarray:
     return pixels_HW.astype(f"{kind}{dataset.BitsAllocated // 8}", copy=False)
 
 
-def normalized_view(dataset: Dataset, raw_HW: np.ndarray, config: DicomConfig) -> View:
-    """The view from decoded pixels: modality LUT, window, inversion, area resize to `config.side`, uint8.
+def normalized_view(
+    dataset: Dataset, raw_HW: np.ndarray, config: DicomConfig, bits: Literal[8, 16] = 8
+) -> View:
+    """The view from decoded pixels: modality LUT, window, inversion, crop, area resize to `config.side`, `bits`.
 
     Raises DicomError LOW_CONTRAST, INVALID_PIXEL_TAG.
     """
@@ -134,17 +142,55 @@ def normalized_view(dataset: Dataset, raw_HW: np.ndarray, config: DicomConfig) -
             grey_N = 1 - grey_N
         grey_N[is_padding_N] = 0
         table_N = np.rint(grey_N * 65535).astype(np.uint16)
-        pixels_HW = shrunk(table_N[index_HW], config.side)
+        whole_HW = table_N[index_HW]
+        field, crop = _crop(whole_HW, _header_field(dataset, raw_HW.shape), config)
+        whole_HW = field.of(whole_HW)
+        pixels_HW = shrunk(whole_HW, config.side)
         projection, source = projection_of(dataset)
-        down, across = raw_HW.shape[0] / pixels_HW.shape[0], raw_HW.shape[1] / pixels_HW.shape[1]
+        down, across = whole_HW.shape[0] / pixels_HW.shape[0], whole_HW.shape[1] / pixels_HW.shape[1]
         return View(
-            pixels=np.rint(pixels_HW / 257).astype(np.uint8),
+            pixels=with_bits(pixels_HW, bits),
             projection=projection,
             laterality=laterality_of(dataset),
             modality=modality_of(dataset),
             spacing=_spacing(dataset, down, across),
-            facts={"projection_source": source, "voi": source_of_grey, **_doubts(dataset, raw_HW)},
+            facts={"projection_source": source, "voi": source_of_grey, **crop, **_doubts(dataset, raw_HW)},
         )
+
+
+def _crop(grey_HW: np.ndarray, header: Field | None, config: DicomConfig) -> tuple[Field, dict[str, str]]:
+    """(the part of a picture to keep, the fact `crop`).
+
+    grey: (H, W) uint16. The fact says how the part was found and what is cut off at top, bottom, left, right.
+    """
+    if not config.crop:
+        return Field(0, grey_HW.shape[0], 0, grey_HW.shape[1]), {}
+    field, source = collimated_field(grey_HW, header)
+    cut_off = f" {field.cut_off(grey_HW.shape)}" if source in ("header", "pixels") else ""
+    return field, {"crop": source + cut_off}
+
+
+def _header_field(dataset: Dataset, shape: tuple[int, ...]) -> Field | None:
+    """What both collimator and shutter leave open by their tags; None where neither says or they contradict."""
+    fields = []
+    for name in ("Collimator", "Shutter"):
+        edges = (
+            f"{name}{side}Edge"
+            for side in ("LeftVertical", "RightVertical", "UpperHorizontal", "LowerHorizontal")
+        )
+        rectangle = [number for edge in edges for number in tag_numbers(dataset, edge)]
+        circle = [
+            *tag_numbers(dataset, f"CenterOfCircular{name}"),
+            *tag_numbers(dataset, f"RadiusOfCircular{name}"),
+        ]
+        polygon = tag_numbers(dataset, f"VerticesOfThePolygonal{name}")
+        fields.append(field_of_shape(shape, rectangle, circle, polygon))
+    known = [field for field in fields if field is not None]
+    if not known:
+        return None
+    top, bottom = max(field.top for field in known), min(field.bottom for field in known)
+    left, right = max(field.left for field in known), min(field.right for field in known)
+    return Field(top, bottom, left, right) if top < bottom and left < right else None
 
 
 def _levels(raw_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -249,7 +295,7 @@ def _is_inverted(dataset: Dataset) -> bool:
 
 def _doubts(dataset: Dataset, raw_HW: np.ndarray) -> dict[str, str]:
     """Where the header contradicts itself or the pixels, so that another reading was possible: one fact, or none."""
-    doubts = [bits_doubt(dataset, raw_HW), rescale_doubt(dataset)]
+    doubts = [bits_doubt(dataset, raw_HW), rescale_doubt(dataset), noise_doubt(raw_HW)]
     is_monochrome1 = tag_text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
     if (
         _is_inverted(dataset) != is_monochrome1
@@ -294,7 +340,7 @@ def picture_pixels(data: bytes) -> np.ndarray:
         raise DicomError("NOT_PICTURE", str(error)) from None
 
 
-def picture_view(raw_HW: np.ndarray, config: DicomConfig) -> View:
+def picture_view(raw_HW: np.ndarray, config: DicomConfig, bits: Literal[8, 16] = 8) -> View:
     """The view of a picture without a window: 8 bits as they are, more between percentiles; bright is dense.
 
     NaN is padding: black, and without a say in the percentiles. Raises DicomError NOT_RADIOGRAPH, LOW_CONTRAST.
@@ -309,8 +355,11 @@ def picture_view(raw_HW: np.ndarray, config: DicomConfig) -> View:
     if not high > low:
         raise DicomError("LOW_CONTRAST", "constant pixels")
     if raw_HW.dtype == np.uint8:
-        return View(pixels=shrunk(raw_HW, config.side), facts={"voi": "none"})
+        field, crop = _crop(with_bits(raw_HW, 16), None, config)
+        return View(with_bits(shrunk(field.of(raw_HW), config.side), bits), facts={"voi": "none", **crop})
     grey_HW = np.clip((raw_HW.astype(np.float32) - low) / (high - low), 0, 1)
     grey_HW[is_padding_HW] = 0
-    pixels_HW = np.rint(shrunk(grey_HW, config.side) * 255).astype(np.uint8)
-    return View(pixels=pixels_HW, facts={"voi": "percentiles"})
+    field, crop = _crop((grey_HW * 65535).astype(np.uint16), None, config)
+    highest = 2**bits - 1
+    pixels_HW = np.rint(shrunk(field.of(grey_HW), config.side) * highest).astype(f"u{bits // 8}")
+    return View(pixels=pixels_HW, facts={"voi": "percentiles", **crop})

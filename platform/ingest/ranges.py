@@ -224,7 +224,14 @@ class _Range:
             view = _stored(sample, row.view)
         code = "" if row.code in JUDGED else row.code
         return DecodeResult(
-            code, "" if not code else row.detail, row.patient, row.study, row.file_hash, row.pixel_hash, view
+            code,
+            "" if not code else row.detail,
+            row.patient,
+            row.study,
+            row.file_hash,
+            row.pixel_hash,
+            row.dhash,
+            view,
         )
 
     def _in_order(self, study: _Pending) -> list[int]:
@@ -302,6 +309,7 @@ class _Range:
             patient=result.patient,
             file_hash=result.file_hash,
             pixel_hash=result.pixel_hash,
+            dhash=result.dhash,
             split=split,
             shard=shard,
             view=number,
@@ -320,6 +328,7 @@ class _Range:
             "patient": result.patient,
             "file_hash": row.file_hash,
             "pixel_hash": row.pixel_hash,
+            "dhash": row.dhash,
             "shard": shard.rpartition("/")[2] if local else "",
             "view": number,
             "view_hash": _view_hash(result.view) if local and result.view is not None else "",
@@ -408,7 +417,7 @@ class Attempts:
             view = _stored(sample, record["view"]) if sample is not None else None
             if view is None or _view_hash(view) != record["view_hash"]:
                 return None
-        names = ("code", "detail", "patient", "study", "file_hash", "pixel_hash")
+        names = ("code", "detail", "patient", "study", "file_hash", "pixel_hash", "dhash")
         return DecodeResult(*(record[name] for name in names), view)
 
 

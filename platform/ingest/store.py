@@ -34,7 +34,8 @@ class FileRow:
 
     task: the sealed DecodeTask. ordinal: place in the archive's order. estimate: bytes of its stored view, at most.
     route: where it is sorted in: its study, or a hash of its own where it names none. split, shard, view: where its
-    view is, the view's index in its study; -1 for none. labels: hash of its study's labels.
+    view is, the view's index in its study; -1 for none. dhash: `difference_hash` of its picture. labels: hash of its
+    study's labels.
     """
 
     task: bytes
@@ -50,6 +51,7 @@ class FileRow:
     patient: str = ""
     file_hash: str = ""
     pixel_hash: str = ""
+    dhash: str = ""
     split: str = ""
     shard: str = ""
     view: int = -1

@@ -27,6 +27,12 @@ equal."""
 CLEARER = 9
 """How many times more of them the better reading makes nearly equal than the other."""
 
+MIN_CORRELATION = 0.9
+"""Correlation of neighboring pixels below which a picture may be what a decoder made of damaged bytes."""
+
+MIN_SIDE = 64
+"""Smaller pictures may be as rough as noise."""
+
 FEW = 1e-3
 """Where fewer neighbours than this fraction of the pixels differ, the header decides."""
 
@@ -86,6 +92,22 @@ def bits_doubt(dataset: Dataset, values: np.ndarray) -> str:
         return f"values outside of BitsStored {stored} and PixelRepresentation {int(kind == 'i')}"
     if bits_below(dataset):
         return f"HighBit is not BitsStored {stored} - 1"
+    return ""
+
+
+def noise_doubt(values_HW: np.ndarray) -> str:
+    """What is doubtful where neighbors differ as in noise: a damaged JPEG-LS stream decodes so without an error.
+
+    Of generated and real radiographs the correlation of neighbors is 0.95 or more; of three in five JPEG-LS
+    streams with one wrong bit it is less than `MIN_CORRELATION`. Damaged JPEG 2000 stays smooth and is not noticed.
+    """
+    if values_HW.ndim != 2 or min(values_HW.shape) < MIN_SIDE:
+        return ""
+    for lines in (values_HW[::4], values_HW[:, ::4].T):
+        lines = lines.astype(np.float32)
+        variance = float(lines.var())
+        if variance and 1 - float(np.square(np.diff(lines)).mean()) / (2 * variance) < MIN_CORRELATION:
+            return "neighboring pixels differ as in noise, perhaps a damaged stream"
     return ""
 
 

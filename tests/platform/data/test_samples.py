@@ -8,8 +8,11 @@ import tarfile
 
 import numpy as np
 import pytest
+import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from tests.platform.data.written import a_study
 from vetdino.platform.core.errors import ShardError
@@ -50,6 +53,42 @@ def test_jpeg_at_95_keeps_40_decibels():
     view = stored_view(View(ramp), ShardConfig(quality=95)).decode()
     noise = np.mean((view.pixels.astype(float) - ramp) ** 2)
     assert 10 * math.log10(255**2 / max(noise, 1e-9)) > 40
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pixels=hnp.arrays(np.uint16, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=40)),
+    depth=st.sampled_from([8, 16]),
+)
+def test_16_bits_come_back_from_a_png_whoever_reads_it(pixels, depth):
+    pixels = pixels if depth == 16 else (pixels >> 8).astype(np.uint8)
+    stored = stored_view(View(pixels), ShardConfig(encoding="png16"))
+    deep = pixels if depth == 16 else pixels.astype(np.uint16) * 257
+    back = stored.decode(16).pixels
+    assert back.dtype == np.uint16
+    assert np.array_equal(back, deep)
+    with Image.open(io.BytesIO(stored.encoded)) as picture:
+        assert picture.mode == "I;16"
+        assert np.array_equal(np.asarray(picture), deep)
+    shallow = stored.decode().pixels
+    assert shallow.dtype == np.uint8
+    assert np.abs(shallow.astype(float) * 257 - deep).max() <= 128.5
+    if depth == 8:
+        assert np.array_equal(shallow, pixels)
+
+
+def test_16_bits_are_read_by_simpleitk(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 65536, (20, 30), np.uint16)
+    (tmp_path / "view.png").write_bytes(stored_view(View(pixels), ShardConfig(encoding="png16")).encoded)
+    assert np.array_equal(SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(tmp_path / "view.png")), pixels)
+
+
+def test_8_bits_are_stored_of_16_and_16_of_8_where_the_encoding_says_so():
+    deep = View(np.array([[0, 128, 129, 65535]], np.uint16))
+    assert stored_view(deep, ShardConfig(encoding="png")).decode().pixels.tolist() == [[0, 0, 1, 255]]
+    assert stored_view(deep, ShardConfig(encoding="png")).decode(16).pixels.tolist() == [[0, 0, 257, 65535]]
+    assert deep.decode(16) is deep
+    assert deep.decode().pixels.dtype == np.uint8
 
 
 def test_png_keeps_every_pixel_and_a_stored_view_is_not_encoded_again():

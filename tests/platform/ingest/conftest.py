@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.platform.ingest.radiographs import NAMES, write_dicom
-from vetdino.platform.ingest.config import IngestConfig
+from vetdino.platform.ingest.config import DicomConfig, IngestConfig
 
 
 @pytest.fixture
@@ -33,4 +33,5 @@ def archive(tmp_path) -> Path:
 def config(tmp_path) -> IngestConfig:
     secret = tmp_path / "key"
     secret.write_bytes(bytes(range(32)))
-    return IngestConfig(secret=secret, min_views=2, workers=2, val=0.3, test=0.3)
+    dicom = DicomConfig(search_text="none")  # the networks take a second to load in every worker
+    return IngestConfig(secret=secret, min_views=2, workers=2, val=0.3, test=0.3, dicom=dicom)

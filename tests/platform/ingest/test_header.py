@@ -56,6 +56,14 @@ def test_each_fault_has_its_code(tags, code):
     assert the_code(radiograph(**tags)) == code
 
 
+def test_a_file_that_does_not_name_its_compression_is_refused():
+    dataset = radiograph()
+    data = saved(dataset)
+    named = b"\x02\x00\x10\x00UI\x14\x001.2.840.10008.1.2.1\x00"
+    assert named in data
+    assert the_code(data.replace(named, named[:6] + b"\x14\x00" + b"\x00" * 20)) == "NO_TRANSFER_SYNTAX"
+
+
 def test_a_small_picture_is_refused():
     assert the_code(radiograph(), min_side=61) == "NOT_RADIOGRAPH"
 

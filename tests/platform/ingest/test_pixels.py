@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
@@ -28,6 +29,7 @@ from vetdino.platform.ingest.header import (
     read_header,
 )
 from vetdino.platform.ingest.pixels import (
+    normalized_view,
     picture_pixels,
     picture_view,
     raw_pixels,
@@ -264,3 +266,63 @@ def test_a_turned_picture_becomes_an_upright_view():
 def test_a_plain_picture_may_be_refused(pixels, code):
     with pytest.raises(DicomError, match=code):
         picture_view(pixels, DicomConfig())
+
+
+def test_the_collimated_border_is_cut_off_and_said():
+    pixels = np.zeros((100, 80), np.uint16)
+    pixels[10:90, 20:80] = np.random.default_rng(0).integers(500, 4000, (80, 60))
+    edges = {"CollimatorLeftVerticalEdge": 21, "CollimatorRightVerticalEdge": 80}
+    edges |= {"CollimatorUpperHorizontalEdge": 11, "CollimatorLowerHorizontalEdge": 90}
+    assert "crop" not in the_view(radiograph(pixels)).facts
+    for tags, source in (({}, "pixels"), (edges, "header")):
+        view = the_view(radiograph(pixels, **tags), crop=True, side=40)
+        assert view.facts["crop"] == f"{source} 0.1000 0.1000 0.2500 0.0000"
+        assert view.pixels.shape == (40, 30)
+        assert view.spacing == (0.2, 0.4)
+    picture = (pixels >> 4).astype(np.uint8)
+    cropped = picture_view(picture, DicomConfig(crop=True))
+    assert np.array_equal(cropped.pixels, picture[10:90, 20:80])
+    assert cropped.facts["crop"] == "pixels 0.1000 0.1000 0.2500 0.0000"
+    assert picture_view(picture[10:90, 20:80], DicomConfig(crop=True)).facts["crop"] == "none"
+
+
+def test_a_damaged_stream_that_decodes_to_noise_is_doubted():
+    random = np.random.default_rng(0)
+    v, u = np.mgrid[:150, :160]
+    smooth = 2000 + 1500 * np.sin(v / 25) * np.cos(u / 31) + random.normal(0, 60, v.shape)
+    dataset = radiograph(smooth.clip(0, 4095).astype(np.uint16))
+    dataset.compress(JPEGLSLossless, generate_instance_uid=False)
+    assert "doubts" not in the_view(dataset).facts
+    data, doubted = saved(dataset), 0
+    start, length = len(data) - len(dataset.PixelData) + 100, len(dataset.PixelData)
+    for place in random.integers(start, start + length // 5, 20):
+        damaged = bytearray(data)
+        damaged[place] ^= 0x10
+        doubted += "differ as in noise" in view_in(bytes(damaged), DicomConfig()).facts.get("doubts", "")
+    assert doubted >= 5
+
+
+def test_a_decoder_that_panics_is_a_refusal_like_others():
+    dataset = radiograph()
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    data = bytearray(saved(dataset))
+    random = np.random.default_rng(0)
+    for _ in range(40):
+        damaged = bytearray(data)
+        for place in random.integers(len(data) - len(dataset.PixelData) + 80, len(data) - 20, 10):
+            damaged[place] = random.integers(256)
+        with suppress(DicomError):
+            view_in(bytes(damaged), DicomConfig())
+
+
+def test_16_bits_are_those_that_8_are_rounded_from():
+    dataset = radiograph(WindowCenter=2048, WindowWidth=4096)
+    raw = raw_pixels(dataset)
+    deep, shallow = (normalized_view(dataset, raw, DicomConfig(), bits) for bits in (16, 8))
+    assert deep.pixels.dtype == np.uint16
+    assert len(np.unique(deep.pixels)) > 1.5 * len(np.unique(shallow.pixels))
+    assert np.array_equal(deep.decode().pixels, shallow.pixels)
+    floats = np.linspace(0, 1, 6000, dtype=np.float32).reshape(60, 100)
+    deep, shallow = (picture_view(floats, DicomConfig(), bits) for bits in (16, 8))
+    assert len(np.unique(deep.pixels)) > 5000
+    assert np.abs(deep.decode().pixels.astype(int) - shallow.pixels).max() <= 1

@@ -1,0 +1,1 @@
+"""How often text burned into pixels is found, and how often there is a false alarm."""
