@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..core.errors import ShardError
 from ..core.storage import filesystem
 from .manifest import load_manifest, open_shard
-from .samples import not_a_tar
 
 Record = dict[str, Any]
 
@@ -44,6 +44,6 @@ def study_records(
                             chosen[name] = picture.read()
                         tar.members = []  # tarfile remembers every header
             except (tarfile.TarError, ValueError) as error:
-                raise not_a_tar(path, tarfile.ReadError(str(error))) from None
+                raise ShardError(f"{path}: not a whole tar ({error}); ingest again") from None
         if record is not None:
             yield record, chosen
