@@ -25,11 +25,8 @@ SUFFIXES = {"zip": ".zip", "tar": ".tar", "tgz": ".tar.gz"}
 
 def shards_of(out: Path) -> dict[str, bytes]:
     """Every file of an output but those that depend on where the files lay."""
-    return {
-        name: data
-        for name, data in tree_of(out).items()
-        if name not in (QUARANTINE, PROVENANCE) and not name.startswith("files-")
-    }
+    by_path = (QUARANTINE, PROVENANCE, "files-")
+    return {name: data for name, data in tree_of(out).items() if not name.startswith(by_path)}
 
 
 def refused(out: Path) -> list[tuple[str, str]]:
