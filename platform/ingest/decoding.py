@@ -17,11 +17,14 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, cast
 
+import numpy as np
+
 from ..core.errors import DicomError
 from ..core.processes import without_main_script
 from ..data.samples import stored_bits, stored_view
 from ..data.study import StoredView
 from .config import IngestConfig
+from .containers import HEAD, check_no_container
 from .discovery import ListedFile, has_changed, open_bytes
 from .header import check_radiograph, identity_of, is_dicom, read_header
 from .image.near_duplicates import difference_hash
@@ -77,8 +80,9 @@ def decode(root: Path | str, entry: ListedFile, secret: bytes, config: IngestCon
 def _decode(root: Path | str, entry: ListedFile, secret: bytes, config: IngestConfig) -> DecodeResult:
     task = entry.task
     with open_bytes(root, task) as file:
-        head = file.read(132)
+        head = file.read(HEAD)
         if task.named is None and not is_dicom(head):
+            check_no_container(head, is_inside=task.member is not None)
             raise DicomError("NOT_DICOM", "no DICM mark and no leading tag")
         data = head + file.read()
         if has_changed(file, entry):
@@ -109,10 +113,16 @@ def _decode(root: Path | str, entry: ListedFile, secret: bytes, config: IngestCo
         patient=pseudonym(secret, f"patient:{patient}"),
         study=pseudonym(secret, f"study:{study}"),
         file_hash=hashlib.sha256(data).hexdigest()[:HASH],
-        pixel_hash=hashlib.sha256(f"{raw.shape} {raw.dtype}".encode() + raw.tobytes()).hexdigest()[:HASH],
+        pixel_hash=_pixel_hash(raw),
         dhash=difference_hash(view.decode().pixels),
         view=stored_view(view, config.shards),
     )
+
+
+def _pixel_hash(raw: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{raw.shape} {raw.dtype}".encode())
+    digest.update(np.ascontiguousarray(raw).data)
+    return digest.hexdigest()[:HASH]
 
 
 class DecodePool:

@@ -10,19 +10,33 @@ import hashlib
 import json
 import logging
 import os
+import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from ..core.errors import ConfigError, DataError
+from ..core.errors import ConfigError, DataError, DicomError
 from ..core.location import Location
 from ..core.storage import explained, filesystem, localized
 from .config import IngestConfig
+from .containers import HEAD, Kind, Member, MemberReader, kind_of, members
+from .dicomdir import SIZE_LIMIT, is_dicomdir, missing_below, named_files
 from .tables import ImageRow, Labels, merged_labels, patient_study, read_images, read_labels, studies_restart
 
 log = logging.getLogger(__name__)
+
+INSIDE = "!/"
+"""Between a container and the name of a file in it."""
+
+CONTAINER_NAME = re.compile(r".*\.(zip|tar|tgz|gz)|(.*/)?DICOMDIR", re.IGNORECASE | re.DOTALL)
+"""Objects in a store that are looked into; a request for each of the others would take longer than all of the rest."""
+
+_reader = MemberReader()
+"""The containers that this process read last."""
 
 TABLE_RULES = b"2"
 """Changes where an image table gives other studies, labels or views than before: a finished output is then another."""
@@ -32,12 +46,19 @@ TABLE_RULES = b"2"
 class DecodeTask:
     """One file to decode. named: patient, study (in clear text) and projection where a table names them.
 
-    laterality: L or R where a table names it.
+    path: relative to the archive; of a file inside of a container, `studies.zip!/folder/IM0001`.
+    laterality: L or R where a table names it. member: where a file lies in its container.
     """
 
     path: str
     named: tuple[str, str, str] | None = None
     laterality: str = ""
+    member: Member | None = None
+
+    @property
+    def file(self) -> str:
+        """The file on disk: the container where the task's file lies in one."""
+        return self.path.removesuffix(f"{INSIDE}{self.member.name}") if self.member else self.path
 
     def to_text(self) -> str:
         """The task as a text; holds identifiers."""
@@ -46,8 +67,8 @@ class DecodeTask:
     @classmethod
     def from_text(cls, text: str) -> DecodeTask:
         """The task of a text."""
-        path, named, laterality = json.loads(text)
-        return cls(path, tuple(named) if named else None, laterality)
+        path, named, laterality, member = json.loads(text)
+        return cls(path, tuple(named) if named else None, laterality, Member(*member) if member else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +100,19 @@ class ArchiveSource:
     """The table of labels, which may lie among the files."""
 
     def entries(self) -> Iterator[ListedFile]:
-        """Every file in the order of their paths; the order is that of `sorted` over all paths."""
+        """Every file in the order of `place_of`: `sorted` by path, a container's files by their names."""
         if self.rows is not None:
             for row in self.rows:
                 task = DecodeTask(row.path, (row.patient, row.study, row.projection), row.laterality)
                 yield ListedFile(task, *state_of(self.root, row.path))
-        elif isinstance(self.root, str):
-            yield from _entries_by_prefix(self.root)
         else:
-            yield from _entries_below(self.root, self.left_out)
+            is_remote = isinstance(self.root, str)
+            listed = _entries_by_prefix(self.root) if is_remote else _entries_below(self.root, self.left_out)
+            for entry in listed:
+                yield from _expanded(self.root, entry)
+
+
+MISSING = Member("", code="MISSING_FILE", detail="named by a DICOMDIR")
 
 
 def discover(source: Location, out: Path, config: IngestConfig) -> ArchiveSource:
@@ -121,11 +146,37 @@ def _from_local_folder(source: Path, out: Path, config: IngestConfig) -> Archive
 
 
 def open_bytes(root: Path | str, task: DecodeTask) -> IO[bytes]:
-    """The file of a task, open for reading and seeking. Raises OSError."""
+    """The file of a task, open for reading and seeking. Raises OSError; DicomError for a file in a container."""
+    if task.member is not None:
+        return _MemberFile(root, task)
     if isinstance(root, Path):
         return open(root / task.path, "rb")
     files, folder = filesystem(root)
     return files.open(f"{folder}/{task.path}", "rb")
+
+
+class _MemberFile(BytesIO):
+    """The bytes of a file in a container, and what `has_changed` compares: its size, and the container's state."""
+
+    def __init__(self, root: Path | str, task: DecodeTask) -> None:
+        assert task.member is not None, "it lies in a container"
+        container = DecodeTask(task.file)
+        name = Path(f"{root}/{task.file}")
+        super().__init__(_reader.read(name, task.member, lambda: open_bytes(root, container)))
+        self.details = {"size": task.member.size, "ETag": _container_stamp(*state_of(root, task.file))}
+
+
+def _container_stamp(size: int, stamp: str) -> str:
+    return f"{size} {stamp}"
+
+
+def place_of(entry: ListedFile) -> tuple[str, str, int, str]:
+    """The order of an archive's files, and so of the views of a study."""
+    task = entry.task
+    study = task.named[1] if task.named else ""
+    return (
+        (task.file, task.member.name, task.member.offset, study) if task.member else (task.path, "", 0, study)
+    )
 
 
 def state_of(root: Path | str, path: str) -> tuple[int, str]:
@@ -234,6 +285,56 @@ def _entries_below(folder: Path, left_out: Path | None) -> Iterator[ListedFile]:
                 yield ListedFile(DecodeTask(name))
             elif stat.S_ISREG(status.st_mode) and _inode(status) != skipped:
                 yield ListedFile(DecodeTask(name), *_state(status))
+
+
+def _expanded(root: Path | str, entry: ListedFile) -> Iterator[ListedFile]:
+    """A file itself, or the files in a container, or those that a DICOMDIR names and its medium lacks."""
+    path = entry.task.path
+    head = data = b""
+    if entry.size > 0 and (isinstance(root, Path) or CONTAINER_NAME.fullmatch(path)):
+        with suppress(OSError), open_bytes(root, entry.task) as file:  # decoding says why
+            head = file.read(HEAD)
+            data = head + file.read(SIZE_LIMIT) if is_dicomdir(head) else b""
+    kind = kind_of(head)
+    stamp = _container_stamp(entry.size, entry.stamp)
+    if kind in ("zip", "tar", "tgz"):
+        for member in sorted(_members(root, path, kind), key=lambda member: (member.name, member.offset)):
+            inside = f"{path}{INSIDE}{member.name}" if member.name else path
+            yield ListedFile(DecodeTask(inside, member=member), member.size, stamp)
+    elif data and isinstance(root, Path) and (names := named_files(data)) is not None:
+        for name in sorted(missing_below((root / path).parent, names)):
+            yield ListedFile(
+                DecodeTask(f"{path}{INSIDE}{name}", member=replace(MISSING, name=name)), 0, stamp
+            )
+    elif data and named_files(data) is not None:
+        return  # whether its files are there would take a request for each
+    else:
+        yield entry
+
+
+def _members(root: Path | str, path: str, kind: Kind) -> Iterator[Member]:
+    """The files in a container but a DICOMDIR, and those that such a DICOMDIR names in vain."""
+    names: set[str] = set()
+    named: dict[str, None] = {}
+    name, container = Path(f"{root}/{path}"), DecodeTask(path)
+    for member in members(name, kind, lambda: open_bytes(root, container)):
+        names.add(member.name.casefold())
+        if (
+            os.path.basename(member.name).upper() == "DICOMDIR"
+            and not member.code
+            and member.size < SIZE_LIMIT
+        ):
+            with suppress(DicomError, OSError):
+                data = _reader.read(name, member, lambda: open_bytes(root, container))
+                files = named_files(data) if is_dicomdir(data) else None
+                if files is not None:
+                    folder = member.name[: -len("DICOMDIR")]
+                    named.update(dict.fromkeys(folder + file for file in files))
+                    continue
+        yield member
+    for missing in named:
+        if missing.casefold() not in names:
+            yield replace(MISSING, name=missing)
 
 
 def _names(folder: Path, below: str) -> list[tuple[str, bool]]:

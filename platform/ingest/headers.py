@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from .decoding import DecodePool, DecodeResult
-from .discovery import ListedFile
+from .discovery import ListedFile, place_of
 from .pseudonyms import pseudonym, seal, unseal
 from .ranges import RETRIED, Job, entry_of
 from .scanning import HeaderResult, scan_files
@@ -64,9 +64,7 @@ def rows_of_archive(
     old = next(before, None)
     for entry in entries:
         sealed = seal(secret, entry.task.to_text())
-        while (
-            old is not None and old.task != sealed and _place(secret, old) < (entry.task.path, _study(entry))
-        ):
+        while old is not None and old.task != sealed and place_of(entry_of(secret, old)) < place_of(entry):
             tally["gone"] += 1
             yield replace(old, state=GONE)
             old = next(before, None)
@@ -87,15 +85,6 @@ def rows_of_archive(
         tally["gone"] += 1
         yield replace(old, state=GONE)
         old = next(before, None)
-
-
-def _place(secret: bytes, row: FileRow) -> tuple[str, str]:
-    entry = entry_of(secret, row)
-    return entry.task.path, _study(entry)
-
-
-def _study(entry: ListedFile) -> str:
-    return entry.task.named[1] if entry.task.named else ""
 
 
 def blocks_of(rows: Iterable[FileRow], folder: Path) -> Iterator[BlockTask]:

@@ -142,7 +142,7 @@ def normalized_view(
             grey_N = 1 - grey_N
         grey_N[is_padding_N] = 0
         table_N = np.rint(grey_N * 65535).astype(np.uint16)
-        whole_HW = table_N[index_HW]
+        whole_HW = np.take(table_N, index_HW, mode="clip")
         field, crop = _crop(whole_HW, _header_field(dataset, raw_HW.shape), config)
         whole_HW = field.of(whole_HW)
         pixels_HW = shrunk(whole_HW, config.side)
@@ -194,16 +194,17 @@ def _header_field(dataset: Dataset, shape: tuple[int, ...]) -> Field | None:
 
 
 def _levels(raw_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(index_HW, levels_N): levels_N[index_HW] are the stored values; N is at most 65536."""
+    """(index_HW uint16, levels_N): levels_N[index_HW] are the stored values; N is at most 65536."""
     if raw_HW.dtype.kind in "iu" and raw_HW.dtype.itemsize <= 2:
         raw_HW = raw_HW.astype(raw_HW.dtype.newbyteorder("="), copy=False)
         lowest, highest = int(raw_HW.min()), int(raw_HW.max())
-        return raw_HW.astype(np.int32) - lowest, np.arange(lowest, highest + 1)
+        words_HW = raw_HW.astype(np.uint16, copy=False)  # -1 is 65535; what is subtracted turns round as well
+        return words_HW - np.uint16(lowest % 65536), np.arange(lowest, highest + 1)
     low, high = float(raw_HW.min()), float(raw_HW.max())
     if not np.isfinite([low, high]).all() or low == high:
         raise DicomError("LOW_CONTRAST", "constant or not finite")
     scaled_HW = (raw_HW.astype(np.float64) - low) * (65535 / (high - low))
-    return np.rint(scaled_HW).astype(np.int32), np.linspace(low, high, 65536)
+    return np.rint(scaled_HW).astype(np.uint16), np.linspace(low, high, 65536)
 
 
 def _padding(dataset: Dataset, levels_N: np.ndarray) -> np.ndarray:
@@ -226,9 +227,16 @@ def _modality_values(dataset: Dataset, levels_N: np.ndarray) -> np.ndarray:
 
 def _counts_inside(index_HW: np.ndarray, count: int, border: float) -> np.ndarray:
     """How often each level occurs away from the border, (N,) int."""
+    import cv2
+
     top, left = (int(side * border) for side in index_HW.shape)
     inside = index_HW[top : index_HW.shape[0] - top, left : index_HW.shape[1] - left]
-    return np.bincount(inside.ravel(), minlength=count)
+    rows = max(1, (1 << 24) // inside.shape[1])  # cv2 counts in float32, exact up to here
+    counts_N = np.zeros(65536, np.int64)
+    for start in range(0, inside.shape[0], rows):
+        part = inside[start : start + rows]
+        counts_N += cv2.calcHist([part], [0], None, [65536], [0, 65536]).ravel().astype(np.int64)
+    return counts_N[:count]
 
 
 def _grey(

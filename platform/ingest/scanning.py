@@ -13,6 +13,7 @@ from typing import IO, TYPE_CHECKING
 
 from ..core.errors import DicomError
 from .config import IngestConfig
+from .containers import HEAD, check_no_container
 from .decoding import decode
 from .discovery import ListedFile, open_bytes
 from .header import check_pixel_tags, check_radiograph, is_dicom, modality_of
@@ -62,13 +63,14 @@ def scan_header(root: Path | str, entry: ListedFile, secret: bytes, config: Inge
         )
     try:
         with open_bytes(root, entry.task) as file, quiet():
-            head = file.read(132)
+            head = file.read(HEAD)
             if not is_dicom(head):
+                check_no_container(head, is_inside=entry.task.member is not None)
                 return HeaderResult("NOT_DICOM", "no DICM mark and no leading tag")
             dataset = _header(file)
             study = tag_text(dataset, "StudyInstanceUID")
             if modality_of(dataset) not in config.dicom.modalities:
-                if head[128:] == b"DICM":
+                if head[128:132] == b"DICM":
                     _refuse(dataset, file, entry.size, config)
             elif study:
                 rows, columns = int(dataset.Rows), int(dataset.Columns)

@@ -87,7 +87,8 @@ def bits_doubt(dataset: Dataset, values: np.ndarray) -> str:
     if values.dtype.kind not in "iu" or "BitsStored" not in dataset:
         return ""
     stored, kind = int(dataset.BitsStored), "i" if dataset.PixelRepresentation else "u"
-    tissue = values[~_wide_padding(dataset, values, stored)]
+    is_padding = _wide_padding(dataset, values, stored)
+    tissue = values[~is_padding] if is_padding.any() else values
     if tissue.size and not _is_within(tissue, stored, kind):
         return f"values outside of BitsStored {stored} and PixelRepresentation {int(kind == 'i')}"
     if bits_below(dataset):

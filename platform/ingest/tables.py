@@ -105,7 +105,7 @@ def read_images(path: Path, config: TableConfig) -> tuple[tuple[str, ...], tuple
         column_laterality = laterality_of_text(side)
         if laterality and column_laterality and laterality != column_laterality:
             raise DataError(
-                f"{path}: row {number}: laterality '{column_laterality}', but the view is '{view[:20]}'; correct one"
+                f"{path}: row {number}: laterality is {column_laterality}, but the view names {laterality}; correct one"
             )
         rows.append(
             ImageRow(
@@ -340,8 +340,9 @@ def _findings_in_columns(
         of_cell = {cell: _label(cell, config) for cell in set(table.columns[column])}
         for row, cell in zip(table.rows, table.columns[column], strict=True):
             if of_cell[cell] is None:
+                found = f"'{cell}'" if _NUMBER.fullmatch(cell) else "this text"  # it might name somebody
                 raise DataError(
-                    f"{table.path}: column '{column}', row {row}: '{cell[:20]}' is no label; write 1, 0, or nothing "
+                    f"{table.path}: column '{column}', row {row}: {found} is no label; write 1, 0, or nothing "
                     "where unknown, or list the columns of findings in --table.labels"
                 )
         values.append([of_cell[cell] for cell in table.columns[column]])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from contextlib import suppress
 from io import BytesIO
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_windowing
 from pydicom.uid import (
     ExplicitVRLittleEndian,
@@ -23,6 +26,7 @@ from pydicom.uid import (
 from tests.platform.data.picture_files import png_file, tiff_file
 from tests.platform.ingest.radiographs import RAMP, radiograph, saved, the_code, the_view, view_in
 from vetdino.platform.core.errors import DicomError
+from vetdino.platform.ingest import pixels as pixels_module
 from vetdino.platform.ingest.config import DicomConfig
 from vetdino.platform.ingest.header import (
     CODES,
@@ -326,3 +330,60 @@ def test_16_bits_are_those_that_8_are_rounded_from():
     deep, shallow = (picture_view(floats, DicomConfig(), bits) for bits in (16, 8))
     assert len(np.unique(deep.pixels)) > 5000
     assert np.abs(deep.decode().pixels.astype(int) - shallow.pixels).max() <= 1
+
+
+def test_a_damaged_run_length_stream_is_refused_and_ends_no_process():
+    """pylibjpeg-rle panics over it, and a panic of Rust is no Exception."""
+    dataset = radiograph()
+    dataset.PixelData = encapsulate([struct.pack("<16L", 2, 64, 66, *[0] * 13) + b"\x81\0" * 4000])
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = RLELossless
+    assert the_code(dataset) == "DECODE_FAILED"
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    dtype=st.sampled_from(["u1", "i1", "<u2", ">u2", "<i2", ">i2"]),
+    low=st.integers(-32768, 65535),
+    span=st.integers(1, 65535),
+    shape=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+    border=st.sampled_from([0.0, 0.05, 0.3]),
+)
+def test_levels_and_their_counts_are_those_of_numpy(dtype, low, span, shape, border):
+    limits = np.iinfo(dtype)
+    low, high = np.clip([low, low + span], limits.min, limits.max)
+    raw_HW = np.random.default_rng(0).integers(low, high, shape, endpoint=True).astype(dtype)
+    index_HW, levels_N = pixels_module._levels(raw_HW)
+    assert (levels_N[index_HW] == raw_HW).all()
+    assert (levels_N[0], levels_N[-1]) == (raw_HW.min(), raw_HW.max())
+    counts_N = pixels_module._counts_inside(index_HW, len(levels_N), border)
+    top, left = (int(side * border) for side in shape)
+    inside = raw_HW[top : shape[0] - top, left : shape[1] - left]
+    values, counts = np.unique(inside, return_counts=True)
+    expected_N = np.zeros(len(levels_N), int)
+    expected_N[values.astype(int) - levels_N[0]] = counts
+    assert (counts_N == expected_N).all()
+
+
+def test_counts_are_exact_beyond_what_float32_can_count():
+    index_HW = np.zeros((4200, 4200), np.uint16)
+    index_HW[7, 7] = 9
+    assert pixels_module._counts_inside(index_HW, 10, 0.0)[[0, 9]].tolist() == [4200 * 4200 - 1, 1]
+
+
+@pytest.mark.parametrize("bits", [9, 10, 12, 16])
+@pytest.mark.parametrize(
+    "syntax", ["1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.201"]
+)
+def test_lossless_streams_are_read_without_pydicom_and_exactly(syntax, bits, monkeypatch):
+    pixels = np.random.default_rng(bits).integers(0, 2**bits, (40, 56)).astype(np.uint16)
+    if syntax.endswith(".201"):
+        frame = imagecodecs.htj2k_encode(pixels)
+    else:
+        predictor = 1 if syntax.endswith(".70") else 5
+        frame = imagecodecs.jpeg8_encode(pixels, lossless=True, bitspersample=bits, predictor=predictor)
+    dataset = radiograph(pixels, BitsStored=bits, HighBit=bits - 1, PixelData=encapsulate([frame]))
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = syntax
+    monkeypatch.setattr(pixels_module, "_decode_with_pydicom", lambda dataset: pytest.fail("by pydicom"))
+    assert (raw_pixels(read_header(saved(dataset))) == pixels).all()

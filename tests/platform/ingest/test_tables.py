@@ -159,7 +159,7 @@ def test_a_cell_that_is_no_label_is_named_with_its_column_and_row(tmp_path, cell
     with pytest.raises(DataError) as caught:
         one_finding(tmp_path / "l.csv", "1", "0", cell, "1")
     assert "column 'mass', row 4" in str(caught.value)
-    assert f"'{cell}'" in str(caught.value)
+    assert ("'2' is" in str(caught.value)) == (cell == "2")  # a text might name somebody
     images_path = images(tmp_path / "t.csv", mass=["1", cell])
     with pytest.raises(DataError, match="column 'mass', row 3"):
         read_images(images_path, TableConfig(labels="*"))
@@ -270,7 +270,7 @@ def test_a_column_of_sides_and_sides_in_the_view_are_read(tmp_path):
     rows = read_images(path, TableConfig())[1]
     assert [(row.projection, row.laterality) for row in rows] == [("CC", "L"), ("MLO", "R")]
     path = images(tmp_path / "u.csv", view=["L-CC", "MLO"], laterality=["R", "B"])
-    with pytest.raises(DataError, match="row 2: laterality 'R'"):
+    with pytest.raises(DataError, match="row 2: laterality is R"):
         read_images(path, TableConfig())
 
 
@@ -396,7 +396,7 @@ def test_any_other_text_in_a_column_of_labels_is_read_or_named(tmp_path_factory,
     if value is None:
         with pytest.raises(DataError) as caught:
             read_labels(path, TableConfig())
-        assert f"column 'f{column - 2}', row {row + 2}: '{cell.strip()}'" in str(caught.value)
+        assert f"column 'f{column - 2}', row {row + 2}: " in str(caught.value)
     else:
         assert f"f{column - 2}" in read_labels(path, TableConfig())[0]
 

@@ -1,0 +1,1 @@
+"""Files to views, against plain pydicom and Pillow."""
