@@ -109,8 +109,8 @@ class Demo(Command):
         )
 
     def _open(self, out: Path, shards: Path, backbones: Mapping[str, Path]) -> None:
-        from ...serving.app import serve
         from ...serving.config import AppConfig
+        from ...serving.page.app import serve
 
         features = tuple(out / f"evaluate-{name}" / "features" / "backbone.parquet" for name in backbones)
         shown: tuple[str | Path, ...] = (*backbones.values(), "random")

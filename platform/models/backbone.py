@@ -105,16 +105,20 @@ class Backbone(nn.Module):
         The softmax runs over all tokens; the CLS and registers are then left out. It is computed anew from the
         block's input, since fused kernels do not give it.
         """
+        return self.tokens_and_attention(images_B1SS, block)[1]
+
+    def tokens_and_attention(self, images_B1SS: Tensor, block: int = -1) -> tuple[Tokens, Tensor]:
+        """`tokens` and `attention` from one pass."""
         inputs: list[Tensor] = []
         attention = cast("Attention", self.vit.blocks[block].attn)
         handle = attention.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
         try:
-            self.tokens(images_B1SS)
+            tokens = self.tokens(images_B1SS)
         finally:
             handle.remove()
         with torch.inference_mode():
             weights_BH1L, _ = cls_attention(attention, inputs[0])
-            return weights_BH1L[:, :, 0, self.prefix :]
+            return tokens, weights_BH1L[:, :, 0, self.prefix :]
 
     def prepare(self, pixels_HW: np.ndarray, side: int | None = None) -> Tensor:
         """One view (H, W) uint8 as an image (1, S, S) float32: letterboxed on black, area-resized, normalized.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..platform.models.letterbox import letterbox_region
+from .letterbox import letterbox_region
 
 # N, M patches of two views; D width of a token. Boxes are (left, top, right, bottom) in pixels of the view.
 

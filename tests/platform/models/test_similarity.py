@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import cosine_similarity
 
 from vetdino.platform.models.letterbox import letterboxed
-from vetdino.serving.similarity import PatchGrid, cosine_matrix, quantized, top_boxes
+from vetdino.platform.models.similarity import PatchGrid, cosine_matrix, quantized, top_boxes
 
 GRIDS = st.builds(
     lambda height, width, cells, patch: PatchGrid(

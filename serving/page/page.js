@@ -6,7 +6,8 @@ const all = (what, inside = element) => [...inside.querySelectorAll(what)];
 
 const app = find(".app");
 const panes = all(".pane");
-const state = { info: null, study: null, other: null, views: [0, 0], backbone: 0, matrix: null, pinned: null };
+const MATCHES = 8;
+const state = { info: null, studies: [], study: null, other: null, views: [0, 0], backbone: 0, matrix: null, pinned: null };
 
 // ---------------------------------------------------------------- small tools
 
@@ -49,7 +50,7 @@ async function attempt(action) {
 
 function title(name) {
   const [split, position] = name.split("-");
-  return `Study ${Number(position) + 1}${split === state.info.split ? "" : ` of ${split}`}`;
+  return `Study ${Number(position) + 1}${split === state.info.shards.split ? "" : ` of ${split}`}`;
 }
 
 const FRONTAL = ["VD", "DV", "AP", "PA"];
@@ -246,11 +247,16 @@ panes.forEach((pane, side) => {
 function chips(findings, shared = []) {
   const names = findings.present.map((name) => {
     const chip = make("li", shared.includes(name) ? { class: "shared" } : {});
-    chip.textContent = name;
+    chip.textContent = name.replaceAll("_", " ");
     return chip;
   });
   if (names.length) return names;
   return [make("li", { class: "none" }, findings.absent.length ? "no findings" : "findings unknown")];
+}
+
+function byState(findings) {
+  const names = Object.keys(findings);
+  return { present: names.filter((name) => findings[name]), absent: names.filter((name) => findings[name] === false) };
 }
 
 function showPane(side) {
@@ -295,14 +301,15 @@ function showAttention(side) {
 
 async function showSimilar() {
   const study = state.study.study, backbone = state.backbone;
-  const matches = await json(`/v1/studies/${study}/neighbours?backbone=${backbone}`);
+  const address = `/v1/studies/${study}/neighbours?backbone=${backbone}&k=${MATCHES}&only_shown=true`;
+  const { matches } = await json(address);
   if (study !== state.study.study || backbone !== state.backbone) return;
   const cards = matches.map((match) => {
     const thumbs = [...new Set(pairOf(match.views))].map((view) => make("img", { src: picture(match.study, view, 256), alt: "", loading: "lazy" }));
     const open = make("button", { class: "open", title: `Open ${title(match.study)}`, onclick: () => go(match.study) }, ...thumbs);
     const against = make("button", { class: "compare", onclick: () => compare(match) }, "Compare");
     const row = make("div", { class: "row" }, make("b", {}, title(match.study)), make("span", {}, `cosine ${match.score.toFixed(3)}`), against);
-    const list = make("ul", { class: "chips" }, ...chips(match.findings, state.study.findings.present));
+    const list = make("ul", { class: "chips" }, ...chips(byState(match.findings), state.study.findings.present));
     return make("article", { class: "card", "data-study": match.study }, open, make("div", { class: "facts" }, row, list));
   });
   find(".cards").replaceChildren(...(cards.length ? cards : ["There is no study of another patient."]));
@@ -316,11 +323,11 @@ function listStudy(name) {
 
 async function show() {
   clear();
-  find(".patient h1").replaceChildren(title(state.study.study), make("small", {}, state.study.key));
+  find(".patient h1").replaceChildren(title(state.study.study), make("small", {}, state.study.key.slice(0, 8)));
   find(".patient .chips").replaceChildren(...chips(state.study.findings));
   listStudy(state.study.study);
   const backbone = state.info.backbones[state.backbone];
-  find(".backbone-facts").textContent = backbone.summary;
+  find(".backbone-facts").textContent = summary(backbone);
   all(".backbones button").forEach((button, i) => button.setAttribute("aria-checked", i === state.backbone));
   [0, 1].forEach(showPane);
   await loadMatrix();
@@ -329,6 +336,9 @@ async function show() {
 }
 
 // ---------------------------------------------------------------- choices
+
+const summary = ({ blocks, width, patch, side }) =>
+  `${blocks} blocks of width ${width}, patches of ${patch} pixels, image side ${side}`;
 
 const go = (study) => { location.hash = study; };
 
@@ -363,26 +373,28 @@ function sameView(match) {
 }
 
 function step(by) {
-  const { studies } = state.info, at = studies.indexOf(state.study.study);
+  const { studies } = state, at = studies.indexOf(state.study.study);
   go(studies[(at + by + studies.length) % studies.length]);
 }
 
 function shuffle() {
-  const { studies } = state.info;
+  const { studies } = state;
   const others = studies.filter((name) => name !== state.study.study);
   if (others.length) go(others[Math.floor(Math.random() * others.length)]);
 }
 
-const wantedStudy = () => decodeURIComponent(location.hash.slice(1)) || state.info.studies[0];
+const wantedStudy = () => decodeURIComponent(location.hash.slice(1)) || state.studies[0];
 
 async function begin() {
   state.info = await json("/v1/info");
+  const { split, studies } = state.info.shards;
+  state.studies = Array.from({ length: studies }, (_, position) => `${split}-${position}`);
   find(".studies").replaceChildren(
-    ...state.info.studies.map((name) => make("option", { value: name }, title(name))),
+    ...state.studies.map((name) => make("option", { value: name }, title(name))),
   );
   find(".backbones").replaceChildren(
     ...state.info.backbones.map((backbone, i) =>
-      make("button", { role: "radio", title: backbone.summary, onclick: () => attempt(() => { state.backbone = i; return show(); }) }, backbone.label),
+      make("button", { role: "radio", title: summary(backbone), onclick: () => attempt(() => { state.backbone = i; return show(); }) }, backbone.label),
     ),
   );
   await open(wantedStudy());

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vetdino.serving.similarity import PatchGrid, top_boxes
+from vetdino.platform.models.similarity import PatchGrid, top_boxes
 
 pytestmark = [
     pytest.mark.slow,

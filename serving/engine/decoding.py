@@ -1,0 +1,123 @@
+"""Uploaded files decoded in processes of their own, which may crash, hang or need too much memory: such a process costs
+only the file that it had.
+
+What comes back has no identifier: a view with pixels and the few facts of `StoredView`, or a code with a detail that
+quotes no text of the file. No process writes a file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from typing import Any
+
+from ...platform.core.errors import DicomError
+from ...platform.core.processes import without_main_script
+from ...platform.data.config import ShardConfig
+from ...platform.data.study import StoredView
+from ...platform.ingest.config import DicomConfig
+from ...platform.ingest.decoding import PRELOAD, _limit_memory
+from ...platform.ingest.file_view import file_view
+from ..config import ServiceConfig
+from .errors import MEMORY, overloaded
+
+TASKS = 64
+"""Files of one process, which then makes room for a fresh one."""
+
+
+class DecodePool:
+    """Warm processes that decode one file at a time."""
+
+    def __init__(self, config: ServiceConfig) -> None:
+        from pebble import ProcessPool
+
+        self.config = config
+        self._waiting = 0
+        context: Any = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([*PRELOAD, __name__])
+        self._pool = ProcessPool(
+            config.decoders,
+            max_tasks=TASKS,
+            initializer=_start,
+            initargs=(config.limits.decode_gib,),
+            context=context,
+        )
+        with without_main_script():  # the first file starts all processes
+            self._pool.schedule(os.getpid).result()
+
+    @property
+    def waiting(self) -> int:
+        """Files that are being decoded or wait for it."""
+        return self._waiting
+
+    async def decode(self, data: bytes) -> StoredView:
+        """The view of one file, as ingest would store it.
+
+        Raises DicomError, with DECODER_CRASHED where the process died or took too long; RefusedError (503) where too
+        many files wait.
+        """
+        from pebble import ProcessExpired
+
+        limits = self.config.limits
+        if self._waiting >= limits.decode_queue:
+            raise overloaded(f"{self._waiting} files wait to be decoded", "decode_queue")
+        self._waiting += 1
+        try:
+            task = self._pool.schedule(
+                decode_file,
+                (data, self.config.dicom, self.config.stored, limits.megapixels),
+                timeout=limits.decode_s,
+            )
+            result = await asyncio.wrap_future(task)
+        except TimeoutError:
+            raise DicomError("DECODER_CRASHED", f"no answer within {limits.decode_s:g} s") from None
+        except (ProcessExpired, CancelledError):
+            raise DicomError("DECODER_CRASHED", "the decoder ended") from None
+        finally:
+            self._waiting -= 1
+        if isinstance(result, StoredView):
+            return result
+        raise DicomError(*result)
+
+    async def alive(self) -> bool:
+        """Whether processes can be given work."""
+        return bool(self._pool.active)
+
+    def close(self) -> None:
+        """Kills the processes."""
+        self._pool.stop()
+        self._pool.join()
+
+
+def decode_file(
+    data: bytes, dicom: DicomConfig, stored: ShardConfig, megapixels: float
+) -> StoredView | tuple[str, str]:
+    """Runs in a process: the view, or the code and detail of a DicomError; never an exception, whose text may quote."""
+    try:
+        view = file_view(data, dicom, stored, megapixels)
+        return replace(view, facts={})
+    except DicomError as error:
+        return error.code, error.detail
+    except MemoryError:
+        return "DECODE_FAILED", f"it needs {MEMORY}"
+    except Exception as error:  # headers lie in ways nobody foresaw
+        return "DECODE_FAILED", type(error).__name__
+
+
+def _start(memory_gib: float) -> None:
+    """Runs first in each process: limits its memory, and silences C libraries, which print what they read."""
+    import signal
+
+    import cv2
+    import imagecodecs  # noqa: F401  before memory is limited
+    import pydicom.pixels  # noqa: F401
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    cv2.setNumThreads(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    _limit_memory(memory_gib)
