@@ -39,7 +39,7 @@ class Limits:
     body_s: float = 60.0
     """Seconds in which a request's headers, and then its body, must arrive."""
     inference_s: float = 60.0
-    """Seconds that a request may wait for the backbone and the gallery, queue included; 503 after."""
+    """Seconds that a request may wait for a decoding process, for the backbone and for the gallery each; 503 after."""
     queue: int = 256
     """Views that wait for a backbone; 503 above."""
     concurrency: int = 64

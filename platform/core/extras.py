@@ -14,6 +14,7 @@ EXTRAS = {
     "gradio": "serve",
     "fastapi": "serve",
     "uvicorn": "serve",
+    "httpx": "serve",
 }
 """Import name -> the extra of vetdino that installs it."""
 

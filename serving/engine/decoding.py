@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
-from concurrent.futures import CancelledError
+import threading
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +22,12 @@ from ...platform.data.study import StoredView
 from ...platform.ingest.config import DicomConfig
 from ...platform.ingest.decoding import PRELOAD, _limit_memory
 from ...platform.ingest.file_view import file_view
+from ...platform.ingest.header import is_dicom
 from ..config import ServiceConfig
 from .errors import MEMORY, overloaded
+
+PICTURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
+"""How a PNG and a JPEG begin."""
 
 TASKS = 64
 """Files of one process, which then makes room for a fresh one."""
@@ -32,21 +37,33 @@ class DecodePool:
     """Warm processes that decode one file at a time."""
 
     def __init__(self, config: ServiceConfig) -> None:
-        from pebble import ProcessPool
-
         self.config = config
         self._waiting = 0
-        context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([*PRELOAD, __name__])
-        self._pool = ProcessPool(
-            config.decoders,
-            max_tasks=TASKS,
-            initializer=_start,
-            initargs=(config.limits.decode_gib,),
-            context=context,
-        )
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pool = self._start()
         with without_main_script():  # the first file starts all processes
             self._pool.schedule(os.getpid).result()
+
+    def _start(self) -> Any:
+        from pebble import ProcessPool
+
+        context: Any = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([*PRELOAD, __name__])
+        return ProcessPool(
+            self.config.decoders,
+            max_tasks=TASKS,
+            initializer=_start_process,
+            initargs=(self.config.limits.decode_gib,),
+            context=context,
+        )
+
+    def _living(self) -> Any:
+        """The pool; a new one where the old one gave up, as pebble does when a process is killed between two files."""
+        with self._lock:
+            if not self._pool.active and not self._closed:
+                self._pool = self._start()
+            return self._pool
 
     @property
     def waiting(self) -> int:
@@ -57,39 +74,54 @@ class DecodePool:
         """The view of one file, as ingest would store it.
 
         Raises DicomError, with DECODER_CRASHED where the process died or took too long; RefusedError (503) where too
-        many files wait.
+        many files wait, or for too long.
         """
-        from pebble import ProcessExpired
-
+        if not (is_dicom(data[:132]) or data.startswith(PICTURES)):
+            raise DicomError("NOT_PICTURE", "its first bytes are of another kind of file")
         limits = self.config.limits
         if self._waiting >= limits.decode_queue:
             raise overloaded(f"{self._waiting} files wait to be decoded", "decode_queue")
         self._waiting += 1
         try:
-            task = self._pool.schedule(
-                decode_file,
-                (data, self.config.dicom, self.config.stored, limits.megapixels),
-                timeout=limits.decode_s,
-            )
-            result = await asyncio.wrap_future(task)
+            async with asyncio.timeout(limits.inference_s + limits.decode_s):
+                result = await self._result(data)
         except TimeoutError:
-            raise DicomError("DECODER_CRASHED", f"no answer within {limits.decode_s:g} s") from None
-        except (ProcessExpired, CancelledError):
-            raise DicomError("DECODER_CRASHED", "the decoder ended") from None
+            raise overloaded("no process decoded this file in time", "inference_s", 5) from None
         finally:
             self._waiting -= 1
         if isinstance(result, StoredView):
             return result
         raise DicomError(*result)
 
+    async def _result(self, data: bytes) -> StoredView | tuple[str, str]:
+        """What `decode_file` gives in a process, tried once more where the pool has given up."""
+        from pebble import ProcessExpired
+
+        limits = self.config.limits
+        arguments = (data, self.config.dicom, self.config.stored, limits.megapixels)
+        for is_last in (False, True):
+            try:
+                task = self._living().schedule(decode_file, arguments, timeout=limits.decode_s)
+                return await asyncio.wrap_future(task)
+            except TimeoutError:
+                return "DECODER_CRASHED", f"no answer within {limits.decode_s:g} s"
+            except ProcessExpired:
+                return "DECODER_CRASHED", "the decoder ended"
+            except (BrokenProcessPool, RuntimeError):
+                if is_last:
+                    break
+        return "DECODER_CRASHED", "the decoder ended"
+
     async def alive(self) -> bool:
         """Whether processes can be given work."""
-        return bool(self._pool.active)
+        return bool(self._living().active)
 
     def close(self) -> None:
         """Kills the processes."""
-        self._pool.stop()
-        self._pool.join()
+        with self._lock:
+            self._closed = True
+            self._pool.stop()
+            self._pool.join()
 
 
 def decode_file(
@@ -107,7 +139,7 @@ def decode_file(
         return "DECODE_FAILED", type(error).__name__
 
 
-def _start(memory_gib: float) -> None:
+def _start_process(memory_gib: float) -> None:
     """Runs first in each process: limits its memory, and silences C libraries, which print what they read."""
     import signal
 

@@ -4,6 +4,7 @@ was reached."""
 from __future__ import annotations
 
 from ...platform.core.errors import DataError, DicomError, FeaturesError, GalleryError, VetdinoError
+from ..gallery.bundle import BusyGalleryError
 from ..gallery.sharded import MissingShardsError
 from ..studies import NotHereError
 
@@ -43,6 +44,8 @@ def refusal_of(error: Exception) -> RefusedError | None:
             return RefusedError(404, "NotFound", str(error))
         case MissingShardsError():
             return RefusedError(503, "MissingShards", str(error), retry_after=2)
+        case BusyGalleryError():
+            return RefusedError(503, "Busy", "the gallery is being changed", retry_after=2)
         case DicomError(code="TOO_LARGE"):
             return RefusedError(413, error.code, str(error), "megapixels")
         case DicomError(code="NOT_DICOM" | "NOT_PICTURE"):

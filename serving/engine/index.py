@@ -91,9 +91,6 @@ class IndexPort(Protocol):
     async def page(self, where: SearchFilter, after: int, count: int) -> ItemPage:
         """Rows that pass a filter, with ids above `after`."""
 
-    async def items(self, keys: Sequence[str]) -> list[GalleryItem | None]:
-        """The rows of studies, in a gallery by study; None where there is none."""
-
     async def add(self, rows: Features) -> GalleryManifest:
         """Adds rows. Raises RefusedError (409) for those of another backbone."""
 
@@ -129,7 +126,7 @@ class LocalIndex:
 
     def __init__(self, bundle: Path, *, shards: int = 1) -> None:
         self.bundle, self.shards = bundle, shards
-        self._lock = threading.Lock()
+        self._lock, self._changing = threading.Lock(), threading.Lock()
         self._opened = _Opened(bundle, shards)
         self.backbone, self.level = self._opened.manifest.backbone, self._opened.manifest.level
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gallery")
@@ -215,15 +212,6 @@ class LocalIndex:
 
         return await self._in_thread(page)
 
-    async def items(self, keys: Sequence[str]) -> list[GalleryItem | None]:
-        """See `IndexPort.items`."""
-
-        def items() -> list[GalleryItem | None]:
-            metadata = self.current().metadata
-            return [metadata.find(key, "") for key in keys]
-
-        return await self._in_thread(items)
-
     async def add(self, rows: Features) -> GalleryManifest:
         """See `IndexPort.add`."""
 
@@ -236,7 +224,8 @@ class LocalIndex:
                     f"these vectors are of backbone {rows.backbone[:12]}, the gallery's of {manifest.backbone[:12]}; "
                     "embed them with the gallery's backbone",
                 )
-            add(self.bundle, _AddedRows(rows, manifest))
+            with self._changing:
+                add(self.bundle, _AddedRows(rows, manifest))
             return self.current().manifest
 
         return await self._in_thread(change)
@@ -250,7 +239,8 @@ class LocalIndex:
             unknown += sum(not len(metadata.of_patient(patient)) for patient in patients)
             if unknown:
                 raise NotHereError(f"{unknown} of these are not in the gallery; nothing is deleted.")
-            delete(self.bundle, keys, patients)
+            with self._changing:
+                delete(self.bundle, keys, patients)
             return self.current().manifest
 
         return await self._in_thread(change)
@@ -259,7 +249,8 @@ class LocalIndex:
         """See `IndexPort.compact`."""
 
         def change() -> GalleryManifest:
-            compact(self.bundle)
+            with self._changing:
+                compact(self.bundle)
             return self.current().manifest
 
         return await self._in_thread(change)

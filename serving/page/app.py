@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from ...platform.core.errors import ConfigError
+from ...platform.core.errors import ConfigError, GalleryError
 from ...platform.core.extras import require_extra
 from ..config import HOST, AppConfig, ServiceConfig
 from ..engine.engine import Engine
@@ -22,6 +22,7 @@ from ..engine.model import check_side, load_backbones
 from ..engine.opening import open_browser, open_engine
 from ..engine.tables import gallery_from_table
 from ..gallery.bundle import is_bundle
+from ..gallery.gallery import open_version
 from ..service.api import create_app
 from ..service.server import bound_socket, run
 
@@ -86,7 +87,7 @@ def galleries(config: AppConfig, folder: Path) -> tuple[Path, ...]:
     browser = open_browser(service)
     assert browser is not None
     backbones = load_backbones(service)
-    given = [path if is_bundle(path) else load_features(path) for path in config.features]
+    given = [_bundle(path) if is_bundle(path) else load_features(path) for path in config.features]
     for backbone in backbones:  # before any of them embeds a split
         check_side(config.side or backbone.side, backbone)
     found = []
@@ -100,6 +101,17 @@ def galleries(config: AppConfig, folder: Path) -> tuple[Path, ...]:
         rebuild = f"vetdino embed {config.backbones[number]} {config.shards}"
         found.append(gallery_from_table(features, backbone, keys, folder / str(number), rebuild=rebuild))
     return tuple(found)
+
+
+def _bundle(path: Path) -> Path:
+    """A gallery's path. Raises GalleryError for one by view, which the page does not show."""
+    level = open_version(path, lambda _, manifest: manifest.level)
+    if level != "study":
+        raise GalleryError(
+            f"this gallery is of level {level}, the app needs level study; build it from a table that "
+            "`vetdino embed --level study` wrote"
+        )
+    return path
 
 
 def mount_page(engine: Engine, port: int) -> FastAPI:
