@@ -91,13 +91,8 @@ class LocalModel:
     Raises ConfigError where the patches do not divide `config.side`.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        descriptor: Descriptor,
-        config: ServiceConfig,
-        on_batch: OnBatch | None = None,
-    ) -> None:
+    def __init__(self, backbone: Backbone, descriptor: Descriptor, config: ServiceConfig) -> None:
+        self.on_batch: OnBatch = lambda size, seconds: None
         self.backbone, self.descriptor = backbone, descriptor
         self.side = config.side or backbone.side
         check_side(self.side, backbone)
@@ -121,7 +116,7 @@ class LocalModel:
             "most": config.batch,
             "wait_s": config.wait_ms / 1000,
             "queue": config.limits.queue,
-            "on_batch": on_batch or (lambda size, seconds: None),
+            "on_batch": lambda size, seconds: self.on_batch(size, seconds),
         }
         self._vectors = Batcher[np.ndarray, np.ndarray](self._run_vectors, self._thread, **batching)
         self._encode = Batcher[np.ndarray, EncodedView](self._run_encode, self._thread, **batching)

@@ -65,10 +65,18 @@ async def read_json(request: Request, model: type[Model]) -> Model:
         return model.model_validate_json(await request.body())
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(
-            str(part) for part in first["loc"] if isinstance(part, int) or part in model.model_fields
-        )
+        known = _field_names(model.model_json_schema())
+        where = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in known)
         raise RefusedError(422, "RequestError", f"{where or 'body'}: {first['msg']}") from None
+
+
+def _field_names(schema: Any) -> set[str]:
+    """Names of a model's fields and of those within: other names in a body are the caller's text."""
+    if isinstance(schema, list):
+        return set().union(*map(_field_names, schema))
+    if not isinstance(schema, dict):
+        return set()
+    return set(schema.get("properties", ())).union(*map(_field_names, schema.values()))
 
 
 class _Parts:

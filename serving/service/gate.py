@@ -185,9 +185,9 @@ class _Exchange:
             ) from None
         if message["type"] == "http.request":
             count = len(message.get("body", b""))
+            self.gate.check_size(self.size_in + count)
             self.gate.hold(count)
             self.size_in += count
-            self.gate.check_size(self.size_in)
             self._body_ended = not message.get("more_body", False)
         return message
 

@@ -22,7 +22,6 @@ from vetdino.platform.data.config import ShardConfig
 from vetdino.platform.ingest.config import DicomConfig
 from vetdino.platform.ingest.file_view import file_view
 from vetdino.serving.config import Limits, ServiceConfig
-from vetdino.serving.engine import decoding
 from vetdino.serving.engine.decoding import DecodePool, decode_file
 
 LIMITS = Limits(decode_gib=0.5, decode_s=20, megapixels=4, decode_queue=4)
