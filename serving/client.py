@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import io
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import sleep
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -217,7 +217,7 @@ class Client:
             else:
                 if (pause := tries.after_answer(response)) is None:
                     return call.read(checked(response))
-            time.sleep(pause)
+            sleep(pause)
 
 
 class AsyncClient:

@@ -117,3 +117,33 @@ def test_changes_at_the_same_time_take_turns(index):
 def test_the_digest_of_added_rows_is_of_their_content():
     assert rows_digest(QUERIES, ["a"]) == rows_digest(QUERIES.astype(np.float64), ["a"])
     assert rows_digest(QUERIES, ["a"]) != rows_digest(QUERIES, ["b"])
+
+
+@pytest.mark.slow
+def test_a_dead_shard_is_503_or_named_in_a_partial_answer(folder, tmp_path):
+    import ray
+
+    from vetdino.serving.engine.errors import refusal_of
+    from vetdino.serving.gallery.sharded import MissingShardsError
+
+    ray.init(
+        address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False
+    )
+    try:
+        index = LocalIndex(folder, shards=3)
+        whole = Gallery.open(folder).search(QUERIES, 5)
+        answer = run(index.search(QUERIES, 5, [None] * 4, ALL, True))
+        assert [found(each) for each in answer.matches] == [found(each) for each in whole]
+        assert answer.missing == ()
+        assert run(index.similar("key5", "", 7, ALL, False)).matches[0]
+        ray.kill(index.current().gallery._actors[1], no_restart=True)
+        with pytest.raises(MissingShardsError) as error:
+            run(index.search(QUERIES, 5, [None] * 4, ALL, False))
+        refusal = refusal_of(error.value)
+        assert (refusal.status, refusal.kind, refusal.retry_after) == (503, "MissingShards", 2)
+        partial = run(index.search(QUERIES, 5, [None] * 4, ALL, True))
+        assert partial.missing == ((20, 39),)
+        assert not [m for row in partial.matches for m in row if 20 <= m.item.id < 40]
+        index.close()
+    finally:
+        ray.shutdown()
