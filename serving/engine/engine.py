@@ -69,7 +69,7 @@ class PatchMatch:
     other: EncodedView
 
 
-class Engine:
+class ServiceEngine:
     """Answers requests; all methods may run at the same time.
 
     models[i] belongs with indexes[i]; there may be no gallery, and no shards.
@@ -208,7 +208,7 @@ class Engine:
         return await asyncio.to_thread(lambda: jpeg(shrunk(pixels, side)))
 
     async def encoded(self, name: str, view: int, session: str, backbone: int) -> EncodedView:
-        """Tokens and attention of a study's view; those looked at last are kept."""
+        """AccessTokens and attention of a study's view; those looked at last are kept."""
         model = self.model(backbone)
         if name.startswith(PREFIX):
             kept = self.uploads.get(name, session).encoded

@@ -35,7 +35,7 @@ class EncodedView:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ModelCard:
+class BackboneInfo:
     """What GET /v1/info tells of a backbone.
 
     digest: of weights and preprocessing. vectors: digest of its vectors, which a gallery has, too; dimensions: theirs.
@@ -62,7 +62,7 @@ class ModelCard:
 class ModelPort(Protocol):
     """A backbone as the engine uses it: in this process, or a deployment of Ray Serve."""
 
-    card: ModelCard
+    card: BackboneInfo
 
     async def vectors(self, views: Sequence[np.ndarray]) -> np.ndarray:
         """Views (H, W) uint8 as vectors of length 1, (B, D) float32. Raises FeaturesError, RefusedError."""
@@ -99,7 +99,7 @@ class LocalModel:
         self.timeout_s = config.limits.inference_s
         blocks: Any = backbone.vit.blocks
         probe = view_vectors(backbone, [np.zeros((8, 8), np.uint8)], descriptor)
-        self.card = ModelCard(
+        self.card = BackboneInfo(
             label=backbone.card.label,
             digest=backbone.card.digest,
             vectors=descriptor.digest(backbone.card.digest),

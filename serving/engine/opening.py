@@ -12,7 +12,7 @@ from ..config import ServiceConfig
 from ..gallery.gallery import check_digest, open_version
 from ..studies import StudyBrowser
 from .decoding import DecodePool
-from .engine import Engine
+from .engine import ServiceEngine
 from .index import IndexPort, LocalIndex
 from .model import LocalModel, check_side, load_backbones
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..gallery.manifest import GalleryManifest
 
 
-def open_engine(config: ServiceConfig) -> Engine:
+def open_engine(config: ServiceConfig) -> ServiceEngine:
     """The engine, ready to answer.
 
     Raises ConfigError, CheckpointError, ShardError, and GalleryError where a gallery is damaged or of another backbone
@@ -40,7 +40,7 @@ def open_engine(config: ServiceConfig) -> Engine:
         LocalModel(backbone, descriptor, config)
         for backbone, descriptor in zip(backbones, descriptors, strict=True)
     ]
-    engine = Engine(config, models, indexes, DecodePool(config), browser)
+    engine = ServiceEngine(config, models, indexes, DecodePool(config), browser)
     try:
         for number in range(len(models)):
             asyncio.run(engine.check(number))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from ...platform.core.errors import ConfigError, GalleryError
 from ...platform.core.extras import require_extra
 from ..config import HOST, AppConfig, ServiceConfig
-from ..engine.engine import Engine
+from ..engine.engine import ServiceEngine
 from ..engine.model import check_side, load_backbones
 from ..engine.opening import open_browser, open_engine
 from ..engine.tables import gallery_from_table
@@ -48,7 +48,7 @@ def serve(config: AppConfig) -> None:
 
 
 @contextmanager
-def open_app(config: AppConfig) -> Iterator[Engine]:
+def open_app(config: AppConfig) -> Iterator[ServiceEngine]:
     """The engine of the page; galleries that are not given are built from features and removed afterwards.
 
     Raises ConfigError, ShardError, CheckpointError, FeaturesError or GalleryError.
@@ -114,7 +114,7 @@ def _bundle(path: Path) -> Path:
     return path
 
 
-def mount_page(engine: Engine, port: int) -> FastAPI:
+def mount_page(engine: ServiceEngine, port: int) -> FastAPI:
     """Our own routes first, then Gradio for everything else."""
     require_extra("gradio", "the app")
     # Read when gradio is first imported: no analytics.

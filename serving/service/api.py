@@ -9,24 +9,36 @@ from typing import TYPE_CHECKING, Any
 
 from ...platform.core.errors import VetdinoError
 from ...platform.core.extras import require_extra
-from ..engine.engine import Engine
+from ..engine.engine import ServiceEngine
 from ..engine.errors import RefusedError, refusal_of
-from .auth import Tokens
+from .auth import AccessTokens
 from .gate import Gate, error_body, refusal_headers
 from .health_routes import health_routes
 from .metrics import Metrics
-from .study_routes import patch_routes, study_routes
-from .vector_routes import index_routes, vector_routes
+from .study_routes import list_routes, matrix_routes, picture_routes, similarity_routes, upload_routes
+from .vector_routes import embed_routes, index_routes, search_routes
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
     from fastapi.responses import Response
 
+ROUTES = (
+    embed_routes,
+    search_routes,
+    list_routes,
+    picture_routes,
+    upload_routes,
+    matrix_routes,
+    similarity_routes,
+    index_routes,
+)
+"""What makes the routes below /v1 from an engine."""
+
 SWEEP = 10.0
 """Seconds between looks for uploads that have expired."""
 
 
-def create_app(engine: Engine, tokens: Tokens | None = None, *, local: bool = True) -> FastAPI:
+def create_app(engine: ServiceEngine, tokens: AccessTokens | None = None, *, local: bool = True) -> FastAPI:
     """The service. local: answer to this machine's host names only.
 
     Raises ConfigError if fastapi is not installed.
@@ -34,11 +46,9 @@ def create_app(engine: Engine, tokens: Tokens | None = None, *, local: bool = Tr
     require_extra("fastapi", "the service")
     from fastapi import FastAPI
 
-    from ... import __version__
-
     app = FastAPI(
         title="vetdino",
-        version=__version__,
+        version="1",
         description="Embeddings of imaging studies, similar studies, similar patches. All limits: GET /v1/info.",
         lifespan=_lifespan(engine),
         docs_url=None,  # its page loads scripts from elsewhere
@@ -46,16 +56,16 @@ def create_app(engine: Engine, tokens: Tokens | None = None, *, local: bool = Tr
     )
     metrics = Metrics(engine)
     app.include_router(health_routes(engine, metrics))
-    app.include_router(vector_routes(engine))
-    app.include_router(study_routes(engine))
-    app.include_router(patch_routes(engine))
-    app.include_router(index_routes(engine))
+    for routes in ROUTES:
+        app.include_router(routes(engine))
     _add_errors(app)
-    app.add_middleware(Gate, tokens=tokens or Tokens({}), limits=engine.limits, metrics=metrics, local=local)
+    app.add_middleware(
+        Gate, tokens=tokens or AccessTokens({}), limits=engine.limits, metrics=metrics, local=local
+    )
     return app
 
 
-def _lifespan(engine: Engine) -> Any:
+def _lifespan(engine: ServiceEngine) -> Any:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async def sweep() -> None:

@@ -1,11 +1,11 @@
 """What routes share: parameters of the query string, how a body is documented, and errors."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: FastAPI reads the annotations of functions whose names are local here.
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
-from ..engine.engine import Engine
+from ..engine.engine import ServiceEngine
 from ..engine.errors import RefusedError
 from ..engine.index import SearchFilter
 from .body import FILE_TYPES, MULTIPART
@@ -68,7 +68,24 @@ def search_filter(
     return SearchFilter(findings or None, tuple(projection), split)
 
 
-def check_k(k: int, engine: Engine) -> None:
+def filter_parameters() -> Callable[..., SearchFilter]:
+    """A dependency of routes that search: their filter, from the query string."""
+    from fastapi import Query
+
+    Names = Annotated[list[str], Query(max_length=32)]
+
+    def chosen(
+        present: Names = [],  # noqa: B006  never changed
+        absent: Names = [],  # noqa: B006
+        projection: Names = [],  # noqa: B006
+        split: Literal["train", "val", "test"] | None = None,
+    ) -> SearchFilter:
+        return search_filter(present, absent, projection, split)
+
+    return chosen
+
+
+def check_k(k: int, engine: ServiceEngine) -> None:
     """Raises RefusedError for more matches than allowed."""
     if k > engine.limits.k:
         raise RefusedError(422, "TooLarge", f"k is {k}; ask for at most {engine.limits.k} matches", "k")

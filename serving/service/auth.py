@@ -27,7 +27,7 @@ class Caller:
     is_admin: bool
 
 
-class Tokens:
+class AccessTokens:
     """The tokens of a service, kept as SHA-256. With none, everybody who can reach it may read."""
 
     def __init__(self, tokens: Mapping[str, str]) -> None:
@@ -55,7 +55,7 @@ class Tokens:
         return Caller(f"{found}-{given.hex()[:8]}", found == "admin")
 
 
-def load_tokens(listen: ListenConfig) -> Tokens:
+def load_tokens(listen: ListenConfig) -> AccessTokens:
     """The tokens of a file, or of the environment.
 
     Raises ConfigError for a file that cannot be read, a line that is no role and token, a short token, or an address
@@ -85,7 +85,7 @@ def load_tokens(listen: ListenConfig) -> Tokens:
             f"host {listen.host} can be reached from other machines, which needs tokens; give --tokens FILE, or listen "
             f"on {HOST}"
         )
-    return Tokens(found)
+    return AccessTokens(found)
 
 
 def _add(found: dict[str, str], token: str, role: str, where: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..config import HOST, Limits
 from ..engine.errors import RefusedError, refusal_of
-from .auth import Caller, Tokens
+from .auth import AccessTokens, Caller
 from .metrics import Metrics
 
 Scope = MutableMapping[str, Any]
@@ -49,7 +49,9 @@ def error_body(refusal: RefusedError, request_id: str) -> dict[str, Any]:
 class Gate:
     """The ASGI middleware of the service. local: only host names of this machine are answered."""
 
-    def __init__(self, app: App, *, tokens: Tokens, limits: Limits, metrics: Metrics, local: bool) -> None:
+    def __init__(
+        self, app: App, *, tokens: AccessTokens, limits: Limits, metrics: Metrics, local: bool
+    ) -> None:
         self.app, self.tokens, self.limits, self.metrics, self.local = app, tokens, limits, metrics, local
         self._running: Counter[str] = Counter()
         self._bytes = 0

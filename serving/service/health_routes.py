@@ -5,7 +5,7 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from ..engine.engine import Engine
+from ..engine.engine import ServiceEngine
 from ..engine.errors import RefusedError
 from .answers import gallery_answer
 from .asked import ERRORS
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def health_routes(engine: Engine, metrics: Metrics) -> "APIRouter":
+def health_routes(engine: ServiceEngine, metrics: Metrics) -> "APIRouter":
     """GET /health/live, /health/ready, /metrics, /v1/info."""
     from fastapi import APIRouter, Response
     from fastapi.responses import JSONResponse, PlainTextResponse
@@ -50,10 +50,8 @@ def health_routes(engine: Engine, metrics: Metrics) -> "APIRouter":
     return router
 
 
-async def info_answer(engine: Engine) -> dict[str, Any]:
+async def info_answer(engine: ServiceEngine) -> dict[str, Any]:
     """What GET /v1/info tells."""
-    from ... import __version__
-
     backbones = []
     for number, model in enumerate(engine.models):
         index = engine.indexes[number]
@@ -67,7 +65,6 @@ async def info_answer(engine: Engine) -> dict[str, Any]:
         "digest": browser.manifest.digest,
     }
     return {
-        "version": __version__,
         "backbones": backbones,
         "shards": shards or None,
         "limits": asdict(engine.limits),

@@ -26,10 +26,10 @@ from ...platform.core.files import atomic_write
 from ...platform.measure.features import Features
 from ...platform.models.source import absolute_source
 from ..config import HOST, RANDOM, ListenConfig, ServiceConfig
-from ..engine.engine import Engine
+from ..engine.engine import ServiceEngine
 from ..engine.errors import RefusedError, overloaded, refusal_of
 from ..engine.index import ItemPage, SearchAnswer, SearchFilter
-from ..engine.model import EncodedView, ModelCard
+from ..engine.model import BackboneInfo, EncodedView
 from ..gallery.manifest import GalleryManifest
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class BackboneReplica:
         backbone = load_backbones(config)[number]
         self.model = LocalModel(backbone, descriptor_for(config, number, backbone), config)
 
-    async def card(self) -> ModelCard:
+    async def card(self) -> BackboneInfo:
         """See `ModelPort.card`."""
         return self.model.card
 
@@ -191,7 +191,7 @@ class Gateway:
         self.listen = from_json(ListenConfig, listen)
         ports = [RayModel(await handle.card.remote(), handle) for handle in models]
         decoder = await asyncio.to_thread(DecodePool, config)
-        self.engine = Engine(
+        self.engine = ServiceEngine(
             config, ports, [RayIndex(handle) for handle in indexes], decoder, open_browser(config)
         )
         for number in range(len(ports)):
@@ -236,7 +236,7 @@ async def _called(call: Callable[[], Awaitable[Any]], what: str) -> Any:
 class RayModel:
     """A backbone's deployment, as the engine uses it."""
 
-    def __init__(self, card: ModelCard, handle: DeploymentHandle) -> None:
+    def __init__(self, card: BackboneInfo, handle: DeploymentHandle) -> None:
         self.card, self.handle = card, handle
 
     async def vectors(self, views: Sequence[np.ndarray]) -> np.ndarray:

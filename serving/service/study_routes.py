@@ -3,16 +3,18 @@
 # No `from __future__ import annotations`: FastAPI reads the annotations of functions whose names are local here.
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ...platform.data.study import Study
-from ..engine.engine import Engine
+from ..engine.engine import ServiceEngine
 from ..engine.errors import RefusedError
+from ..engine.index import SearchFilter
 from ..engine.model import EncodedView
 from ..engine.uploads import PREFIX, SESSION, new_session
 from ..studies import NotHereError, findings_by_state, parse_view
 from .answers import grid_answer, item_answer, match_answer, missing_answer, view_answer
-from .asked import BINARY, ERRORS, FILES, NPY_ANSWER, body_of, check_k, json_body, search_filter
+from .asked import BINARY, ERRORS, FILES, NPY_ANSWER, body_of, check_k, filter_parameters, json_body
 from .body import content_type, read_files, read_json
 from .schemas import (
     AttentionAnswer,
@@ -34,6 +36,9 @@ PICTURE: dict[str, Any] = {"media_type": "image/jpeg", "headers": {"Cache-Contro
 
 JPEG: dict[int | str, dict[str, Any]] = {200: {"content": {"image/jpeg": BINARY}}}
 
+OCTETS = "application/octet-stream"
+BINARY_ANSWER: dict[int | str, dict[str, Any]] = {200: {"content": {OCTETS: BINARY}}}
+
 PAGE = 200
 """Most studies of one page of the list."""
 
@@ -44,83 +49,68 @@ def session_of(request: "Request") -> str:
     return name if SESSION.fullmatch(name) else ""
 
 
-def study_routes(engine: Engine) -> "APIRouter":
-    """GET /v1/studies, a study with its pictures, and its neighbors; POST /v1/uploads."""
-    from fastapi import APIRouter, Path, Query, Request, Response
+def list_routes(engine: ServiceEngine) -> "APIRouter":
+    """GET /v1/studies and a study's neighbors."""
+    from fastapi import APIRouter, Depends, Path, Query, Request, Response
     from fastapi.responses import JSONResponse
 
     router = APIRouter(prefix="/v1", responses=ERRORS, tags=["studies"])
-    Names = Annotated[list[str], Query(max_length=32)]
-    Name = Annotated[str, Path(max_length=80)]
     Backbone = Annotated[int, Query(ge=0)]
-    Number = Annotated[int, Path(ge=0, le=9999)]
-    Split = Literal["train", "val", "test"]
+    Filter = Annotated[SearchFilter, Depends(filter_parameters())]
 
     @router.get("/studies")
     async def studies(
+        where: Filter,
         count: Annotated[int, Query(ge=1, le=PAGE)] = 50,
         after: Annotated[int, Query(ge=-1, lt=2**62)] = -1,
         backbone: Backbone = 0,
-        present: Names = [],  # noqa: B006  never changed
-        absent: Names = [],  # noqa: B006
-        projection: Names = [],  # noqa: B006
-        split: Split | None = None,
     ) -> Response:
         """A page of the gallery's studies that pass a filter; `next` is the next page's `after`, null at the end."""
-        where = search_filter(present, absent, projection, split)
         page = await engine.index(backbone).page(where, after, count)
         listed = [item_answer(item, engine.places.get(item.key)) for item in page.items]
         return JSONResponse({"studies": listed, "total": page.total, "next": page.last})
-
-    @router.get("/studies/{name}")
-    async def study(request: Request, name: Name) -> Response:
-        """One study, its views and findings."""
-        return JSONResponse(study_answer(name, await engine.study(name, session_of(request))))
-
-    @router.delete("/studies/{name}")
-    async def remove(request: Request, name: Name) -> Response:
-        """Deletes an upload of this session."""
-        engine.uploads.remove(name, session_of(request))
-        return JSONResponse({"deleted": name})
 
     @router.get("/studies/{name}/neighbours", response_model=NeighborsAnswer)
     @router.get("/studies/{name}/neighbors", response_model=NeighborsAnswer)
     async def neighbors(
         request: Request,
-        name: Name,
+        name: Annotated[str, Path(max_length=80)],
+        where: Filter,
         k: Annotated[int, Query(ge=1)] = 10,
         backbone: Backbone = 0,
-        present: Names = [],  # noqa: B006  never changed
-        absent: Names = [],  # noqa: B006
-        projection: Names = [],  # noqa: B006
-        split: Split | None = None,
         only_shown: bool = False,
         partial: bool = False,
     ) -> Response:
         """The most similar studies of other patients. name: `test-12`, an upload, or a key of the gallery.
 
-        only_shown: those that the shards hold, with their views.
+        only_shown: those that the shards hold, with their views. partial: as in POST /v1/search.
         """
         check_k(k, engine)
-        where = search_filter(present, absent, projection, split)
+        session = session_of(request)
         matches, missing = await engine.neighbors(
-            name,
-            k,
-            where,
-            session=session_of(request),
-            backbone=backbone,
-            only_shown=only_shown,
-            allow_partial=partial,
+            name, k, where, session=session, backbone=backbone, only_shown=only_shown, allow_partial=partial
         )
         manifest = await engine.index(backbone).manifest()
-        return JSONResponse(
-            {
-                "digest": manifest.backbone,
-                "gallery": manifest.digest,
-                "matches": [match_answer(match) for match in matches],
-                "missing": missing_answer(missing),
-            }
-        )
+        answer = {"digest": manifest.backbone, "gallery": manifest.digest}
+        answer |= {"matches": list(map(match_answer, matches)), "missing": missing_answer(missing)}
+        return JSONResponse(answer)
+
+    return router
+
+
+def picture_routes(engine: ServiceEngine) -> "APIRouter":
+    """A study with its pictures, and those under attention."""
+    from fastapi import APIRouter, Path, Query, Request, Response
+    from fastapi.responses import JSONResponse
+
+    router = APIRouter(prefix="/v1", responses=ERRORS, tags=["studies"])
+    Name = Annotated[str, Path(max_length=80)]
+    Number = Annotated[int, Path(ge=0, le=9999)]
+
+    @router.get("/studies/{name}")
+    async def study(request: Request, name: Name) -> Response:
+        """One study, its views and findings."""
+        return JSONResponse(study_answer(name, await engine.study(name, session_of(request))))
 
     @router.get("/studies/{name}/{view}.jpg", response_class=Response, responses=JPEG)
     async def picture(request: Request, name: Name, view: Number, side: int = 1024) -> Response:
@@ -129,7 +119,12 @@ def study_routes(engine: Engine) -> "APIRouter":
 
     @router.get("/studies/{name}/{view}/attention/{head}.jpg", response_class=Response, responses=JPEG)
     async def attention_picture(
-        request: Request, name: Name, view: Number, head: Name, backbone: Backbone = 0, side: int = 384
+        request: Request,
+        name: Name,
+        view: Number,
+        head: Name,
+        backbone: Annotated[int, Query(ge=0)] = 0,
+        side: int = 384,
     ) -> Response:
         """A view under the attention of a head (0, 1, …), of `all` in colors, or of their `mean`."""
         session = session_of(request)
@@ -137,27 +132,38 @@ def study_routes(engine: Engine) -> "APIRouter":
         pixels = await engine.pixels(name, view, session)
         return Response(await engine.attention_picture(pixels, encoded, head, _clamped(side)), **PICTURE)
 
+    return router
+
+
+def upload_routes(engine: ServiceEngine) -> "APIRouter":
+    """POST /v1/uploads, and an upload deleted."""
+    from fastapi import APIRouter, Path, Request, Response
+    from fastapi.responses import JSONResponse
+
+    router = APIRouter(prefix="/v1", responses=ERRORS, tags=["studies"])
+
     @router.post("/uploads", response_model=UploadAnswer, openapi_extra=body_of(FILES))
     async def upload(request: Request) -> Response:
         """Keeps a study in memory for this session (a cookie), to be looked at like one of the shards."""
         session = session_of(request) or new_session()
         name = await engine.upload(await read_files(request, engine.limits), session)
-        study = await engine.study(name, session)
-        answer = JSONResponse(
-            {
-                "study": name,
-                "seconds": engine.uploads.seconds,
-                "views": [view_answer(view) for view in study.views],
-            }
-        )
+        views = (await engine.study(name, session)).views
+        seconds = engine.uploads.seconds
+        answer = JSONResponse({"study": name, "seconds": seconds, "views": list(map(view_answer, views))})
         answer.set_cookie(SESSION_COOKIE, session, httponly=True, samesite="strict", path="/v1")
         return answer
+
+    @router.delete("/studies/{name}")
+    async def remove(request: Request, name: Annotated[str, Path(max_length=80)]) -> Response:
+        """Deletes an upload of this session."""
+        engine.uploads.remove(name, session_of(request))
+        return JSONResponse({"deleted": name})
 
     return router
 
 
-def patch_routes(engine: Engine) -> "APIRouter":
-    """Similar patches and attention, of views by name or of files."""
+def matrix_routes(engine: ServiceEngine) -> "APIRouter":
+    """GET /v1/similarity, all patches of two views, and POST /v1/attention."""
     from fastapi import APIRouter, Query, Request, Response
     from fastapi.responses import JSONResponse
 
@@ -165,11 +171,7 @@ def patch_routes(engine: Engine) -> "APIRouter":
     Backbone = Annotated[int, Query(ge=0)]
     ViewName = Annotated[str, Query(max_length=96)]
 
-    @router.get(
-        "/similarity",
-        response_class=Response,
-        responses={200: {"content": {"application/octet-stream": BINARY}}},
-    )
+    @router.get("/similarity", response_class=Response, responses=BINARY_ANSWER)
     async def matrix(request: Request, a: ViewName, b: ViewName, backbone: Backbone = 0) -> Response:
         """Cosines between all patches of two views (`test-12/0`), for a page that answers by itself.
 
@@ -179,48 +181,7 @@ def patch_routes(engine: Engine) -> "APIRouter":
         rows, low, high = await engine.similarity_matrix(views)
         header = {"low": low, "high": high, "views": [grid_header(view) for view in views]}
         head = json.dumps(header, separators=(",", ":")).encode()
-        return Response(len(head).to_bytes(4, "little") + head + rows, media_type="application/octet-stream")
-
-    @router.post(
-        "/similarity",
-        response_model=SimilarityAnswer,
-        responses=NPY_ANSWER,
-        openapi_extra=body_of({**json_body(SimilarityQuery), **FILES}),
-    )
-    async def similarity(
-        request: Request,
-        patch: Annotated[int | None, Query(ge=0)] = None,
-        x: Annotated[float | None, Query(ge=0, lt=1)] = None,
-        y: Annotated[float | None, Query(ge=0, lt=1)] = None,
-        k: Annotated[int, Query(ge=1)] = 5,
-        backbone: Backbone = 0,
-    ) -> Response:
-        """A patch of the first view against all of the second: cosines, and the k best boxes.
-
-        Two files, or two views by name. The patch by its number, or by a point (x, y) as fractions of width and height.
-        With `Accept: application/x-npy` the cosines alone.
-        """
-        check_k(k, engine)
-        anchor, other = await _views(engine, request, SimilarityQuery, 2, backbone)
-        if patch is None:
-            if x is None or y is None:
-                raise RefusedError(422, "RequestError", "give patch, or x and y")
-            patch = anchor.grid.patch_at(x * anchor.grid.width, y * anchor.grid.height)
-        found = engine.patch_match(anchor, other, patch, k)
-        if wants_npy(request.headers.get("accept", "")):
-            return Response(npy_bytes(found.cosines), media_type=NPY)
-        best = [{"patch": one.patch, "score": one.score, "box": one.box} for one in found.best]
-        return JSONResponse(
-            {
-                "digest": engine.model(backbone).card.digest,
-                "patch": patch,
-                "box": anchor.grid.box(patch),
-                "scores": json_numbers(found.cosines, engine.limits),
-                "best": best,
-                "a": grid_answer(anchor.grid),
-                "b": grid_answer(other.grid),
-            }
-        )
+        return Response(len(head).to_bytes(4, "little") + head + rows, media_type=OCTETS)
 
     @router.post(
         "/attention",
@@ -244,6 +205,53 @@ def patch_routes(engine: Engine) -> "APIRouter":
     return router
 
 
+def similarity_routes(engine: ServiceEngine) -> "APIRouter":
+    """POST /v1/similarity."""
+    from fastapi import APIRouter, Query, Request, Response
+    from fastapi.responses import JSONResponse
+
+    router = APIRouter(prefix="/v1", responses=ERRORS, tags=["patches"])
+    bodies = body_of({**json_body(SimilarityQuery), **FILES})
+    Fraction = Annotated[float | None, Query(ge=0, lt=1)]
+
+    @router.post("/similarity", response_model=SimilarityAnswer, responses=NPY_ANSWER, openapi_extra=bodies)
+    async def similarity(
+        request: Request,
+        patch: Annotated[int | None, Query(ge=0)] = None,
+        x: Fraction = None,
+        y: Fraction = None,
+        k: Annotated[int, Query(ge=1)] = 5,
+        backbone: Annotated[int, Query(ge=0)] = 0,
+    ) -> Response:
+        """A patch of the first view against all of the second: cosines, and the k best boxes.
+
+        Two files, or two views by name. The patch by its number, or by a point (x, y) as fractions of width and height.
+        With `Accept: application/x-npy` the cosines alone.
+        """
+        check_k(k, engine)
+        anchor, other = await _views(engine, request, SimilarityQuery, 2, backbone)
+        if patch is None:
+            if x is None or y is None:
+                raise RefusedError(422, "RequestError", "give patch, or x and y")
+            patch = anchor.grid.patch_at(x * anchor.grid.width, y * anchor.grid.height)
+        found = engine.patch_match(anchor, other, patch, k)
+        if wants_npy(request.headers.get("accept", "")):
+            return Response(npy_bytes(found.cosines), media_type=NPY)
+        return JSONResponse(
+            {
+                "digest": engine.model(backbone).card.digest,
+                "patch": patch,
+                "box": anchor.grid.box(patch),
+                "scores": json_numbers(found.cosines, engine.limits),
+                "best": [asdict(box) for box in found.best],
+                "a": grid_answer(anchor.grid),
+                "b": grid_answer(other.grid),
+            }
+        )
+
+    return router
+
+
 def study_answer(name: str, study: Study) -> dict[str, Any]:
     """A study as the page shows it; its patient is left out."""
     return {
@@ -260,7 +268,7 @@ def grid_header(view: EncodedView) -> dict[str, Any]:
     return {**grid_answer(grid), "boxes": grid.boxes().tolist(), "inside": grid.inside().tolist()}
 
 
-async def _named(engine: Engine, name: str, request: "Request", backbone: int) -> EncodedView:
+async def _named(engine: ServiceEngine, name: str, request: "Request", backbone: int) -> EncodedView:
     study, _, view = name.rpartition("/")
     if not study.startswith(PREFIX):
         parse_view(name)  # says what is wrong
@@ -270,7 +278,7 @@ async def _named(engine: Engine, name: str, request: "Request", backbone: int) -
 
 
 async def _views(
-    engine: Engine, request: "Request", query: Any, count: int, backbone: int
+    engine: ServiceEngine, request: "Request", query: Any, count: int, backbone: int
 ) -> list[EncodedView]:
     """The views that a body names or carries."""
     model = engine.model(backbone)

@@ -8,9 +8,9 @@ import numpy as np
 
 from ...platform.data.study import StoredView
 from ...platform.measure.features import Features
-from ..engine.engine import Embedded, Engine, ShownMatch
+from ..engine.engine import Embedded, ServiceEngine, ShownMatch
 from ..engine.errors import RefusedError
-from ..engine.index import rows_digest
+from ..engine.index import SearchFilter, rows_digest
 from ..gallery.manifest import GalleryManifest
 from .answers import index_answer, item_error, match_answer, missing_answer, view_answer
 from .asked import (
@@ -21,8 +21,8 @@ from .asked import (
     body_of,
     check_digest_given,
     check_k,
+    filter_parameters,
     json_body,
-    search_filter,
 )
 from .body import content_type, read_files, read_json
 from .schemas import EmbedAnswer, IndexAnswer, NewItems, SearchAnswerBody, SearchQuery
@@ -31,16 +31,13 @@ from .wire import NPY, check_vectors, json_numbers, json_vectors, npy_bytes, npy
 if TYPE_CHECKING:
     from fastapi import APIRouter, Request
 
-Split = Literal["train", "val", "test"]
 
-
-def vector_routes(engine: Engine) -> "APIRouter":
-    """POST /v1/embed and /v1/search."""
+def embed_routes(engine: ServiceEngine) -> "APIRouter":
+    """POST /v1/embed."""
     from fastapi import APIRouter, Query, Request, Response
     from fastapi.responses import JSONResponse
 
     router = APIRouter(prefix="/v1", responses=ERRORS, tags=["vectors"])
-    Names = Annotated[list[str], Query(max_length=32)]
 
     @router.post("/embed", response_model=EmbedAnswer, responses=NPY_ANSWER, openapi_extra=body_of(FILES))
     async def embed(
@@ -73,6 +70,16 @@ def vector_routes(engine: Engine) -> "APIRouter":
         }
         return JSONResponse(answer, headers=headers)
 
+    return router
+
+
+def search_routes(engine: ServiceEngine) -> "APIRouter":
+    """POST /v1/search."""
+    from fastapi import APIRouter, Depends, Query, Request, Response
+    from fastapi.responses import JSONResponse
+
+    router = APIRouter(prefix="/v1", responses=ERRORS, tags=["vectors"])
+
     @router.post(
         "/search",
         response_model=SearchAnswerBody,
@@ -80,13 +87,10 @@ def vector_routes(engine: Engine) -> "APIRouter":
     )
     async def search(
         request: Request,
+        where: Annotated[SearchFilter, Depends(filter_parameters())],
         k: Annotated[int, Query(ge=1)] = 10,
         backbone: Annotated[int, Query(ge=0)] = 0,
         exclude_patient: Annotated[str | None, Query(max_length=64)] = None,
-        present: Names = [],  # noqa: B006  never changed
-        absent: Names = [],  # noqa: B006
-        projection: Names = [],  # noqa: B006
-        split: Split | None = None,
         digest: Annotated[str | None, Query(max_length=128)] = None,
         partial: bool = False,
     ) -> Response:
@@ -97,7 +101,6 @@ def vector_routes(engine: Engine) -> "APIRouter":
         search the others and tell in `missing` which rows were not searched, instead of 503.
         """
         check_k(k, engine)
-        where = search_filter(present, absent, projection, split)
         index = engine.index(backbone)
         manifest = await index.manifest()
         check_digest_given(digest, manifest.backbone)
@@ -134,7 +137,7 @@ def _items(embedded: Embedded, level: str, rows: list[Any]) -> list[dict[str, An
 
 
 async def _queries(
-    engine: Engine, request: "Request", manifest: GalleryManifest, backbone: int
+    engine: ServiceEngine, request: "Request", manifest: GalleryManifest, backbone: int
 ) -> tuple[np.ndarray, list[str | None]]:
     """The query vectors of a request (M, D), and the patients to leave out, if the body names them."""
     kind = content_type(request)
@@ -155,7 +158,7 @@ async def _queries(
     return vectors, excluded
 
 
-def index_routes(engine: Engine) -> "APIRouter":
+def index_routes(engine: ServiceEngine) -> "APIRouter":
     """Changes of a gallery, for admin tokens (see `Gate.admit`)."""
     from fastapi import APIRouter, Query, Request, Response
     from fastapi.responses import JSONResponse
@@ -190,7 +193,7 @@ def index_routes(engine: Engine) -> "APIRouter":
     return router
 
 
-def _features(rows: NewItems, manifest: GalleryManifest, engine: Engine) -> Features:
+def _features(rows: NewItems, manifest: GalleryManifest, engine: ServiceEngine) -> Features:
     """The rows as a table of the gallery's findings. Raises RefusedError."""
     items = rows.items
     vectors = json_vectors([item.vector for item in items], engine.limits)

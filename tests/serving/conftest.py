@@ -28,7 +28,7 @@ from vetdino.platform.models.config import BackboneConfig
 from vetdino.platform.models.loading import load
 from vetdino.platform.models.saving import save_backbone
 from vetdino.serving.config import AppConfig
-from vetdino.serving.engine.engine import Engine
+from vetdino.serving.engine.engine import ServiceEngine
 from vetdino.serving.gallery.build import FeaturesSource, build
 from vetdino.serving.page.app import mount_page, open_app
 from vetdino.serving.service.api import create_app
@@ -137,7 +137,7 @@ def config_with(folder) -> Callable[..., AppConfig]:
 
 
 @pytest.fixture(scope="session")
-def engine(config_with) -> Iterator[Engine]:
+def engine(config_with) -> Iterator[ServiceEngine]:
     """All three backbones, each with a gallery of the drawn studies."""
     with open_app(config_with()) as engine:
         yield engine

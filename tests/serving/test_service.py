@@ -22,7 +22,7 @@ from tests.serving.engine.test_decoding import deflated_bomb
 from vetdino.serving.config import Limits, ServiceConfig
 from vetdino.serving.engine.opening import open_engine
 from vetdino.serving.service.api import create_app
-from vetdino.serving.service.auth import Tokens
+from vetdino.serving.service.auth import AccessTokens
 
 ADMIN, READ = "a" * 20, "r" * 20
 
@@ -149,7 +149,7 @@ def test_no_address_is_fetched_and_no_file_of_the_server_is_read(http, tmp_path)
 
 
 def test_a_token_is_not_to_be_guessed(engine):
-    tokens = Tokens({READ: "read", ADMIN: "admin"})
+    tokens = AccessTokens({READ: "read", ADMIN: "admin"})
     with TestClient(create_app(engine, tokens), base_url="http://127.0.0.1") as http:
         guesses = [
             "",
@@ -182,7 +182,7 @@ def test_no_request_that_its_openapi_allows_or_forbids_gives_500(engine):
     from hypothesis.errors import Unsatisfiable
     from schemathesis.generation import GenerationMode
 
-    app = create_app(engine, Tokens({ADMIN: "admin"}))
+    app = create_app(engine, AccessTokens({ADMIN: "admin"}))
     schema = schemathesis.openapi.from_asgi(
         "/openapi.json", app, headers={"Authorization": f"Bearer {ADMIN}", "Host": "127.0.0.1"}
     )

@@ -7,7 +7,7 @@ import pytest
 from vetdino.platform.core.errors import ConfigError
 from vetdino.serving.config import ListenConfig
 from vetdino.serving.engine.errors import RefusedError
-from vetdino.serving.service.auth import Tokens, load_tokens
+from vetdino.serving.service.auth import AccessTokens, load_tokens
 
 READ, ADMIN = "r" * 20, "a" * 20
 
@@ -61,7 +61,7 @@ def test_every_token_is_compared_in_constant_time(tokens, monkeypatch):
 
 
 def test_without_tokens_everybody_reads_and_nobody_changes():
-    assert not Tokens({}).caller("").is_admin
+    assert not AccessTokens({}).caller("").is_admin
 
 
 def test_tokens_come_from_the_environment_where_no_file_is_given(monkeypatch):

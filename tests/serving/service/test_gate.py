@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from vetdino.serving.config import Limits
-from vetdino.serving.service.auth import Tokens
+from vetdino.serving.service.auth import AccessTokens
 from vetdino.serving.service.gate import Gate
 from vetdino.serving.service.metrics import Metrics
 
@@ -43,7 +43,9 @@ def gated():
             app.router.add_route(path, count, methods=["GET", "POST", "DELETE"])
         app.router.add_route("/v1/fault", fault, methods=["GET"])
         metrics = Metrics(NothingServed())
-        app.add_middleware(Gate, tokens=Tokens(tokens or {}), limits=LIMITS, metrics=metrics, local=local)
+        app.add_middleware(
+            Gate, tokens=AccessTokens(tokens or {}), limits=LIMITS, metrics=metrics, local=local
+        )
         client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=raise_server_exceptions)
         clients.append(client)
         return client

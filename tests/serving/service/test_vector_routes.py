@@ -15,7 +15,7 @@ from vetdino.platform.models.loading import load
 from vetdino.serving.config import Limits, ServiceConfig
 from vetdino.serving.engine.opening import open_engine
 from vetdino.serving.service.api import create_app
-from vetdino.serving.service.auth import Tokens
+from vetdino.serving.service.auth import AccessTokens
 from vetdino.serving.service.wire import NPY, npy_bytes
 
 ADMIN = "a" * 20
@@ -152,7 +152,9 @@ def admin(folder, gallery, tmp_path):
             limits=Limits(vectors=4, files=2, json_numbers=50),
         )
     )
-    with TestClient(create_app(engine, Tokens({ADMIN: "admin"})), base_url="http://127.0.0.1") as client:
+    with TestClient(
+        create_app(engine, AccessTokens({ADMIN: "admin"})), base_url="http://127.0.0.1"
+    ) as client:
         client.headers.update(AS_ADMIN)
         yield client
     engine.close()
