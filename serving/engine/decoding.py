@@ -11,7 +11,9 @@ import asyncio
 import multiprocessing
 import os
 import threading
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -70,25 +72,34 @@ class DecodePool:
         """Files that are being decoded or wait for it."""
         return self._waiting
 
+    @contextmanager
+    def room(self, count: int) -> Iterator[None]:
+        """Within the block that many files of one request may be given to `decode`; they are refused all or none.
+
+        Raises RefusedError (503) where too many wait already.
+        """
+        if self._waiting + count > self.config.limits.decode_queue:
+            raise overloaded(f"{self._waiting} files wait to be decoded", "decode_queue")
+        self._waiting += count
+        try:
+            yield
+        finally:
+            self._waiting -= count
+
     async def decode(self, data: bytes) -> StoredView:
         """The view of one file, as ingest would store it.
 
-        Raises DicomError, with DECODER_CRASHED where the process died or took too long; RefusedError (503) where too
-        many files wait, or for too long.
+        Raises DicomError, with DECODER_CRASHED where the process died or took too long; RefusedError (503) where the
+        file waits for too long.
         """
         if not (is_dicom(data[:132]) or data.startswith(PICTURES)):
             raise DicomError("NOT_PICTURE", "its first bytes are of another kind of file")
         limits = self.config.limits
-        if self._waiting >= limits.decode_queue:
-            raise overloaded(f"{self._waiting} files wait to be decoded", "decode_queue")
-        self._waiting += 1
         try:
             async with asyncio.timeout(limits.inference_s + limits.decode_s):
                 result = await self._result(data)
         except TimeoutError:
             raise overloaded("no process decoded this file in time", "inference_s", 5) from None
-        finally:
-            self._waiting -= 1
         if isinstance(result, StoredView):
             return result
         raise DicomError(*result)

@@ -151,7 +151,8 @@ class ServiceEngine:
                 assert refusal is not None
                 return refusal
 
-        return list(await asyncio.gather(*map(decoded, files)))
+        with self.decoder.room(len(files)):
+            return list(await asyncio.gather(*map(decoded, files)))
 
     async def study_views(self, files: Sequence[bytes]) -> list[StoredView]:
         """The views of a study's files. Raises the first file's RefusedError, which says which file it is."""

@@ -57,10 +57,10 @@ def check_numbers(config: ServiceConfig) -> None:
             f"{len(config.galleries)} galleries for {len(config.backbones)} backbones; give the i-th gallery for the "
             "i-th backbone"
         )
-    if config.limits.files > config.limits.queue:
-        raise ConfigError(
-            f"limits.queue {config.limits.queue} must be at least limits.files {config.limits.files}"
-        )
+    limits = config.limits
+    for name, room in (("queue", limits.queue), ("decode_queue", limits.decode_queue)):
+        if limits.files > room:
+            raise ConfigError(f"limits.{name} {room} must be at least limits.files {limits.files}")
 
 
 def open_browser(config: ServiceConfig) -> StudyBrowser | None:

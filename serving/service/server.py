@@ -14,6 +14,8 @@ from ..config import HOST, ListenConfig, ServiceConfig
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+log = logging.getLogger("vetdino.service")
+
 CONNECTIONS = 512
 """Connections at a time; above, they are answered with 503 at once."""
 
@@ -46,7 +48,7 @@ def run(app: FastAPI, listener: socket.socket, header_s: float, name: str) -> No
 
     host, port = listener.getsockname()[:2]
     print(f"{name} is at http://{host}:{port} (Ctrl-C stops it)", flush=True)
-    log_to_stderr()
+    handler = log_to_stderr()
     settings = uvicorn.Config(
         app,
         http=timed_protocol(header_s),
@@ -62,17 +64,17 @@ def run(app: FastAPI, listener: socket.socket, header_s: float, name: str) -> No
         print(f"{name} has stopped.", flush=True)
         if type(interruption) is not KeyboardInterrupt:  # SIGTERM: the command line gives its exit code
             raise
+    finally:
+        log.removeHandler(handler)
 
 
-def log_to_stderr() -> None:
-    """One line for each request on stderr."""
-    log = logging.getLogger("vetdino.service")
-    if not log.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-        log.addHandler(handler)
-        log.setLevel(logging.INFO)
-        log.propagate = False
+def log_to_stderr() -> logging.Handler:
+    """One line for each request on stderr, until the handler is removed."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    return handler
 
 
 def timed_protocol(header_s: float) -> Any:

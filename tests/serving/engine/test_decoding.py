@@ -23,6 +23,7 @@ from vetdino.platform.ingest.config import DicomConfig
 from vetdino.platform.ingest.file_view import file_view
 from vetdino.serving.config import Limits, ServiceConfig
 from vetdino.serving.engine.decoding import DecodePool, decode_file
+from vetdino.serving.engine.errors import RefusedError
 
 LIMITS = Limits(decode_gib=0.5, decode_s=20, megapixels=4, decode_queue=4)
 CONFIG = ServiceConfig(backbones=(), decoders=1, limits=LIMITS)
@@ -172,10 +173,14 @@ def test_processes_that_are_killed_between_two_files_are_replaced(pool):
     assert asyncio.run(pool.alive())
 
 
-def test_more_files_than_may_wait_are_refused(pool, monkeypatch):
-    monkeypatch.setattr(pool, "_waiting", 4)
-    with pytest.raises(Exception, match="4 files wait") as refusal:
-        asyncio.run(pool.decode(dicom_file(picture(60, 50, 0))))
+def test_the_files_of_a_request_find_room_together_or_are_refused_together(pool):
+    with pool.room(3):
+        assert pool.waiting == 3
+        with pool.room(1), pytest.raises(RefusedError, match="4 files wait") as refusal, pool.room(1):
+            pass
+        with pytest.raises(RefusedError), pool.room(2):
+            pass
+    assert pool.waiting == 0
     assert (refusal.value.status, refusal.value.limit) == (503, "decode_queue")
 
 
