@@ -215,8 +215,10 @@ class Client:
             except Exception as error:
                 pause = tries.after_error(error)
             else:
-                if (pause := tries.after_answer(response)) is None:
+                told = tries.after_answer(response)
+                if told is None:
                     return call.read(checked(response))
+                pause = told
             sleep(pause)
 
 
@@ -319,8 +321,10 @@ class AsyncClient:
             except Exception as error:
                 pause = tries.after_error(error)
             else:
-                if (pause := tries.after_answer(response)) is None:
+                told = tries.after_answer(response)
+                if told is None:
                     return call.read(checked(response))
+                pause = told
             await asyncio.sleep(pause)
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ...platform.core.errors import DicomError, VetdinoError
-from ...platform.data.study import StoredView, Study
+from ...platform.data.study import StoredView, Study, View
 from ...platform.measure.features import Features
 from ...platform.models.similarity import BoxScore, cosine_matrix, quantized, top_boxes
 from ..attention import MEAN_COLOR, attention_maps, head_colors, mean_attention_map, overlay
@@ -55,7 +55,7 @@ class ShownMatch:
 
     match: GalleryMatch
     place: Place | None
-    views: tuple[StoredView, ...] = ()
+    views: tuple[View | StoredView, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -340,7 +340,7 @@ class ServiceEngine:
         manifest = await self.index(backbone).manifest()
         if manifest.level == "view":
             raise RefusedError(422, "WrongLevel", "this gallery is by view; search with one of the views")
-        views = [stored for stored in self.uploads.get(name, session).study.views]
+        views = self.uploads.get(name, session).study.views
         return study_vector(await self.model(backbone).vectors(_pixels(views)))[None]
 
     async def _with_views(self, shown: ShownMatch) -> ShownMatch:
@@ -384,5 +384,5 @@ class ServiceEngine:
         self.uploads.clear()
 
 
-def _pixels(views: Sequence[StoredView]) -> list[np.ndarray]:
+def _pixels(views: Sequence[View | StoredView]) -> list[np.ndarray]:
     return [view.decode().pixels for view in views]

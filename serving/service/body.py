@@ -89,7 +89,7 @@ class _Parts:
         self._part = bytearray()
         self._header = 0
 
-    def callbacks(self) -> dict[str, Any]:
+    def callbacks(self) -> Any:
         return {
             "on_part_begin": self.begin,
             "on_header_field": self.header,

@@ -49,7 +49,8 @@ class Metrics:
         }
         for name, (meaning, count) in waiting.items():
             Gauge(name, meaning, registry=registry).set_function(count)
-        for model in engine.models:
+        models: list[Any] = engine.models
+        for model in models:  # one in a process of its own keeps its passes to itself
             model.on_batch = self.batch
 
     def batch(self, size: int, seconds: float) -> None:

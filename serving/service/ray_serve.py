@@ -175,7 +175,7 @@ class GalleryReplica:
 class Gateway:
     """The routes, decoding and uploads; the rest is done by the other deployments."""
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]
         self,
         service: str,
         listen: str,

@@ -91,7 +91,7 @@ def list_routes(engine: ServiceEngine) -> "APIRouter":
             name, k, where, session=session, backbone=backbone, only_shown=only_shown, allow_partial=partial
         )
         manifest = await engine.index(backbone).manifest()
-        answer = {"digest": manifest.backbone, "gallery": manifest.digest}
+        answer: dict[str, Any] = {"digest": manifest.backbone, "gallery": manifest.digest}
         answer |= {"matches": list(map(match_answer, matches)), "missing": missing_answer(missing)}
         return JSONResponse(answer)
 
