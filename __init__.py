@@ -74,8 +74,8 @@ _HOMES = {
 def __getattr__(name):
     from importlib import import_module
 
-    if name == "pretrain":  # the package itself can be called
-        return import_module(".pretrain", __name__)
+    if name in ("pretrain", "client"):  # modules: the package pretrain itself can be called
+        return import_module(f".{name}", __name__)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOMES[name]}", __name__), name)

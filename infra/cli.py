@@ -117,6 +117,7 @@ COMMANDS = {
     "compare": Entry("compare:Compare", "RUN…", "runs side by side on one page, differences with intervals"),
     "report": Entry("report:ModelCard", "BACKBONE", "a model card: data, recipe, figures, limits"),
     "demo": Entry("demo:Demo", "", "all of it on generated studies, then the app", CONTINUE),
+    "serve": Entry("serve:Serve", "[GALLERY…]", "embeddings and similar studies over HTTP"),
     "app": Entry("app:App", "", "the page: patch similarity, attention, nearest studies"),
 }
 

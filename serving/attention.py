@@ -7,7 +7,7 @@ import colorsys
 import cv2
 import numpy as np
 
-from .similarity import PatchGrid
+from ..platform.models.similarity import PatchGrid
 
 # H heads, N patches; maps are (H, height, width) in pixels of the view.
 

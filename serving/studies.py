@@ -81,6 +81,10 @@ class StudyBrowser:
         counts = {split: self.count if split == self.split else len(indexes[split]) for split in indexes}
         return StudyPlaces(indexes, counts, self._lock)
 
+    def key(self, place: Place) -> str:
+        """The key of a study. Raises NotHereError."""
+        return self.load(place).key
+
     def _load(self, place: Place) -> Study:
         split, position = place
         with self._lock:
@@ -129,15 +133,14 @@ def view_pixels(study: Study, view: int) -> np.ndarray:
         raise DataError(f"View {view} of this study is damaged and cannot be shown.") from None
 
 
-def findings_in_words(labels: Mapping[str, float]) -> dict[str, list[str]]:
-    """Findings in words: present, absent and unknown ones.
+def findings_by_state(labels: Mapping[str, float]) -> dict[str, list[str]]:
+    """Names of findings: present, absent and unknown ones.
 
-    >>> findings_in_words({"enlarged_heart": 1.0, "lung_mass": 0.0, "fracture": float("nan")})
-    {'present': ['enlarged heart'], 'absent': ['lung mass'], 'unknown': ['fracture']}
+    >>> findings_by_state({"enlarged_heart": 1.0, "lung_mass": 0.0, "fracture": float("nan")})
+    {'present': ['enlarged_heart'], 'absent': ['lung_mass'], 'unknown': ['fracture']}
     """
-    words = {name: name.replace("_", " ") for name in labels}
     return {
-        "present": [words[name] for name, value in labels.items() if value > 0.5],
-        "absent": [words[name] for name, value in labels.items() if value <= 0.5],
-        "unknown": [words[name] for name, value in labels.items() if math.isnan(value)],
+        "present": [name for name, value in labels.items() if value > 0.5],
+        "absent": [name for name, value in labels.items() if value <= 0.5],
+        "unknown": [name for name, value in labels.items() if math.isnan(value)],
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +40,7 @@ from vetdino.platform.models.config import BackboneConfig
 from vetdino.platform.models.loading import load
 from vetdino.platform.models.saving import save_backbone
 from vetdino.serving.config import AppConfig
-from vetdino.serving.state import AppState
+from vetdino.serving.page.app import open_app
 
 CONFIG = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=48, heads=2, depth=2)
 
@@ -172,16 +174,32 @@ def test_views_become_tokens_there(devices):
     assert tokenized_views(devices[1], [(view, None)], 32, 8) == []
 
 
-def test_the_app_computes_there(devices, folder, tmp_path):
+class InlineExecutor:
+    """Runs at once: the second device exists in the thread that opened it alone."""
+
+    def __init__(self, *settings, **names):
+        self._shutdown = False
+
+    def submit(self, function, *arguments):
+        future = Future()
+        future.set_result(function(*arguments))
+        return future
+
+    def shutdown(self, **settings):
+        self._shutdown = True
+
+
+def test_the_app_computes_there(devices, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("vetdino.serving.engine.model.ThreadPoolExecutor", InlineExecutor)
     written(tmp_path / "shards", 4)
     answers = []
     for device in ("cpu", "auto"):
-        state = AppState(
-            AppConfig(shards=tmp_path / "shards", backbones=(folder, "random"), split="train", device=device)
+        settings = AppConfig(
+            shards=tmp_path / "shards", backbones=(folder, "random"), split="train", device=device
         )
-        assert [encoder.backbone.device.type for encoder in state.encoders] == [
-            "cpu" if device == "cpu" else SECOND.type
-        ] * 2
-        answers.append(state.encoders[0].encode(("train", 1), 0))
+        with open_app(settings) as engine:
+            expected = "cpu" if device == "cpu" else SECOND.type
+            assert [model.backbone.device.type for model in engine.models] == [expected] * 2
+            answers.append(asyncio.run(engine.encoded("train-1", 0, "", 0)))
     close(answers[0].tokens, answers[1].tokens)
     close(answers[0].attention, answers[1].attention)

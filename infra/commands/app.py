@@ -17,6 +17,6 @@ class App(AppConfig, Command):
     basic: ClassVar = ("features", "split", "limit", "port", "matches", "side")
 
     def run(self) -> None:
-        from ...serving.app import serve
+        from ...serving.page.app import serve
 
         serve(subconfig(AppConfig, self))

@@ -113,8 +113,8 @@ class Demo(Command):
         return folder / "backbone"
 
     def _open(self, out: Path, shards: Path, backbones: Mapping[str, Path]) -> None:
-        from ...serving.app import serve
         from ...serving.config import AppConfig
+        from ...serving.page.app import serve
 
         features = tuple(
             Location(out / f"evaluate-{name}" / "features" / "backbone.parquet") for name in backbones

@@ -17,9 +17,9 @@ from ...platform.core.errors import ConfigError
 from ...platform.data.index import StudyIndex
 from ...platform.data.rows import view_counts
 from ...platform.data.study import Study
+from ...platform.models.similarity import Box, PatchGrid, cosine_matrix, top_boxes
 from ...serving.attention import MEAN_COLOR, Color, attention_maps, mean_attention_map, overlay
 from ...serving.images import jpeg
-from ...serving.similarity import Box, PatchGrid, cosine_matrix, top_boxes
 
 if TYPE_CHECKING:
     from ...platform.models.backbone import Backbone

@@ -17,6 +17,7 @@ EXTRAS = {
     "s3fs": "s3",
     "rapidocr": "ocr",
     "onnxruntime": "ocr",
+    "httpx": "serve",
 }
 """Import name -> the extra of vetdino that installs it."""
 

@@ -34,6 +34,7 @@ CODES: Mapping[str, str] = {
     "BURNED_IN": "the header says that text is burned into the pixels",
     "NO_IDENTITY": "no patient or no study is named, so it cannot be split by patient",
     "PATIENT_CLASH": "one study under two patients",
+    "TOO_LARGE": "more pixels than one request may ask for",
     "TOO_FEW_VIEWS": "its study has fewer views than demanded",
     "DUPLICATE": "the same file or the same pixels as another file of the archive",
     "MISSING_FILE": "a table, a link or a DICOMDIR names a file that is not there",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -24,6 +25,8 @@ from .transfer import copy_weights
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import Attention
+
+    from .files import PatchSimilarity
 
 # B images, N patches, D width, H heads; S side of an image.
 
@@ -99,22 +102,59 @@ class Backbone(nn.Module):
         with torch.inference_mode():
             return self.eval()(images_B1SS.to(self.device))
 
-    def attention(self, images_B1SS: Tensor, block: int = -1) -> Tensor:
+    def attention(self, images_B1SS: Tensor | str | Path | bytes | np.ndarray, block: int = -1) -> Tensor:
         """Attention weights of one block's CLS token over the patches: (B, H, N), each row's sum <= 1.
+
+        images_B1SS: as `prepare` makes them; or one file, or pixels (H, W) uint8, whose B is 1.
 
         The softmax runs over all tokens; the CLS and registers are then left out. It is computed anew from the
         block's input, since fused kernels do not give it.
         """
+        if not isinstance(images_B1SS, Tensor):
+            from .files import image_pixels
+
+            images_B1SS = self.prepare_many([image_pixels(images_B1SS)])
+        return self.tokens_and_attention(images_B1SS, block)[1]
+
+    def tokens_and_attention(self, images_B1SS: Tensor, block: int = -1) -> tuple[Tokens, Tensor]:
+        """`tokens` and `attention` from one pass."""
         inputs: list[Tensor] = []
         attention = cast("Attention", self.vit.blocks[block].attn)
         handle = attention.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
         try:
-            self.tokens(images_B1SS)
+            tokens = self.tokens(images_B1SS)
         finally:
             handle.remove()
         with torch.inference_mode():
             weights_BH1L, _ = cls_attention(attention, inputs[0])
-            return weights_BH1L[:, :, 0, self.prefix :]
+            return tokens, weights_BH1L[:, :, 0, self.prefix :]
+
+    def embed_study(self, paths: Sequence[str | Path | bytes]) -> np.ndarray:
+        """The vector of the study that files form (DICOM, PNG, JPEG, TIFF; paths or their bytes), (D,) float32.
+
+        The same that `vetdino embed` has for it: files are read as ingest reads them, a view's vector is its CLS token
+        at length 1, the study's their mean at length 1. Raises DicomError for a file that gives no view, OSError, and
+        FeaturesError for no files and for an output without a direction.
+        """
+        from .files import study_vector
+
+        return study_vector(self, paths)
+
+    def similarity(
+        self,
+        a: str | Path | bytes | np.ndarray,
+        b: str | Path | bytes | np.ndarray,
+        patch: int | tuple[float, float],
+        k: int = 5,
+    ) -> PatchSimilarity:
+        """A patch of image a against all patches of image b: files, or pixels (H, W) uint8.
+
+        patch: its number along rows, or a point (x, y) of a in fractions of its width and height. Raises ConfigError
+        for a patch that there is not, DicomError, OSError.
+        """
+        from .files import patch_similarity
+
+        return patch_similarity(self, a, b, patch, k)
 
     def prepare(self, pixels_HW: np.ndarray, side: int | None = None) -> Tensor:
         """One view (H, W) uint8 as an image (1, S, S) float32: letterboxed on black, area-resized, normalized.

@@ -28,6 +28,10 @@ from .manifest import MANIFEST, FileRecord, GalleryManifest, short_digest
 CURRENT, LOCK = "CURRENT", ".lock"
 
 
+class BusyGalleryError(GalleryError):
+    """Another process is changing the gallery."""
+
+
 def is_bundle(path: Path) -> bool:
     """Whether a gallery is in use at this path."""
     return (path / CURRENT).is_file()
@@ -113,7 +117,7 @@ def new_draft(bundle: Path) -> Iterator[Draft]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise GalleryError(
+            raise BusyGalleryError(
                 f"{bundle}: another process is changing this gallery; try again when it is done"
             ) from None
         current = current_version(bundle).name if is_bundle(bundle) else ""

@@ -155,20 +155,34 @@ def check_backbone(bundle: Path, manifest: GalleryManifest, backbone: Backbone) 
     """Raises GalleryError unless this backbone made the vectors and still computes the same."""
     from ...platform.measure.extraction import view_vectors
 
+    descriptor = check_digest(bundle, manifest, backbone.card.digest)
+    views = manifest.stored_probes().views()
+    check_probes(bundle, manifest, view_vectors(backbone, views, descriptor))
+
+
+def check_digest(bundle: Path, manifest: GalleryManifest, loaded: str) -> Descriptor:
+    """What the backbone of this digest makes its vectors by. Raises GalleryError where it did not make these."""
     made_by, descriptor = Descriptor.of_digest(manifest.backbone, manifest.level)
-    loaded = backbone.card.digest
-    rebuild = (
+    if made_by != loaded:
+        raise GalleryError(
+            f"{bundle}: its vectors are of backbone {made_by[:12]}, the loaded one is {loaded[:12]}; {_rebuild(bundle)}"
+        )
+    return descriptor
+
+
+def check_probes(bundle: Path, manifest: GalleryManifest, vectors_PD: np.ndarray) -> None:
+    """Raises GalleryError where the probes' vectors are now other than when the gallery was made."""
+    cosines = manifest.stored_probes().cosines(vectors_PD)
+    if not cosines.min() > ALIKE:
+        raise GalleryError(
+            f"{bundle}: backbone {manifest.backbone[:12]} does not compute what it did when these vectors were made (a "
+            f"probe's cosine is {cosines.min():.4f}, at least {ALIKE} is needed): another version of a library? "
+            f"{_rebuild(bundle)}"
+        )
+
+
+def _rebuild(bundle: Path) -> str:
+    return (
         "make it again: `vetdino embed BACKBONE SHARDS FEATURES`, then "
         f"`vetdino index build FEATURES {bundle}`"
     )
-    if made_by != loaded:
-        raise GalleryError(
-            f"{bundle}: its vectors are of backbone {made_by[:12]}, the loaded one is {loaded[:12]}; {rebuild}"
-        )
-    probes = manifest.stored_probes()
-    cosines = probes.cosines(view_vectors(backbone, probes.views(), descriptor))
-    if not cosines.min() > ALIKE:
-        raise GalleryError(
-            f"{bundle}: backbone {loaded[:12]} does not compute what it did when these vectors were made (a probe's "
-            f"cosine is {cosines.min():.4f}, at least {ALIKE} is needed): another version of a library? {rebuild}"
-        )

@@ -138,6 +138,14 @@ class Metadata:
             yield [self._item(row) for row in rows]
             last = rows[-1][0]
 
+    def page(self, where: ItemFilter, after: int, count: int) -> list[GalleryItem]:
+        """The first `count` rows that pass a filter and have ids above `after`, by rising id."""
+        condition, values = self._condition(where)
+        rows = self._rows(
+            f"SELECT * FROM items WHERE id > ? AND {condition} ORDER BY id LIMIT ?", (after, *values, count)
+        )
+        return [self._item(row) for row in rows]
+
     def is_sound(self) -> bool:
         """Whether SQLite finds no damage in the file."""
         return self._rows("PRAGMA integrity_check") == [("ok",)]

@@ -34,6 +34,10 @@ START_TIMEOUT = 300.0
 """Seconds that all shards have to start and to read their parts."""
 
 
+class MissingShardsError(GalleryError):
+    """Shards of a gallery that do not answer; Ray starts them again, so the same search may succeed soon."""
+
+
 @dataclass(frozen=True, slots=True)
 class PartialMatches:
     """Matches of each query, and the ranges of ids (first, last) of shards that did not answer; () where all did."""
@@ -97,7 +101,8 @@ class ShardedGallery:
         projections: Sequence[str] | None = None,
         split: str | None = None,
     ) -> list[list[GalleryMatch]]:
-        """As `Gallery.search`, whose answer it equals. Raises GalleryError where a shard does not answer."""
+        """As `Gallery.search`, whose answer it equals. Raises MissingShardsError where a shard does not
+        answer."""
         answer = self.search_partial(
             vectors,
             k,
@@ -108,7 +113,7 @@ class ShardedGallery:
         )
         if answer.missing:
             ranges = ", ".join(f"{first} to {last}" for first, last in answer.missing)
-            raise GalleryError(
+            raise MissingShardsError(
                 f"{len(answer.missing)} of {len(self.ranges)} shards do not answer (rows {ranges} of "
                 f"{self.manifest.rows}); open the gallery again"
             )
@@ -124,7 +129,8 @@ class ShardedGallery:
         projections: Sequence[str] | None = None,
         split: str | None = None,
     ) -> PartialMatches:
-        """As `search`, but shards that do not answer are left out and named. Raises GalleryError where none answers."""
+        """As `search`, but shards that do not answer are left out and named. Raises MissingShardsError where none
+        answers."""
         missing: set[tuple[int, int]] = set()
 
         def ask(query: ShardQuery) -> list[list[Candidates]]:
@@ -132,7 +138,9 @@ class ShardedGallery:
             missing.update(part for part, answer in zip(self.ranges, answers, strict=True) if answer is None)
             living = [answer for answer in answers if answer is not None]
             if not living:
-                raise GalleryError(f"none of the {len(self.ranges)} shards answers; open the gallery again")
+                raise MissingShardsError(
+                    f"none of the {len(self.ranges)} shards answers; open the gallery again"
+                )
             return living
 
         searcher = Searcher(self.manifest, self.metadata, ask)

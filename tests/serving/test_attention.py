@@ -3,8 +3,8 @@ import pytest
 
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.config import BackboneConfig
+from vetdino.platform.models.similarity import PatchGrid
 from vetdino.serving.attention import attention_maps, head_colors, mean_attention_map, overlay
-from vetdino.serving.similarity import PatchGrid
 
 GRID = PatchGrid(height=200, width=120, side=64, patch=8)
 

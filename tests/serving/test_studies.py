@@ -8,7 +8,7 @@ from vetdino.platform.core.errors import ConfigError
 from vetdino.serving.studies import (
     NotHereError,
     StudyBrowser,
-    findings_in_words,
+    findings_by_state,
     parse_study,
     parse_view,
     study_name,
@@ -31,9 +31,9 @@ def test_what_names_no_study_is_refused(name):
 
 
 def test_findings_are_sorted_by_what_is_known():
-    findings = findings_in_words({"lung_mass": 1.0, "rib_fracture": 0.0, "ascites": float("nan")})
-    assert findings == {"present": ["lung mass"], "absent": ["rib fracture"], "unknown": ["ascites"]}
-    assert findings_in_words({}) == {"present": [], "absent": [], "unknown": []}
+    findings = findings_by_state({"lung_mass": 1.0, "rib_fracture": 0.0, "ascites": float("nan")})
+    assert findings == {"present": ["lung_mass"], "absent": ["rib_fracture"], "unknown": ["ascites"]}
+    assert findings_by_state({}) == {"present": [], "absent": [], "unknown": []}
 
 
 def test_studies_are_loaded_by_place_and_others_refused(folder, studies):

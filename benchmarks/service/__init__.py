@@ -1,0 +1,1 @@
+"""Load on the service: rising concurrency, and a fixed rate."""

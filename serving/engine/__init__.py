@@ -1,0 +1,1 @@
+"""What the service can do, without HTTP: decode, embed, search, keep uploads."""

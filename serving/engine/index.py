@@ -1,0 +1,284 @@
+"""One gallery of the service: searched in threads, opened anew when its folder has another version, changed on demand.
+
+A change is made to the folder (see `gallery.changes`), so every replica and every process that serves it sees it with
+its next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from ...platform.core.errors import GalleryError
+from ...platform.measure.features import Features
+from ..gallery.build import FeaturesSource
+from ..gallery.bundle import current_version
+from ..gallery.changes import add, compact, delete
+from ..gallery.gallery import Gallery
+from ..gallery.manifest import GalleryManifest
+from ..gallery.metadata import GalleryItem, item_filter
+from ..gallery.searching import GalleryMatch
+from ..gallery.shard import GalleryShard
+from ..gallery.sharded import ShardedGallery
+from ..gallery.vectors import unit_rows
+from ..studies import NotHereError
+from .errors import RefusedError
+
+THREADS = 4
+"""Searches at a time; SQLite and numpy let go of Python's lock for most of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFilter:
+    """Which rows may be found."""
+
+    findings: Mapping[str, bool] | None = None
+    projections: Sequence[str] = ()
+    split: Literal["train", "val", "test"] | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """As the keyword arguments of `Gallery.search`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAnswer:
+    """Matches of each query, and the first and last ids of the shards that did not answer; () where all did."""
+
+    matches: list[list[GalleryMatch]]
+    missing: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ItemPage:
+    """A part of the rows that pass a filter: `total` of them; the next part begins after id `last`, None at the end."""
+
+    items: list[GalleryItem]
+    total: int
+    last: int | None
+
+
+class IndexPort(Protocol):
+    """A gallery as the engine uses it: in this process, or a deployment of Ray Serve."""
+
+    async def manifest(self) -> GalleryManifest:
+        """Of the version in use. Raises GalleryError, RefusedError (409) where it is of another backbone."""
+
+    async def search(
+        self,
+        vectors: np.ndarray,
+        k: int,
+        exclude: Sequence[str | None],
+        where: SearchFilter,
+        allow_partial: bool,
+    ) -> SearchAnswer:
+        """The k nearest rows of each vector (M, D). exclude: a patient for each, or None."""
+
+    async def similar(
+        self, key: str, view: str, k: int, where: SearchFilter, allow_partial: bool
+    ) -> SearchAnswer:
+        """The k rows of other patients that are nearest to a row. Raises NotHereError."""
+
+    async def page(self, where: SearchFilter, after: int, count: int) -> ItemPage:
+        """Rows that pass a filter, with ids above `after`."""
+
+    async def add(self, rows: Features) -> GalleryManifest:
+        """Adds rows. Raises RefusedError (409) for those of another backbone."""
+
+    async def delete(self, keys: Sequence[str], patients: Sequence[str]) -> GalleryManifest:
+        """Deletes studies and patients. Raises NotHereError."""
+
+    async def compact(self) -> GalleryManifest:
+        """Builds the gallery anew from its rows."""
+
+    def close(self) -> None:
+        """Closes its files."""
+
+
+class _Opened:
+    """One version, open: searched as a whole or in shards."""
+
+    def __init__(self, bundle: Path, shards: int) -> None:
+        self.gallery: Gallery | ShardedGallery
+        if shards > 1:
+            self.gallery = ShardedGallery.open(bundle, shards=shards)
+        else:
+            self.gallery = Gallery.open(bundle)
+        self.version, self.manifest = self.gallery.version, self.gallery.manifest
+        self.metadata = self.gallery.metadata
+        self.vectors = GalleryShard(self.version, self.manifest, 0, 0)  # for its vectors alone
+
+
+class LocalIndex:
+    """A gallery in this process. shards: above 1, divided among as many actors of the Ray that runs.
+
+    Raises GalleryError where there is none, or it is damaged.
+    """
+
+    def __init__(self, bundle: Path, *, shards: int = 1) -> None:
+        self.bundle, self.shards = bundle, shards
+        self._lock, self._changing = threading.Lock(), threading.Lock()
+        self._opened = _Opened(bundle, shards)
+        self.backbone, self.level = self._opened.manifest.backbone, self._opened.manifest.level
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gallery")
+
+    def current(self) -> _Opened:
+        """The version in use, opened anew where it is another than before.
+
+        Raises GalleryError, and RefusedError (409) where it is now of another backbone.
+        """
+        with self._lock:
+            if current_version(self.bundle) != self._opened.version:
+                # The one before stays open for searches that run; its files close with the last of them.
+                opened = _Opened(self.bundle, self.shards)
+                manifest = opened.manifest
+                if (manifest.backbone, manifest.level) != (self.backbone, self.level):
+                    raise RefusedError(
+                        409,
+                        "BackboneMismatch",
+                        f"the gallery's folder now holds vectors of backbone {manifest.backbone[:12]} by "
+                        f"{manifest.level}, this service has {self.backbone[:12]} by {self.level}; start it again",
+                    )
+                self._opened = opened
+            return self._opened
+
+    async def _in_thread(self, function: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments))
+
+    async def manifest(self) -> GalleryManifest:
+        """See `IndexPort.manifest`."""
+        return (await self._in_thread(self.current)).manifest
+
+    async def search(
+        self,
+        vectors: np.ndarray,
+        k: int,
+        exclude: Sequence[str | None],
+        where: SearchFilter,
+        allow_partial: bool,
+    ) -> SearchAnswer:
+        """See `IndexPort.search`."""
+        return await self._in_thread(self._search, vectors, k, exclude, where, allow_partial)
+
+    def _search(
+        self,
+        vectors: np.ndarray,
+        k: int,
+        exclude: Sequence[str | None],
+        where: SearchFilter,
+        allow_partial: bool,
+    ) -> SearchAnswer:
+        gallery = self.current().gallery
+        arguments = {"exclude_patient": list(exclude), **where.arguments()}
+        if allow_partial and isinstance(gallery, ShardedGallery):
+            partial_matches = gallery.search_partial(vectors, k, **arguments)
+            return SearchAnswer(partial_matches.matches, partial_matches.missing)
+        return SearchAnswer(gallery.search(vectors, k, **arguments))
+
+    async def similar(
+        self, key: str, view: str, k: int, where: SearchFilter, allow_partial: bool
+    ) -> SearchAnswer:
+        """See `IndexPort.similar`."""
+
+        def similar() -> SearchAnswer:
+            opened = self.current()
+            item = opened.metadata.find(key, view)
+            if item is None:
+                name = "row" if view else "study"
+                raise NotHereError(f"There is no {name} of this name in the gallery.")
+            vector_1D = unit_rows(opened.vectors.vectors(np.array([item.id])))
+            return self._search(vector_1D, k, [item.patient], where, allow_partial)
+
+        return await self._in_thread(similar)
+
+    async def page(self, where: SearchFilter, after: int, count: int) -> ItemPage:
+        """See `IndexPort.page`."""
+
+        def page() -> ItemPage:
+            opened = self.current()
+            chosen = item_filter(opened.manifest, where.findings, where.projections, where.split)
+            items = opened.metadata.page(chosen, after, count)
+            total = opened.metadata.count_of(chosen) if chosen else opened.metadata.count
+            return ItemPage(items, total, items[-1].id if len(items) == count else None)
+
+        return await self._in_thread(page)
+
+    async def add(self, rows: Features) -> GalleryManifest:
+        """See `IndexPort.add`."""
+
+        def change() -> GalleryManifest:
+            manifest = self.current().manifest
+            if rows.backbone != manifest.backbone:
+                raise RefusedError(
+                    409,
+                    "BackboneMismatch",
+                    f"these vectors are of backbone {rows.backbone[:12]}, the gallery's of {manifest.backbone[:12]}; "
+                    "embed them with the gallery's backbone",
+                )
+            with self._changing:
+                add(self.bundle, _AddedRows(rows, manifest))
+            return self.current().manifest
+
+        return await self._in_thread(change)
+
+    async def delete(self, keys: Sequence[str], patients: Sequence[str]) -> GalleryManifest:
+        """See `IndexPort.delete`."""
+
+        def change() -> GalleryManifest:
+            metadata = self.current().metadata
+            unknown = sum(not len(metadata.of_key(key)) for key in keys)
+            unknown += sum(not len(metadata.of_patient(patient)) for patient in patients)
+            if unknown:
+                raise NotHereError(f"{unknown} of these are not in the gallery; nothing is deleted.")
+            with self._changing:
+                delete(self.bundle, keys, patients)
+            return self.current().manifest
+
+        return await self._in_thread(change)
+
+    async def compact(self) -> GalleryManifest:
+        """See `IndexPort.compact`."""
+
+        def change() -> GalleryManifest:
+            with self._changing:
+                compact(self.bundle)
+            return self.current().manifest
+
+        return await self._in_thread(change)
+
+    def close(self) -> None:
+        """Closes the files and ends the actors."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._opened.gallery.close()
+        self._opened.vectors.close()
+
+    def __repr__(self) -> str:
+        return f"LocalIndex({self._opened.gallery!r})"
+
+
+class _AddedRows(FeaturesSource):
+    """Rows that came over HTTP, at the gallery's level and with its backbone's probes."""
+
+    def __init__(self, rows: Features, manifest: GalleryManifest) -> None:
+        if (rows.level, rows.vectors.shape[1]) != (manifest.level, manifest.dimensions):
+            raise GalleryError(
+                f"these rows are by {rows.level} with {rows.vectors.shape[1]} dimensions, the gallery's by "
+                f"{manifest.level} with {manifest.dimensions}"
+            )
+        super().__init__(replace(rows, probes=manifest.stored_probes()))
+
+
+def rows_digest(vectors: np.ndarray, keys: Sequence[str]) -> str:
+    """What stands for the shards' digest of rows that came over HTTP."""
+    digest = hashlib.sha256("\n".join(keys).encode())
+    digest.update(np.ascontiguousarray(vectors, np.float32).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,168 @@
+"""The service on Ray Serve, from the config file that `vetdino serve --ray-config` writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+import vetdino
+from vetdino.client import Client, ServiceError
+from vetdino.platform.core.config import from_json
+from vetdino.platform.core.errors import ConfigError
+from vetdino.platform.models.loading import load
+from vetdino.serving.config import ListenConfig, ServiceConfig
+from vetdino.serving.service.ray_serve import build, write_ray_config
+
+ROOT = Path(vetdino.__file__).parent
+
+
+@pytest.fixture
+def service(folder, gallery, monkeypatch):
+    monkeypatch.chdir(folder)
+    return ServiceConfig(backbones=(Path("backbone0"), "random"), galleries=(gallery,), device="cuda")
+
+
+def test_the_config_file_has_absolute_paths_and_a_deployment_for_each_part(service, folder, tmp_path):
+    path = write_ray_config(service, ListenConfig(port=8123), tmp_path / "service.yaml")
+    content = json.loads(path.read_text())
+    (application,) = content["applications"]
+    assert application["import_path"] == "vetdino.serving.service.ray_serve:build"
+    names = [deployment["name"] for deployment in application["deployments"]]
+    assert names == ["gateway", "backbone0", "backbone1", "gallery0"]
+    assert application["deployments"][1]["ray_actor_options"] == {"num_cpus": 1, "num_gpus": 1}
+    written = from_json(ServiceConfig, json.dumps(application["args"]["service"]))
+    assert written.backbones == (str(folder / "backbone0"), "random")
+    assert content["http_options"] == {"host": "127.0.0.1", "port": 8123}
+    assert content["logging_config"] == {"enable_access_log": False}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own schemas, as they are imported
+def test_ray_itself_accepts_the_config_file(service, tmp_path):
+    from ray.serve.schema import ServeDeploySchema
+
+    path = write_ray_config(service, ListenConfig(), tmp_path / "service.yaml")
+    content = json.loads(path.read_text())
+    schema = ServeDeploySchema.model_validate(content)
+    application = build(content["applications"][0]["args"])
+    assert {one.name for one in schema.applications[0].deployments} >= {"gateway"}
+    assert application._bound_deployment.name == "gateway"
+
+
+def test_tokens_of_the_environment_cannot_travel(service, tmp_path, monkeypatch):
+    monkeypatch.setenv("VETDINO_READ_TOKEN", "r" * 20)
+    with pytest.raises(ConfigError, match="--tokens FILE"):
+        write_ray_config(service, ListenConfig(), tmp_path / "service.yaml")
+    assert list(tmp_path.iterdir()) == []
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"read {'t' * 20}\n")
+    path = write_ray_config(service, ListenConfig(tokens=tokens), tmp_path / "service.yaml")
+    assert "t" * 20 not in path.read_text()
+    with pytest.raises(ConfigError, match="3 galleries for 2"):
+        write_ray_config(replace(service, galleries=service.galleries * 3), ListenConfig(), path)
+
+
+@pytest.fixture(scope="module")
+def deployed(folder, gallery, tmp_path_factory):
+    """URL of the service on a Ray of its own."""
+    work = tmp_path_factory.mktemp("ray")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = ServiceConfig(backbones=(folder / "backbone0",), galleries=(gallery,), decoders=1)
+    path = write_ray_config(config, ListenConfig(port=port), work / "service.yaml")
+    with (work / "log").open("w") as log:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).with_name("serve")), "run", "--address", "local", str(path)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"},
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(240):
+            assert process.poll() is None, (work / "log").read_text()
+            try:
+                if httpx.get(f"{url}/health/ready", timeout=60).status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(1)
+        yield url
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def replicas(deployment: str) -> list[int]:
+    """Process ids of a deployment's replicas of this application."""
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [
+        int(line.split()[0]) for line in listed.splitlines() if f"ServeReplica:vetdino:{deployment}" in line
+    ]
+
+
+@pytest.mark.slow
+def test_its_answers_are_those_of_one_process_and_survive_a_lost_replica(deployed, folder, files, gallery):
+    backbone = load(folder / "backbone0")
+    expected = [backbone.embed_study([file]) for file in files]
+    with Client(deployed, timeout=120) as client:
+        for file, vector in zip(files, expected, strict=True):
+            np.testing.assert_allclose(client.embed_study([file]).vectors[0], vector, rtol=0, atol=1e-5)
+        found = client.search(expected[0][None], k=3).matches[0]
+        from vetdino.serving.gallery.gallery import Gallery
+
+        whole = Gallery.open(gallery).search(expected[0][None], 3)[0]
+        assert [match.key for match in found] == [match.item.key for match in whole]
+        with pytest.raises(ServiceError) as refusal:
+            client.search(np.ones((1, 7), np.float32))
+        assert refusal.value.status == 422
+        assert client.neighbors(found[0].key, k=2).matches[0]
+
+    wrong, errors, done, stop = [], [], [], threading.Event()
+
+    def load_it(number: int) -> None:
+        with Client(deployed, timeout=120, retries=20) as client:
+            while not stop.is_set():
+                try:
+                    vector = client.embed_study([files[number]]).vectors[0]
+                except ServiceError as error:
+                    errors.append(error)
+                    continue
+                done.append(time.monotonic())
+                if np.abs(vector - expected[number]).max() > 1e-5:
+                    wrong.append(number)
+
+    threads = [threading.Thread(target=load_it, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(2)
+    (pid,) = replicas("backbone0")
+    os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    while time.monotonic() - killed < 120 and not [at for at in done if at > killed + 1]:
+        time.sleep(0.2)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert errors == []
+    assert [at for at in done if at > killed + 1]
+    assert httpx.get(f"{deployed}/health/ready", timeout=60).status_code == 200
