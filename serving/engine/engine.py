@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -120,7 +121,7 @@ class ServiceEngine:
             return None
         manifest = await index.manifest()
         if self._checked.get(number) != manifest.digest:
-            model, bundle = self.model(number), self.config.galleries[number]
+            model, bundle = self.model(number), Path(self.config.galleries[number])
             check_digest(bundle, manifest, model.card.digest)
             check_probes(bundle, manifest, await model.vectors(manifest.stored_probes().views()))
             self._checked[number] = manifest.digest

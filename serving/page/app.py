@@ -55,9 +55,8 @@ def open_app(config: AppConfig) -> Iterator[ServiceEngine]:
     Raises ConfigError, ShardError, CheckpointError, FeaturesError or GalleryError.
     """
     with TemporaryDirectory(prefix="vetdino-galleries-") as folder:
-        engine = open_engine(
-            replace(service_config(config), galleries=tuple(map(Location, galleries(config, Path(folder)))))
-        )
+        found = tuple(map(Location, galleries(config, Path(folder))))
+        engine = open_engine(replace(service_config(config), galleries=found))
         try:
             yield engine
         finally:
@@ -90,10 +89,7 @@ def galleries(config: AppConfig, folder: Path) -> tuple[Path, ...]:
     browser = open_browser(service)
     assert browser is not None
     backbones = load_backbones(service)
-    given = [
-        _bundle(place.path) if is_bundle(place.path) else load_features(place.path)
-        for place in config.features
-    ]
+    given = [_bundle(path) if is_bundle(path) else load_features(path) for path in map(Path, config.features)]
     for backbone in backbones:  # before any of them embeds a split
         check_side(config.side or backbone.side, backbone)
     found = []

@@ -166,7 +166,7 @@ class GalleryReplica:
         from ..engine.index import LocalIndex
 
         config = from_json(ServiceConfig, service)
-        self.index = LocalIndex(config.galleries[number], shards=config.gallery_shards)
+        self.index = LocalIndex(Path(config.galleries[number]), shards=config.gallery_shards)
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """A method of `IndexPort`."""
