@@ -53,6 +53,6 @@ class Ingest(IngestConfig, Command):
 
         manifest = ingest(self.source, self.out.path, subconfig(IngestConfig, self))
         facts = write_ingest_report(self.out.path)
-        for line in (summary(manifest), *facts.notes()):
+        for line in (*facts.notes(), summary(manifest)):
             print(line, file=sys.stderr, flush=True)
         return self.out.path

@@ -30,8 +30,8 @@ CLEARER = 9
 MIN_CORRELATION = 0.9
 """Correlation of neighboring pixels below which a picture may be what a decoder made of damaged bytes."""
 
-MIN_SIDE = 64
-"""Smaller pictures may be as rough as noise."""
+MIN_SIDE = 256
+"""Smaller pictures may be rough themselves; those of detectors are larger."""
 
 FEW = 1e-3
 """Where fewer neighbours than this fraction of the pixels differ, the header decides."""

@@ -292,7 +292,7 @@ def test_the_collimated_border_is_cut_off_and_said():
 
 def test_a_damaged_stream_that_decodes_to_noise_is_doubted():
     random = np.random.default_rng(0)
-    v, u = np.mgrid[:150, :160]
+    v, u = np.mgrid[:300, :320]
     smooth = 2000 + 1500 * np.sin(v / 25) * np.cos(u / 31) + random.normal(0, 60, v.shape)
     dataset = radiograph(smooth.clip(0, 4095).astype(np.uint16))
     dataset.compress(JPEGLSLossless, generate_instance_uid=False)
