@@ -23,8 +23,11 @@ from pydicom.uid import JPEG2000Lossless
 from tests.archives.mutations import in_syntax
 from tests.platform.ingest.packing import add, dicomdir, pack, zipped
 from tests.platform.ingest.radiographs import radiograph, saved
+from tests.platform.ingest.test_team import cluster
 from vetdino.platform.ingest.assembly import QUARANTINE
 from vetdino.platform.ingest.tags import quiet
+
+__all__ = ["cluster"]
 
 pytestmark = pytest.mark.slow
 
@@ -200,7 +203,7 @@ class Run:
         found = [f"printed: {line}" for line in self.printed.splitlines() if has_canary([line.encode()])]
         for parent, folders, names in os.walk(self.folder):
             found += [f"name: {parent}/{name}" for name in folders + names if has_canary([name.encode()])]
-            for path in (Path(parent, name) for name in names):
+            for path in (path for name in names if (path := Path(parent, name)).is_file()):
                 contents = [path.read_bytes()] if path.name != QUARANTINE else details_of(path)
                 found += [f"content: {path}"] * has_canary(contents)
         return found
@@ -218,8 +221,8 @@ def details_of(quarantine: Path) -> list[bytes]:
         return [" ".join(row[1:]).encode() for row in csv.reader(file)]
 
 
-def run_ingest(folder: Path, source: Path, *settings: str) -> Run:
-    """Runs the command in a new process."""
+def run_ingest(folder: Path, source: Path, *settings: str, **more: str) -> Run:
+    """Runs the command in a new process. more: variables of its environment."""
     (folder / "tmp").mkdir(parents=True)
     command = [
         sys.executable,
@@ -232,7 +235,7 @@ def run_ingest(folder: Path, source: Path, *settings: str) -> Run:
         str(folder / "out"),
         *settings,
     ]
-    environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "PYTHONWARNINGS": "always"}
+    environment = {**os.environ, "TMPDIR": str(folder / "tmp"), "PYTHONWARNINGS": "always", **more}
     root = Path(__file__).parents[2]
     result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     return Run(folder, result.returncode, result.stdout + result.stderr)
@@ -255,6 +258,17 @@ def test_no_name_in_an_archive_is_printed_or_written(archive_of_canaries, tmp_pa
         rows = (tmp_path / "run" / "out" / QUARANTINE).read_text()
         assert WORD in rows  # a path
         assert rows.count("\n") > 25
+
+
+def test_no_name_in_an_archive_is_in_the_logs_of_ray(
+    cluster, archive_of_canaries, tmp_path, tmp_path_factory
+):
+    run = run_ingest(tmp_path / "run", archive_of_canaries, **cluster)
+    assert "waiting for 2 nodes" in run.printed
+    assert run.leaks() == []
+    [logs] = tmp_path_factory.getbasetemp().glob("ray*")
+    assert len(list(logs.rglob("*.log"))) > 5
+    assert Run(logs, 0, "").leaks() == []
 
 
 def test_a_leak_is_found(tmp_path):
