@@ -163,7 +163,11 @@ def write_table(features: Features, place: Any, facts: Mapping[str, Any]) -> Non
         **facts,
     }
     table = pa.table(columns).replace_schema_metadata({"vetdino": json.dumps(card)})
-    parquet.write_table(table, place, row_group_size=GROUP, write_page_checksum=True)
+    # Of vectors no two numbers are alike: a dictionary of them took ten times as long to read.
+    repeating = [name for name in columns if name not in ("vector", "patches")]
+    parquet.write_table(
+        table, place, row_group_size=GROUP, use_dictionary=repeating, write_page_checksum=True
+    )
 
 
 def _vector_column(vectors: np.ndarray) -> dict[str, Any]:
@@ -258,22 +262,22 @@ class FeatureTable:
         import pyarrow as pa
 
         columns: dict[str, list[Any]] = {name: [] for name in TEXTS}
-        labels: list[np.ndarray] = []
+        labels = np.empty((self.rows, len(self.head.findings)), np.float32)
         shape = (self.rows, *self.head.vectors.shape[1:])
         with _VectorStore(shape, self.head.vectors.dtype, self.path) as store:
             for batch in self._batches(GROUP):
                 part = self._converted(batch)
                 check_values(part, str(self.path))
+                labels[store.rows : store.rows + len(part)] = part.labels[: max(0, self.rows - store.rows)]
                 store.append(part.vectors)
-                labels.append(part.labels)
                 for name in TEXTS:
                     if name in batch.schema.names:
                         columns[name].append(batch.column(name))
             if store.rows != self.rows:
                 raise self._damaged()
             vectors = store.vectors()
-        pa.default_memory_pool().release_unused()
-        texts = {name: self._column(chunks) for name, chunks in columns.items()}
+        has_projections = bool(columns["projections"])
+        texts = {name: self._column(columns.pop(name)) for name in TEXTS}
         features = replace(
             self.head,
             keys=texts["key"],
@@ -281,10 +285,11 @@ class FeatureTable:
             splits=texts["split"],
             views=texts["view"],
             vectors=vectors,
-            labels=np.concatenate([self.head.labels, *labels]),
-            projections=texts["projections"] if columns["projections"] else (),
+            labels=labels,
+            projections=texts["projections"] if has_projections else (),
         )
         _check_repeats(features, str(self.path))
+        pa.default_memory_pool().release_unused()
         return features
 
     def batches(self, rows: int = GROUP) -> Iterator[Features]:
@@ -316,7 +321,8 @@ class FeatureTable:
         import pyarrow as pa
 
         try:
-            return _from_arrow(pa.Table.from_batches([batch]), self._card)
+            card = {**self._card, "probes": None}  # they are in the head
+            return replace(_from_arrow(pa.Table.from_batches([batch]), card), probes=self.head.probes)
         except (pa.ArrowException, KeyError, ValueError, AttributeError):
             raise self._damaged() from None
 

@@ -15,12 +15,15 @@ from vetdino.infra.commands.embed import Embed
 from vetdino.infra.commands.phantom import KINDS, PhantomRadiographs
 from vetdino.infra.commands.pretrain import Pretrain
 from vetdino.platform.core.config import cli_config, subconfig
-from vetdino.platform.core.errors import ConfigError, FeaturesError
+from vetdino.platform.core.errors import ConfigError, DataError, FeaturesError
+from vetdino.platform.core.location import Location
 from vetdino.platform.data.manifest import Manifest, save_manifest
 from vetdino.platform.data.shards import load_manifest
 from vetdino.platform.measure.features import load_features
 from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.recipes import RECIPES, recipe
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -102,6 +105,92 @@ def test_embedding_writes_what_the_shards_hold(tmp_path):
     manifest = load_manifest(Path(shards))
     assert len(load_features(tmp_path / "study").keys) == manifest.counts["studies"] == 4
     assert len(load_features(tmp_path / "view").keys) > 4
+
+
+@pytest.mark.parametrize(
+    ("address", "gpus", "settings", "on_ray"),
+    [
+        (None, 0, {}, False),
+        (None, 1, {}, False),
+        (None, 2, {}, True),
+        (None, 2, {"device": "cpu"}, False),
+        (None, 0, {"workers": 2}, True),
+        ("10.0.0.1:6379", 0, {}, True),
+        ("", 0, {}, False),
+    ],
+)
+def test_embedding_uses_ray_where_it_runs_or_there_is_more_than_one_process_to_start(
+    monkeypatch, address, gpus, settings, on_ray
+):
+    import torch
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert Embed(backbone="b", shards=Location("s"), out=Location("o"), **settings)._uses_ray() == on_ray
+
+
+def test_the_size_of_patch_tokens_is_said_before_they_are_made_and_refused_where_it_does_not_fit(
+    tmp_path, capsys, monkeypatch
+):
+    import shutil
+
+    from tests.platform.data.written import written
+    from vetdino.platform.models.backbone import random_backbone
+    from vetdino.platform.models.config import BackboneConfig
+    from vetdino.platform.models.saving import save_backbone
+
+    written(tmp_path / "shards", 5)
+    tiny = BackboneConfig(name="vit_tiny_patch16_224", side=32, patch=8, width=48, heads=2, depth=2)
+    save_backbone(tmp_path / "backbone", random_backbone(tiny, seed=3))
+    out = tmp_path / "patches"
+    embed = Embed(
+        backbone=str(tmp_path / "backbone"),
+        shards=Location(tmp_path / "shards"),
+        out=Location(out),
+        level="patch",
+        device="cpu",
+    )
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(
+        DataError, match="views take 0 MiB, 0 MiB are free; choose another disk, or --level view"
+    ):
+        embed.run()
+    assert not list(out.glob("*"))
+    monkeypatch.undo()
+    embed.run()
+    views = len(load_features(out))
+    assert f"the patch tokens of {views} views take 0 MiB" in capsys.readouterr().err
+    assert load_features(out).vectors.shape == (views, 4, 4, 48)
+
+
+@pytest.mark.slow
+def test_embedding_on_two_actors_writes_what_one_process_does(tmp_path):
+    import subprocess
+    import sys
+
+    from tests.platform.measure.test_embedding import contents, shards
+    from vetdino.infra.commands.demo import SHIPPED
+
+    shards(tmp_path / "shards", {"train": 12, "test": 4})
+    for name, more in (("alone", []), ("actors", ["--workers", "2"])):
+        words = [
+            "embed",
+            str(SHIPPED),
+            str(tmp_path / "shards"),
+            str(tmp_path / name),
+            "--device",
+            "cpu",
+            *more,
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "vetdino", *words], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert ("starting Ray" in done.stderr) == bool(more)
+        assert done.stdout == f"{tmp_path / name}\n"
+    assert contents(tmp_path / "alone") == contents(tmp_path / "actors")
 
 
 def test_verify_says_that_all_is_well_or_which_shard_changed(tmp_path, capsys, caplog):
