@@ -15,6 +15,7 @@ from ..platform.core.config import subconfig, with_settings
 
 if TYPE_CHECKING:
     from ..downstream.results import EvaluationReport
+    from ..platform.core.location import Location
     from ..platform.data.manifest import Manifest
     from ..platform.measure.features import Features
 
@@ -110,7 +111,7 @@ def segment(
     support: str | Path | None = None,
     mask: str | Path | None = None,
     **settings: Any,
-) -> Path:
+) -> Path | Location:
     """Write masks and overlays for new images or scans; the folder.
 
     With `support` and `mask` (a labelled CT or MRI scan) as `vetdino fewshot segment`; without them as `vetdino
@@ -132,13 +133,13 @@ def segment(
         from .commands.zeroshot.segment import ZeroshotSegment
 
         zeroshot = with_settings(ZeroshotSegment, {**settings, **paths, "images": tuple(inputs)})
-        with zeroshot.prepared("vetdino.segment") as local:
-            written = local.run()
-        return zeroshot.shown(written, local)
+        with zeroshot.prepared("vetdino.segment") as masks:
+            written = masks.run()
+        return zeroshot.shown(written, masks)
     from .commands.fewshot.segment import FewshotSegment
 
     paths |= {"support": support, "mask": mask}
     fewshot = with_settings(FewshotSegment, {**settings, **paths, "scans": tuple(inputs)})
-    with fewshot.prepared("vetdino.segment") as local:
-        written = local.run()
-    return fewshot.shown(written, local)
+    with fewshot.prepared("vetdino.segment") as labels:
+        written = labels.run()
+    return fewshot.shown(written, labels)

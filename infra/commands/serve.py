@@ -27,9 +27,9 @@ class Serve(ServiceConfig, ListenConfig, Command):
     """Write a config file for `serve run` and `serve deploy` of Ray Serve to this path, instead of serving."""
 
     @contextmanager
-    def prepared(self, action: str) -> Iterator[Self]:
+    def _prepared(self, action: str) -> Iterator[Self]:
         is_copy = any(not place.is_local for place in self.galleries)
-        with super().prepared(action) as local:
+        with super()._prepared(action) as local:
             yield replace(local, read_only=local.read_only or is_copy)
 
     def run(self) -> Path | None:

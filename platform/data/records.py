@@ -42,7 +42,7 @@ def study_records(
                             wanted = choose(record) if choose is not None else ()
                         elif name in wanted and (picture := tar.extractfile(header)) is not None:
                             chosen[name] = picture.read()
-                        tar.members = []  # tarfile remembers every header
+                        vars(tar)["members"].clear()  # tarfile remembers every header
             except (tarfile.TarError, ValueError) as error:
                 raise ShardError(f"{path}: not a whole tar ({error}); ingest again") from None
         if record is not None:

@@ -319,8 +319,8 @@ def _tar_members(file: IO[bytes], kind: Kind) -> Iterator[Member]:
         unpacked.seek(0)
     with tarfile.open(fileobj=forward, mode="r:", errors="surrogateescape") as tar:
         while (info := tar.next()) is not None:
-            tar.members.clear()  # else all of them stay in memory
-            tar.pax_headers.clear()
+            for kept in ("members", "pax_headers"):  # else all of them stay in memory
+                vars(tar)[kept].clear()
             if not info.isdir():
                 yield _checked(_tar_member(info, kind), packed=info.size)
     _check_end_of_tar(forward)

@@ -106,8 +106,8 @@ class ArchiveSource:
                 task = DecodeTask(row.path, (row.patient, row.study, row.projection), row.laterality)
                 yield ListedFile(task, *state_of(self.root, row.path))
         else:
-            is_remote = isinstance(self.root, str)
-            listed = _entries_by_prefix(self.root) if is_remote else _entries_below(self.root, self.left_out)
+            root, left_out = self.root, self.left_out
+            listed = _entries_by_prefix(root) if isinstance(root, str) else _entries_below(root, left_out)
             for entry in listed:
                 yield from _expanded(self.root, entry)
 
@@ -115,12 +115,13 @@ class ArchiveSource:
 MISSING = Member("", code="MISSING_FILE", detail="named by a DICOMDIR")
 
 
-def discover(source: Location, out: Path, config: IngestConfig) -> ArchiveSource:
+def discover(source: Path | Location, out: Path, config: IngestConfig) -> ArchiveSource:
     """The archive at `source`: a folder of DICOM files or a table of pictures.
 
     Raises DataError where there is nothing to read, a table is unreadable, or `out` lies inside the folder;
     StorageError where a URL cannot be read.
     """
+    source = Location(source)
     if not source.is_local:
         url = str(source)
         files, root = filesystem(url)

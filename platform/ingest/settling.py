@@ -144,15 +144,18 @@ def _without(
     rows: Sequence[FileRow], losers: Mapping[int, str], min_views: int
 ) -> tuple[list[FileRow], tuple[int, ...]]:
     """The rows of a study without some of its views, and the indices of the views that stay in its shard."""
-    none = {"split": "", "shard": "", "view": -1, "labels": "", "labelled": False}
+
+    def out_of_shard(row: FileRow, code: str, detail: str) -> FileRow:
+        none = replace(row, split="", shard="", view=-1, labels="", labelled=False)
+        return replace(none, code=code, detail=detail)
+
     rows = [
-        replace(row, code="DUPLICATE", detail=losers[row.ordinal], **none) if row.ordinal in losers else row
-        for row in rows
+        out_of_shard(row, "DUPLICATE", losers[row.ordinal]) if row.ordinal in losers else row for row in rows
     ]
     left = [row for row in rows if row.code in ("", "TOO_FEW_VIEWS")]
     if len(left) < min_views:
-        few = {"code": "TOO_FEW_VIEWS", "detail": f"{len(left)} of at least {min_views}", **none}
-        return [replace(row, **few) if row in left else row for row in rows], ()
+        few = f"{len(left)} of at least {min_views}"
+        return [out_of_shard(row, "TOO_FEW_VIEWS", few) if row in left else row for row in rows], ()
     stay = tuple(sorted(row.view for row in left))
     return [replace(row, view=stay.index(row.view)) if row in left else row for row in rows], stay
 
@@ -246,13 +249,13 @@ def rows_in_order(placed: Sequence[PlacedShard], before: Version | None) -> Iter
         for shard in reading_order(before.manifest):
             known[shard.path] = table.slice(start, shard.studies)
             start += shard.studies
-    for shard in placed:
-        if shard.rows is None:
-            yield known[shard.shard.path]
+    for made in placed:
+        if made.rows is None:
+            yield known[made.shard.path]
         else:
-            with pa.OSFile(str(shard.rows)) as file:
+            with pa.OSFile(str(made.rows)) as file:
                 table = pa.ipc.open_file(file).read_all()
-            names = pa.array([shard.shard.path] * table.num_rows, pa.string())
+            names = pa.array([made.shard.path] * table.num_rows, pa.string())
             yield table.set_column(table.schema.get_field_index("shard"), "shard", names)
 
 

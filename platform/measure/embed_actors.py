@@ -66,7 +66,7 @@ def embed_on_ray(
             num_cpus=plan.cores,
             num_gpus=plan.gpus,
         )
-        for row in _followed(rows.iter_rows()):
+        for row in _followed(iter(rows.iter_rows())):
             on_stage("")
             if row["error"]:
                 raise FeaturesError(row["error"])

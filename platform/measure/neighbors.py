@@ -109,7 +109,8 @@ def search_on_cpu(bank: UnitRows, queries_MD: np.ndarray, count: int) -> tuple[n
         if best is not None:
             rough_MJ, rows_MJ = np.hstack([best[0], rough_MJ]), np.hstack([best[1], rows_MJ])
             order_MJ = np.argsort(-rough_MJ, axis=1, kind="stable")[:, :count]
-            rough_MJ, rows_MJ = (np.take_along_axis(part, order_MJ, 1) for part in (rough_MJ, rows_MJ))
+            rough_MJ = np.take_along_axis(rough_MJ, order_MJ, 1)
+            rows_MJ = np.take_along_axis(rows_MJ, order_MJ, 1)
         best = rough_MJ, rows_MJ
     assert best is not None  # the bank is not empty
     return best

@@ -6,7 +6,7 @@ A row is an item of the test split under its patient's pseudonym, with truth and
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class Predictions:
     """
 
     findings: tuple[str, ...]
-    patients: tuple[str, ...]
+    patients: Sequence[str]
     truth: np.ndarray
     scores: np.ndarray
     left_out: Mapping[str, str] = field(default_factory=dict)

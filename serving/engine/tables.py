@@ -26,16 +26,16 @@ def gallery_from_table(
     """
     from ...platform.measure.extraction import probed
 
-    made_by, descriptor = Descriptor.of_digest(features.backbone, features.level)
+    if features.level != "study":
+        raise GalleryError(
+            f"these features are of level {features.level}, a gallery needs level study; "
+            f"make them again with `{rebuild}`"
+        )
+    made_by, descriptor = Descriptor.of_digest(features.backbone, "study")
     loaded = backbone.card.digest
     if made_by != loaded:
         raise GalleryError(
             f"these features are of backbone {made_by[:12]}, the loaded one is {loaded[:12]}; "
-            f"make them again with `{rebuild}`"
-        )
-    if features.level != "study":
-        raise GalleryError(
-            f"these features are of level {features.level}, a gallery needs level study; "
             f"make them again with `{rebuild}`"
         )
     rows = [row for row, place in enumerate(places.find(features.keys)) if place is not None]
