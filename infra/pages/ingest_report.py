@@ -224,7 +224,7 @@ def _views(facts: IngestFacts) -> Iterator[str]:
     split_views = Counter[str]()
     for (_, _, split), count in facts.views.items():
         split_views[split] += count
-    rows = [
+    rows: list[list[str | Cell]] = [
         [split, Cell(f"{facts.manifest.studies(split):,}"), Cell(f"{split_views[split]:,}")]
         for split in SPLITS
     ]

@@ -43,7 +43,7 @@ def study_records(
                             wanted = choose(record) if choose is not None else ()
                         elif name in wanted and (picture := tar.extractfile(header)) is not None:
                             chosen[name] = picture.read()
-                        tar.members = []  # tarfile remembers every header
+                        tar.members = []  # type: ignore[attr-defined]  # tarfile remembers every header
             except (tarfile.TarError, ValueError) as error:
                 raise not_a_tar(path, tarfile.ReadError(str(error))) from None
         if record is not None:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -113,7 +113,7 @@ def find_text(pixels_HW: np.ndarray) -> tuple[TextBox, ...]:
     if scale > 1:
         pixels_HW = cv2.resize(pixels_HW, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     color_HW3 = cv2.cvtColor(pixels_HW, cv2.COLOR_GRAY2BGR)
-    found = _reader()(color_HW3, use_det=True, use_rec=False)
+    found: Any = _reader()(color_HW3, use_det=True, use_rec=False)
     if found.boxes is None:
         return ()
     corners = [(*box_42.min(0), *box_42.max(0)) for box_42 in found.boxes]
@@ -162,7 +162,7 @@ def _names_somebody(crop_hw3: np.ndarray) -> bool:
     upright = crop_hw3 if crop_hw3.shape[1] >= crop_hw3.shape[0] else np.rot90(crop_hw3)
     readings = []
     for crop in (upright, np.rot90(upright, 2)):
-        read = _reader()(np.ascontiguousarray(crop), use_det=False, use_rec=True)
+        read: Any = _reader()(np.ascontiguousarray(crop), use_det=False, use_rec=True)
         readings += [(score, text) for text, score in zip(read.txts or (), read.scores or (), strict=True)]
     score, text = max(readings, default=(0.0, ""))
     return score >= MIN_SCORE and not is_marker(text)
