@@ -52,7 +52,7 @@ def save_near_duplicates(folder: Path, views: Iterable[HashedView]) -> Path:
     columns = [bytearray() for _ in HashedView._fields]
     for view in views:
         for column, value in zip(columns, view, strict=True):
-            column += value.to_bytes(4, "big") if isinstance(value, int) else bytes.fromhex(value)
+            column += value.to_bytes(4, "big") if isinstance(value, int) else bytes.fromhex(str(value))
     ids_N, numbers_N, patients_N = (
         np.frombuffer(columns[i], dtype) for i, dtype in enumerate(("V12", ">u4", "V12"))
     )
