@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..platform.core.config import subconfig, with_settings
+from ..platform.core.location import Location
 
 if TYPE_CHECKING:
     from ..downstream.results import EvaluationReport
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def phantom(
     out: str | Path, kind: Literal["radiograph", "ultrasound", "volume"] = "radiograph", **settings: Any
-) -> Path:
+) -> Path | Location:
     """Write generated studies with known truth, as `vetdino phantom`; the folder.
 
     >>> import tempfile, vetdino
@@ -110,7 +111,7 @@ def segment(
     support: str | Path | None = None,
     mask: str | Path | None = None,
     **settings: Any,
-) -> Path:
+) -> Path | Location:
     """Write masks and overlays for new images or scans; the folder.
 
     With `support` and `mask` (a labelled CT or MRI scan) as `vetdino fewshot segment`; without them as `vetdino
@@ -132,9 +133,9 @@ def segment(
         from .commands.zeroshot.segment import ZeroshotSegment
 
         zeroshot = with_settings(ZeroshotSegment, {**settings, **paths, "images": tuple(inputs)})
-        with zeroshot.prepared("vetdino.segment") as local:
-            written = local.run()
-        return zeroshot.shown(written, local)
+        with zeroshot.prepared("vetdino.segment") as frames:
+            written = frames.run()
+        return zeroshot.shown(written, frames)
     from .commands.fewshot.segment import FewshotSegment
 
     paths |= {"support": support, "mask": mask}

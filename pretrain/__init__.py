@@ -18,11 +18,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..platform.core.location import Location
+
 
 class _Workflow(ModuleType):
     """This package, with a call operator."""
 
-    def __call__(self, recipe: str, **settings: Any) -> Path:
+    def __call__(self, recipe: str, **settings: Any) -> Path | Location:
         """Pretrain a backbone, as `vetdino pretrain RECIPE`; the backbone's folder.
 
         recipe: a name such as "small" (`vetdino pretrain --help` lists them). settings: changes to it by dotted name.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -48,13 +48,16 @@ class Command:
     written: ClassVar[tuple[str, ...]] = ("out",)
     streamed: ClassVar[tuple[str, ...]] = ("shards",)
 
-    @contextmanager
-    def prepared(self, action: str) -> Iterator[Self]:
+    def prepared(self, action: str) -> AbstractContextManager[Self]:
         """The command with local paths in place of URLs, to `run` within the `with` block.
 
         Inputs are copied to this machine; what is written is uploaded when the block ends well, see `published`. No
         other run writes there meanwhile. Raises LockError, StorageError.
         """
+        return self._prepared(action)
+
+    @contextmanager
+    def _prepared(self, action: str) -> Iterator[Self]:
         from ...platform.core.mirror import published
         from ...platform.core.storage import explained, localized
 
@@ -84,9 +87,12 @@ class Command:
         if isinstance(written, Location):
             return written
         for name in self.written:
-            place, folder = getattr(self, name, None), getattr(local, name, None)
-            if isinstance(place, Location) and not place.is_local and written.is_relative_to(Path(folder)):
-                below = written.relative_to(Path(folder)).as_posix()
+            place = getattr(self, name, None)
+            if isinstance(place, Location) and not place.is_local:
+                folder = getattr(local, name).path
+                if not written.is_relative_to(folder):
+                    continue
+                below = written.relative_to(folder).as_posix()
                 return place if below == "." else place / below
         return written
 

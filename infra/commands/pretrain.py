@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from ...platform.core.config import subconfig, to_json
 from ...platform.core.errors import ConfigError
@@ -55,7 +55,7 @@ class Pretrain(PretrainConfig, Command):
             ]
         )
 
-    def prepared(self, action: str) -> AbstractContextManager[Pretrain]:
+    def prepared(self, action: str) -> AbstractContextManager[Self]:
         """As it is: the training itself locks its folder and reads and writes URLs, since `vetdino demo` and notebooks
         start it, too."""
         return nullcontext(self)

@@ -128,10 +128,10 @@ class ShardFile:
             self._ahead = min(2 * self._ahead, LARGEST)
         else:
             self._ahead = SMALLEST
-        files, path = filesystem(self.location)
+        files, source = filesystem(self.location)
         with explained(self.location):
             try:
-                content = files.cat_file(path, start=start, end=stop)
+                content = files.cat_file(source, start=start, end=stop)
             except FileNotFoundError:
                 raise ShardError(
                     f"{self.location}: gone while it was read; run the same command again"
