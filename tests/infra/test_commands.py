@@ -220,8 +220,12 @@ def test_verify_says_that_all_is_well_or_which_shard_changed(tmp_path, capsys, c
 
 @pytest.mark.slow
 def test_ingest_leaves_a_report_and_says_whether_pixels_were_searched(tmp_path, capsys):
-    archive = PhantomRadiographs(out=tmp_path / "dogs", studies=2, side=64).run()
-    out = COMMANDS["ingest"].load()(source=archive / "dicom", out=tmp_path / "shards", workers=1).run()
+    archive = PhantomRadiographs(out=Location(tmp_path / "dogs"), studies=2, side=64).run()
+    out = (
+        COMMANDS["ingest"]
+        .load()(source=Location(archive / "dicom"), out=Location(tmp_path / "shards"), workers=1)
+        .run()
+    )
     assert "Ingest: archive" in (out / "report.html").read_text()
     *_, searched, wrote = capsys.readouterr().err.splitlines()
     assert "views of 2 studies" in wrote
