@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..platform.core.config import subconfig, with_settings
+from ..platform.core.location import Location
 
 if TYPE_CHECKING:
     from ..downstream.results import EvaluationReport
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def phantom(
     out: str | Path, kind: Literal["radiograph", "ultrasound", "volume"] = "radiograph", **settings: Any
-) -> Path:
+) -> Path | Location:
     """Write generated studies with known truth, as `vetdino phantom`; the folder.
 
     >>> import tempfile, vetdino

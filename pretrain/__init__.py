@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..platform.core.location import Location
 
+from ..platform.core.location import Location
+
 
 class _Workflow(ModuleType):
     """This package, with a call operator."""

@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 
 from ..core.errors import ShardError
-from ..core.storage import explained, filesystem, is_local
+from ..core.storage import Place, explained, filesystem, is_local
 
 VERSION = 1
 """Version of the sample layout and of manifest.json."""
@@ -65,7 +65,7 @@ def save_manifest(folder: str | Path, manifest: Manifest) -> None:
     files.mv(f"{path}.part", path)
 
 
-def load_manifest(folder: str | Path) -> Manifest:
+def load_manifest(folder: Place) -> Manifest:
     """The manifest of a folder. Raises ShardError where it is missing, damaged or of another version."""
     from pydantic import TypeAdapter, ValidationError
 

@@ -145,7 +145,10 @@ def _read_file(path: Path, start: int, stop: int) -> bytes:
     """Bytes of a cached shard, which becomes the one used last."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.utime(descriptor)
+        if (
+            time.time() - os.fstat(descriptor).st_mtime > IN_USE / 10
+        ):  # a change of time costs more than a read
+            os.utime(descriptor)
         parts = []
         while start < stop and (part := os.pread(descriptor, stop - start, start)):
             parts.append(part)

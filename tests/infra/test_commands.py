@@ -84,7 +84,12 @@ def test_ingest_ends_with_one_line_of_what_was_read_written_refused_and_found(tm
 def test_embedding_of_splits_without_studies_is_refused_before_the_backbone_is_looked_for(tmp_path):
     (tmp_path / "shards").mkdir()
     save_manifest(tmp_path / "shards", Manifest(1, "none", (), (), {}, "c"))
-    embed = Embed(backbone="nowhere", shards=str(tmp_path / "shards"), out=tmp_path / "out", splits=("val",))
+    embed = Embed(
+        backbone="nowhere",
+        shards=Location(tmp_path / "shards"),
+        out=Location(tmp_path / "out"),
+        splits=("val",),
+    )
     with pytest.raises(FeaturesError, match=r"no studies in val \(there are train 0, val 0, test 0"):
         embed.run()
     with pytest.raises(ConfigError, match="batch 0"):
@@ -100,7 +105,9 @@ def test_embedding_writes_what_the_shards_hold(tmp_path):
     assert cli.main(["phantom", archive, "--studies", "4", "--side", "64"]) == 0
     assert cli.main(["ingest", archive + "/dicom", shards]) == 0
     for level in ("study", "view"):
-        command = Embed(backbone=str(SHIPPED), shards=shards, out=tmp_path / level, level=level)
+        command = Embed(
+            backbone=str(SHIPPED), shards=Location(shards), out=Location(tmp_path / level), level=level
+        )
         assert command.run() == tmp_path / level
     manifest = load_manifest(Path(shards))
     assert len(load_features(tmp_path / "study").keys) == manifest.counts["studies"] == 4
@@ -213,8 +220,12 @@ def test_verify_says_that_all_is_well_or_which_shard_changed(tmp_path, capsys, c
 
 @pytest.mark.slow
 def test_ingest_leaves_a_report_and_says_whether_pixels_were_searched(tmp_path, capsys):
-    archive = PhantomRadiographs(out=tmp_path / "dogs", studies=2, side=64).run()
-    out = COMMANDS["ingest"].load()(source=archive / "dicom", out=tmp_path / "shards", workers=1).run()
+    archive = PhantomRadiographs(out=Location(tmp_path / "dogs"), studies=2, side=64).run()
+    out = (
+        COMMANDS["ingest"]
+        .load()(source=Location(archive / "dicom"), out=Location(tmp_path / "shards"), workers=1)
+        .run()
+    )
     assert "Ingest: archive" in (out / "report.html").read_text()
     *_, searched, wrote = capsys.readouterr().err.splitlines()
     assert "views of 2 studies" in wrote

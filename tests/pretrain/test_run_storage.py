@@ -46,7 +46,7 @@ def at_urls(bucket, tiny) -> Callable[..., PretrainConfig]:
     """A tiny training with its shards and its folder in the bucket."""
 
     def config(name: str, **top: object) -> PretrainConfig:
-        places = {"shards": Location(f"{bucket}/shards"), "out": Location(f"{bucket}/runs/{name}")}
+        places = {"shards": (Location(f"{bucket}/shards"),), "out": Location(f"{bucket}/runs/{name}")}
         return replace(tiny(Path("nowhere"), {"probe.every": 0}, **PLAN), **(places | top))
 
     return config

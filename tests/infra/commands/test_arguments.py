@@ -84,8 +84,9 @@ def test_no_command_has_a_path_that_cannot_be_a_url(name):
                 found += hints(type(default))
         return found
 
-    paths = [(field, hint) for field, hint in hints(COMMANDS[name].load()) if "Path" in hint]
-    assert paths in ([], [("backbones", "tuple[str | Path, ...]")])
+    paths = {field for field, hint in hints(COMMANDS[name].load()) if "Path" in hint}
+    # Sources of weights, and two files of the machine that serves.
+    assert paths <= {"backbones", "tokens", "ray_config"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
