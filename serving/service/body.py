@@ -5,6 +5,7 @@ The names of files and of form fields are never kept: they may name a patient.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -122,6 +123,7 @@ async def _multipart(request: Request, limits: Limits) -> list[bytes]:
     from python_multipart.exceptions import ParseError
     from python_multipart.multipart import MultipartParser, parse_options_header
 
+    logging.getLogger("python_multipart.multipart").setLevel(logging.ERROR)  # a line for every bad byte
     _, options = parse_options_header(request.headers["content-type"])
     boundary = options.get(b"boundary", b"")
     if not 1 <= len(boundary) <= 70:
