@@ -115,7 +115,7 @@ class ArchiveSource:
 MISSING = Member("", code="MISSING_FILE", detail="named by a DICOMDIR")
 
 
-def discover(source: Path | Location, out: Path, config: IngestConfig) -> ArchiveSource:
+def discover(source: Path | str | Location, out: Path, config: IngestConfig) -> ArchiveSource:
     """The archive at `source`: a folder of DICOM files or a table of pictures.
 
     Raises DataError where there is nothing to read, a table is unreadable, or `out` lies inside the folder;
