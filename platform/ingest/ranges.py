@@ -418,7 +418,7 @@ class Attempts:
             if view is None or _view_hash(view) != record["view_hash"]:
                 return None
         names = ("code", "detail", "patient", "study", "file_hash", "pixel_hash", "dhash")
-        return DecodeResult(*(record[name] for name in names), view)
+        return DecodeResult(**{name: record[name] for name in names}, view=view)
 
 
 class _Log:

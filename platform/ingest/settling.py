@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -144,14 +145,18 @@ def _without(
     rows: Sequence[FileRow], losers: Mapping[int, str], min_views: int
 ) -> tuple[list[FileRow], tuple[int, ...]]:
     """The rows of a study without some of its views, and the indices of the views that stay in its shard."""
-    none = {"split": "", "shard": "", "view": -1, "labels": "", "labelled": False}
+    none: dict[str, Any] = {"split": "", "shard": "", "view": -1, "labels": "", "labelled": False}
     rows = [
         replace(row, code="DUPLICATE", detail=losers[row.ordinal], **none) if row.ordinal in losers else row
         for row in rows
     ]
     left = [row for row in rows if row.code in ("", "TOO_FEW_VIEWS")]
     if len(left) < min_views:
-        few = {"code": "TOO_FEW_VIEWS", "detail": f"{len(left)} of at least {min_views}", **none}
+        few: dict[str, Any] = {
+            "code": "TOO_FEW_VIEWS",
+            "detail": f"{len(left)} of at least {min_views}",
+            **none,
+        }
         return [replace(row, **few) if row in left else row for row in rows], ()
     stay = tuple(sorted(row.view for row in left))
     return [replace(row, view=stay.index(row.view)) if row in left else row for row in rows], stay
@@ -241,18 +246,18 @@ def _rewritten(
 def rows_in_order(placed: Sequence[PlacedShard], before: Version | None) -> Iterator[pa.Table]:
     """The rows of the index, shard by shard, under the shards' final names."""
     known: dict[str, pa.Table] = {}
-    if before is not None and any(shard.rows is None for shard in placed):
+    if before is not None and any(new.rows is None for new in placed):
         table, start = index_table(before.out, before.manifest), 0
         for shard in reading_order(before.manifest):
             known[shard.path] = table.slice(start, shard.studies)
             start += shard.studies
-    for shard in placed:
-        if shard.rows is None:
-            yield known[shard.shard.path]
+    for new in placed:
+        if new.rows is None:
+            yield known[new.shard.path]
         else:
-            with pa.OSFile(str(shard.rows)) as file:
+            with pa.OSFile(str(new.rows)) as file:
                 table = pa.ipc.open_file(file).read_all()
-            names = pa.array([shard.shard.path] * table.num_rows, pa.string())
+            names = pa.array([new.shard.path] * table.num_rows, pa.string())
             yield table.set_column(table.schema.get_field_index("shard"), "shard", names)
 
 

@@ -63,7 +63,9 @@ SCHEMA = pa.schema(
     [
         (
             field.name,
-            {"bytes": pa.binary(), "int": pa.int64(), "str": pa.string(), "bool": pa.bool_()}[field.type],
+            {"bytes": pa.binary(), "int": pa.int64(), "str": pa.string(), "bool": pa.bool_()}[
+                str(field.type)
+            ],
         )
         for field in fields(FileRow)
     ]

@@ -121,7 +121,7 @@ class _RayTeam:
                 workers = min(job.config.workers or cores, cores)
                 theirs = replace(shared, config=replace(job.config, workers=workers))
                 place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-                handle = actor.options(num_cpus=workers, scheduling_strategy=place).remote(
+                handle: Any = actor.options(num_cpus=workers, scheduling_strategy=place).remote(
                     theirs, secret, mark
                 )
                 self._busy[handle.ready.remote()] = (handle, None)
