@@ -244,7 +244,7 @@ def _rewritten(
 def rows_in_order(placed: Sequence[PlacedShard], before: Version | None) -> Iterator[pa.Table]:
     """The rows of the index, shard by shard, under the shards' final names."""
     known: dict[str, pa.Table] = {}
-    if before is not None and any(shard.rows is None for shard in placed):
+    if before is not None and any(new.rows is None for new in placed):
         table, start = index_table(before.out, before.manifest), 0
         for shard in reading_order(before.manifest):
             known[shard.path] = table.slice(start, shard.studies)

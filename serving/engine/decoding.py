@@ -35,7 +35,7 @@ TASKS = 64
 """Files of one process, which then makes room for a fresh one."""
 
 
-class DecodePool:
+class UploadDecoder:
     """Warm processes that decode one file at a time."""
 
     def __init__(self, config: ServiceConfig) -> None:

@@ -27,7 +27,7 @@ from ..gallery.manifest import GalleryManifest
 from ..gallery.searching import GalleryMatch
 from ..images import jpeg, shrunk
 from ..studies import NotHereError, Place, StudyBrowser, StudyPlaces, parse_study, view_pixels
-from .decoding import DecodePool
+from .decoding import UploadDecoder
 from .errors import RefusedError, refusal_of
 from .index import IndexPort, SearchAnswer, SearchFilter
 from .model import EncodedView, ModelPort, study_vector
@@ -82,7 +82,7 @@ class ServiceEngine:
         config: ServiceConfig,
         models: Sequence[ModelPort],
         indexes: Sequence[IndexPort | None],
-        decoder: DecodePool,
+        decoder: UploadDecoder,
         browser: StudyBrowser | None,
     ) -> None:
         self.config, self.limits = config, config.limits

@@ -12,7 +12,7 @@ from ...platform.measure.descriptors import Descriptor
 from ..config import ServiceConfig
 from ..gallery.gallery import check_digest, open_version
 from ..studies import StudyBrowser
-from .decoding import DecodePool
+from .decoding import UploadDecoder
 from .engine import ServiceEngine
 from .index import IndexPort, LocalIndex
 from .model import LocalModel, check_side, load_backbones
@@ -41,7 +41,7 @@ def open_engine(config: ServiceConfig) -> ServiceEngine:
         LocalModel(backbone, descriptor, config)
         for backbone, descriptor in zip(backbones, descriptors, strict=True)
     ]
-    engine = ServiceEngine(config, models, indexes, DecodePool(config), browser)
+    engine = ServiceEngine(config, models, indexes, UploadDecoder(config), browser)
     try:
         for number in range(len(models)):
             asyncio.run(engine.check(number))

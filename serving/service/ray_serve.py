@@ -183,7 +183,7 @@ class Gateway:
         models: list[DeploymentHandle],
         indexes: list[DeploymentHandle],
     ) -> None:
-        from ..engine.decoding import DecodePool
+        from ..engine.decoding import UploadDecoder
         from ..engine.opening import open_browser
         from .server import log_to_stderr
 
@@ -191,7 +191,7 @@ class Gateway:
         config = from_json(ServiceConfig, service)
         self.listen = from_json(ListenConfig, listen)
         ports = [RayModel(await handle.card.remote(), handle) for handle in models]
-        decoder = await asyncio.to_thread(DecodePool, config)
+        decoder = await asyncio.to_thread(UploadDecoder, config)
         self.engine = ServiceEngine(
             config, ports, [RayIndex(handle) for handle in indexes], decoder, open_browser(config)
         )

@@ -10,12 +10,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from tests.platform.ingest.radiographs import write_dicom
+from vetdino.platform.ingest.ranges import Job
+from vetdino.platform.ingest.team import _Node, open_team
 
 ROOT = Path(__file__).parents[3]
 
@@ -115,3 +118,26 @@ def test_a_cluster_of_two_nodes_writes_what_one_core_does(cluster, tmp_path):
     assert digests(tmp_path / "two") == expected
     assert (tmp_path / "one" / "quarantine.csv").read_text().count("DUPLICATE,the same pixels") == 3
     assert digests(tmp_path / "ray") == expected
+
+
+def test_a_node_that_does_not_see_the_folders_says_which(tmp_path, config):
+    work = tmp_path / "out.tmp-1"
+    work.mkdir()
+    job = Job(tmp_path / "archive", work, tmp_path / "out", b"", config, (), {})
+    assert "is another folder" in _Node(job, config.secret, "mark").ready()
+    (work / "mark").touch()
+    assert "archive is not there" in _Node(job, config.secret, "mark").ready()
+    (tmp_path / "archive").mkdir()
+    assert "gone is not there" in _Node(job, tmp_path / "gone", "mark").ready()
+    assert _Node(job, config.secret, "mark").ready() == ""
+    assert _Node(replace(job, root="s3://bucket/archive"), config.secret, "mark").ready() == ""
+
+
+def test_one_machine_does_its_tasks_in_their_order(tmp_path, config, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    job = Job(tmp_path, tmp_path, tmp_path / "out", b"key", config, (), {})
+    stages: list[str] = []
+    with open_team(job, config.secret, stages.append) as team:
+        answers = list(team.run(lambda job, pool, task, report: {"task": task}, range(3), lambda a, b: None))
+    assert answers == [(number, {"task": number}) for number in range(3)]
+    assert stages == []

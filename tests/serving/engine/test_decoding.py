@@ -22,7 +22,7 @@ from vetdino.platform.data.config import ShardConfig
 from vetdino.platform.ingest.config import DicomConfig
 from vetdino.platform.ingest.file_view import file_view
 from vetdino.serving.config import Limits, ServiceConfig
-from vetdino.serving.engine.decoding import DecodePool, decode_file
+from vetdino.serving.engine.decoding import UploadDecoder, decode_file
 from vetdino.serving.engine.errors import RefusedError
 
 LIMITS = Limits(decode_gib=0.5, decode_s=20, megapixels=4, decode_queue=4)
@@ -31,7 +31,7 @@ CONFIG = ServiceConfig(backbones=(), decoders=1, limits=LIMITS)
 
 @pytest.fixture(scope="module")
 def pool():
-    pool = DecodePool(CONFIG)
+    pool = UploadDecoder(CONFIG)
     yield pool
     pool.close()
 
@@ -151,7 +151,7 @@ def test_a_process_that_dies_costs_its_file_alone(pool, monkeypatch):
 
 
 def test_a_file_that_takes_too_long_is_given_up_and_the_next_is_decoded():
-    pool = DecodePool(replace(CONFIG, limits=replace(LIMITS, decode_s=0.5)))
+    pool = UploadDecoder(replace(CONFIG, limits=replace(LIMITS, decode_s=0.5)))
     try:
         with pytest.MonkeyPatch.context() as patch:
             schedule = pool._pool.schedule
