@@ -30,6 +30,7 @@ from vetdino.downstream.views.tokenized import tokenized_views
 from vetdino.infra.cli import COMMANDS
 from vetdino.infra.commands.embed import Embed
 from vetdino.platform.core.device import DeviceConfig
+from vetdino.platform.core.location import Location
 from vetdino.platform.data.manifest import VERSION, Manifest, save_manifest
 from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import View
@@ -126,7 +127,9 @@ def test_embed_computes_there(devices, folder, tmp_path, monkeypatch):
     tables = []
     for device in ("cpu", "auto"):
         out = tmp_path / device
-        Embed(backbone=str(folder), shards=str(tmp_path / "shards"), out=out, device=device).run()
+        Embed(
+            backbone=str(folder), shards=Location(tmp_path / "shards"), out=Location(out), device=device
+        ).run()
         tables.append(load_features(out).vectors)
     assert set(seen) == {torch.device("cpu"), SECOND}
     close(*tables)

@@ -9,6 +9,7 @@ import pytest
 
 from vetdino.platform.core.config import cli_config, from_json, to_json, with_settings
 from vetdino.platform.core.errors import ConfigError
+from vetdino.platform.core.location import Location
 from vetdino.platform.models.config import BackboneConfig
 from vetdino.pretrain.batches.config import OrderConfig
 from vetdino.pretrain.config import PretrainConfig, native_patch_side
@@ -87,15 +88,15 @@ def test_lanes_fit_every_number_of_workers_that_divides_them():
 def test_folders_and_weights_are_typed_side_by_side_and_kept_in_the_json():
     words = ["--shards", "a", "s3://b/c", "--mix", "0.7", "0.3"]
     config = cli_config(recipe("demo"), words, "vetdino pretrain demo")
-    assert (config.shards, config.mix) == (("a", "s3://b/c"), (0.7, 0.3))
+    assert (config.shards, config.mix) == ((Location("a"), Location("s3://b/c")), (0.7, 0.3))
     assert from_json(PretrainConfig, to_json(config)) == config
     config.check()
 
 
 def test_one_folder_may_be_a_plain_text_in_json_and_in_python():
-    assert from_json(PretrainConfig, '{"shards": "a"}').shards == ("a",)
-    assert with_settings(recipe("demo"), {"shards": "a"}).shards == ("a",)
-    assert with_settings(recipe("demo"), {"shards": Path("a/b")}).shards == ("a/b",)
+    assert from_json(PretrainConfig, '{"shards": "a"}').shards == (Location("a"),)
+    assert with_settings(recipe("demo"), {"shards": "a"}).shards == (Location("a"),)
+    assert with_settings(recipe("demo"), {"shards": Path("a/b")}).shards == (Location("a/b"),)
     assert with_settings(recipe("demo"), {"shards": ["a", "b"]}).shards == ("a", "b")
 
 

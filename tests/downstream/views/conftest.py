@@ -14,7 +14,7 @@ from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study, View
 from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.decoding import DecodeResult, decode
-from vetdino.platform.ingest.discovery import DecodeTask
+from vetdino.platform.ingest.discovery import DecodeTask, ListedFile
 from vetdino.platform.measure.features import Features
 from vetdino.platform.measure.neighbors import unit_vectors
 from vetdino.platform.models.backbone import random_backbone
@@ -108,7 +108,9 @@ def studies(archive):
     found = {}
     for number in range(CONFIG.studies):
         (home,) = (archive / "archive" / "dicom").glob(f"*/{dicom_uid(CONFIG, 'study', number)}")
-        parts = [decode(home, DecodeTask(path.name), KEY, config) for path in sorted(home.iterdir())]
+        parts = [
+            decode(home, ListedFile(DecodeTask(path.name)), KEY, config) for path in sorted(home.iterdir())
+        ]
         assert not any(part.code for part in parts), [part.code for part in parts]
         found[number] = study_of(parts)
     return found

@@ -1,17 +1,17 @@
 """Settings survive JSON, and those out of range are refused by name."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from vetdino.downstream.views.config import ConsistencyConfig, SynthesisConfig
 from vetdino.platform.core.config import from_json, to_json
 from vetdino.platform.core.errors import ConfigError
+from vetdino.platform.core.location import Location
 
 
 def test_settings_travel_as_json_and_bad_ones_are_named():
-    config = ConsistencyConfig(truth=Path("archive"), radius_cm=1.5)
+    config = ConsistencyConfig(truth=Location("archive"), radius_cm=1.5)
     assert from_json(ConsistencyConfig, to_json(config)) == config
     for bad, said in (
         ({"studies": 0}, "studies is 0"),

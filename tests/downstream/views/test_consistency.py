@@ -14,7 +14,7 @@ from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study
 from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.decoding import decode
-from vetdino.platform.ingest.discovery import DecodeTask
+from vetdino.platform.ingest.discovery import DecodeTask, ListedFile
 from vetdino.platform.ingest.pseudonyms import split_of
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.config import BackboneConfig
@@ -38,7 +38,9 @@ def place(tmp_path_factory):
     (place / "shards.secret").write_bytes(KEY)
     studies = []
     for home in sorted((place / "archive" / "dicom").glob("*/*")):
-        parts = [decode(home, DecodeTask(path.name), KEY, INGEST) for path in sorted(home.iterdir())]
+        parts = [
+            decode(home, ListedFile(DecodeTask(path.name)), KEY, INGEST) for path in sorted(home.iterdir())
+        ]
         views = tuple(part.view for part in parts)
         studies.append(
             Study(parts[0].study, parts[0].patient, views, split=split_of(KEY, parts[0].patient, INGEST))

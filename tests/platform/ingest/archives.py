@@ -66,7 +66,7 @@ def change_files(folder: Path, random: Random) -> None:
 
 def expected(archive: Path, config: IngestConfig) -> Output:
     """The same by another way: every file decoded here, all of them judged at once in the order of their paths."""
-    secret = config.secret.read_bytes()
+    secret = Path(config.secret).read_bytes()
     files = list(discover(archive, archive.parent / "nowhere", config).entries())
     results = [decode(archive, file, secret, config) for file in files]
     verdicts = judged(results, config)

@@ -124,20 +124,20 @@ def test_a_node_that_does_not_see_the_folders_says_which(tmp_path, config):
     work = tmp_path / "out.tmp-1"
     work.mkdir()
     job = Job(tmp_path / "archive", work, tmp_path / "out", b"", config, (), {})
-    assert "is another folder" in _Node(job, config.secret, "mark").ready()
+    assert "is another folder" in _Node(job, Path(config.secret), "mark").ready()
     (work / "mark").touch()
-    assert "archive is not there" in _Node(job, config.secret, "mark").ready()
+    assert "archive is not there" in _Node(job, Path(config.secret), "mark").ready()
     (tmp_path / "archive").mkdir()
     assert "gone is not there" in _Node(job, tmp_path / "gone", "mark").ready()
-    assert _Node(job, config.secret, "mark").ready() == ""
-    assert _Node(replace(job, root="s3://bucket/archive"), config.secret, "mark").ready() == ""
+    assert _Node(job, Path(config.secret), "mark").ready() == ""
+    assert _Node(replace(job, root="s3://bucket/archive"), Path(config.secret), "mark").ready() == ""
 
 
 def test_one_machine_does_its_tasks_in_their_order(tmp_path, config, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     job = Job(tmp_path, tmp_path, tmp_path / "out", b"key", config, (), {})
     stages: list[str] = []
-    with open_team(job, config.secret, stages.append) as team:
+    with open_team(job, Path(config.secret), stages.append) as team:
         answers = list(team.run(lambda job, pool, task, report: {"task": task}, range(3), lambda a, b: None))
     assert answers == [(number, {"task": number}) for number in range(3)]
     assert stages == []

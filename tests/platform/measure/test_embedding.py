@@ -23,6 +23,7 @@ from tests.platform.measure.test_extraction import study
 from tests.second_device import second_device
 from vetdino.platform.core.errors import FeaturesError, ShardError
 from vetdino.platform.data.config import ShardConfig
+from vetdino.platform.data.index_file import index_table
 from vetdino.platform.data.manifest import VERSION, Manifest, load_manifest, save_manifest
 from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.measure import embedding as module
@@ -270,6 +271,7 @@ def test_patch_tokens_that_are_not_finite_name_their_study(folder, backbone, tmp
 def test_a_damaged_shard_leaves_the_parts_before_it(folder, backbone, tmp_path):
     other = shards(tmp_path / "shards", {"train": 11})
     names = [shard.path for shard in load_manifest(other).shards]
+    index_table(other, load_manifest(other))  # as ingest leaves it
     content = bytearray((other / names[2]).read_bytes())
     content[600] ^= 1
     (other / names[2]).write_bytes(content)

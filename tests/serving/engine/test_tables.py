@@ -11,6 +11,7 @@ from vetdino.platform.measure.extraction import extract
 from vetdino.platform.models.loading import load
 from vetdino.serving.engine.tables import gallery_from_table
 from vetdino.serving.gallery.gallery import Gallery
+from vetdino.serving.studies import StudyPlaces
 
 OTHER = "b" * 64
 REBUILD = "vetdino embed BACKBONE SHARDS"
@@ -27,12 +28,22 @@ def features(backbone, folder):
     return extract(backbone, folder / "shards", ["test"])
 
 
+class Shown(StudyPlaces):
+    """Places of the studies with these keys alone."""
+
+    def __init__(self, keys):
+        self.keys = keys
+
+    def find(self, keys):
+        return [("test", 0) if key in self.keys else None for key in keys]
+
+
 @pytest.fixture
 def made(backbone, tmp_path):
     def make(table, keys=None) -> Gallery:
-        keys = set(table.keys) if keys is None else keys
+        places = Shown(set(table.keys) if keys is None else keys)
         return Gallery.open(
-            gallery_from_table(table, backbone, keys, tmp_path / "g", rebuild=REBUILD), backbone
+            gallery_from_table(table, backbone, places, tmp_path / "g", rebuild=REBUILD), backbone
         )
 
     return make
