@@ -84,7 +84,7 @@ def build_similar(
     """
     from ..platform.measure.extraction import probed
 
-    made_by, descriptor = Descriptor.of_digest(features.backbone, features.level)
+    made_by, descriptor = Descriptor.of_digest(features.backbone)
     loaded = backbone.card.digest
     if made_by != loaded:
         raise GalleryError(

@@ -349,7 +349,9 @@ def _opened(path: Path) -> tuple[Path, dict[str, Any], list[tuple[Path, int | No
     if path.is_dir() and (path / INDEX).is_file():
         try:
             card = json.loads((path / INDEX).read_text())
-            parts = [(path / name, int(rows)) for name, rows in card["parts"].items()]
+            parts: list[tuple[Path, int | None]] = [
+                (path / name, int(rows)) for name, rows in card["parts"].items()
+            ]
             if not parts or not isinstance(card["rows"], int):
                 raise ValueError(card)
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
