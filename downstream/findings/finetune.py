@@ -68,7 +68,7 @@ def finetune(source: Source, shards: str | Path, config: FinetuneConfig, out: Pa
     splits = labeled_splits(shards, config)
     test = splits.test
     if not test.findings:
-        return Predictions((), test.patients, test.labels, test.labels, splits.left_out)
+        return Predictions((), tuple(test.patients), test.labels, test.labels, splits.left_out)
     folder = Path(out).resolve() / "finetune" / _folder_name(source, splits, config)
     if not (folder / RESULT).exists():
         # Ray's workers have another working directory.
@@ -78,7 +78,7 @@ def finetune(source: Source, shards: str | Path, config: FinetuneConfig, out: Pa
     result = json.loads((folder / RESULT).read_text())
     return Predictions(
         findings=test.findings,
-        patients=test.patients,
+        patients=tuple(test.patients),
         truth=test.labels,
         scores=np.array(result["scores"], np.float32),
         left_out=splits.left_out,

@@ -125,7 +125,7 @@ def _predictions(
     splits: TaskSplits, score_MF: np.ndarray, facts: Mapping[str, str | int | float]
 ) -> Predictions:
     test = splits.test
-    return Predictions(test.findings, test.patients, test.labels, score_MF, splits.left_out, facts)
+    return Predictions(test.findings, tuple(test.patients), test.labels, score_MF, splits.left_out, facts)
 
 
 def _can_choose(val: Features) -> bool:

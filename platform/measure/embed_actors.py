@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +130,7 @@ class ShardEmbedder:
         return {"studies": studies, "error": errors}
 
 
-def _followed(rows: Iterator[Any]) -> Iterator[Any]:
+def _followed(rows: Iterable[Any]) -> Iterator[Any]:
     """The rows. Raises TrainingError in place of Ray's own errors."""
     from ray.exceptions import RayError
 

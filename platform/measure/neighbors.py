@@ -102,16 +102,16 @@ def search_on_cpu(bank: UnitRows, queries_MD: np.ndarray, count: int) -> tuple[n
 
     best: tuple[np.ndarray, np.ndarray] | None = None
     for start, block_BD in bank.blocks():
-        rough_MJ, rows_MJ = faiss.knn(
-            queries_MD, block_BD, min(count, len(block_BD)), metric=faiss.METRIC_INNER_PRODUCT
-        )
+        few = min(count, len(block_BD))
+        rough_MJ, rows_MJ = faiss.knn(queries_MD, block_BD, few, metric=faiss.METRIC_INNER_PRODUCT)
         rows_MJ += start
-        if best is not None:
-            rough_MJ, rows_MJ = np.hstack([best[0], rough_MJ]), np.hstack([best[1], rows_MJ])
-            order_MJ = np.argsort(-rough_MJ, axis=1, kind="stable")[:, :count]
-            rough_MJ = np.take_along_axis(rough_MJ, order_MJ, 1)
-            rows_MJ = np.take_along_axis(rows_MJ, order_MJ, 1)
-        best = rough_MJ, rows_MJ
+        if best is None:
+            best = rough_MJ, rows_MJ
+            continue
+        both_MJ = np.hstack([best[0], rough_MJ])
+        order_MJ = np.argsort(-both_MJ, axis=1, kind="stable")[:, :count]
+        rows_MJ = np.take_along_axis(np.hstack([best[1], rows_MJ]), order_MJ, 1)
+        best = np.take_along_axis(both_MJ, order_MJ, 1), rows_MJ
     assert best is not None  # the bank is not empty
     return best
 
