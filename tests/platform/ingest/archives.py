@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 
 from tests.platform.ingest.radiographs import write_dicom
+from vetdino.platform.core.location import Location
 from vetdino.platform.data.shards import read
 from vetdino.platform.data.study import SPLITS
 from vetdino.platform.ingest.assembly import judged
@@ -66,8 +67,8 @@ def change_files(folder: Path, random: Random) -> None:
 
 def expected(archive: Path, config: IngestConfig) -> Output:
     """The same by another way: every file decoded here, all of them judged at once in the order of their paths."""
-    secret = config.secret.read_bytes()
-    files = list(discover(archive, archive.parent / "nowhere", config).entries())
+    secret = config.secret.path.read_bytes()
+    files = list(discover(Location(archive), archive.parent / "nowhere", config).entries())
     results = [decode(archive, file, secret, config) for file in files]
     verdicts = judged(results, config)
     studies: dict[str, list[bytes]] = {}

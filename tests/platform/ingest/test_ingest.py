@@ -35,7 +35,7 @@ from vetdino.platform.data.shards import ShardWriter, read
 from vetdino.platform.data.study import SPLITS, Study
 from vetdino.platform.ingest import ingest as module
 from vetdino.platform.ingest.assembly import CHANGES, summary
-from vetdino.platform.ingest.config import IngestConfig, TableConfig
+from vetdino.platform.ingest.config import DicomConfig, IngestConfig, TableConfig
 from vetdino.platform.ingest.header import CODES
 from vetdino.platform.ingest.ingest import ingest
 from vetdino.platform.ingest.pseudonyms import pseudonym, split_of
@@ -100,7 +100,7 @@ def test_no_patient_is_in_two_splits(archive, tmp_path, config):
     ingest(archive, tmp_path / "out", config)
     homes = {(study.patient, study.split) for study in studies_in(tmp_path / "out")}
     assert len(homes) == 3
-    secret = config.secret.read_bytes()
+    secret = config.secret.path.read_bytes()
     shares = [split_of(secret, f"{number:x}", config) for number in range(4000)]
     assert abs(shares.count("train") / 4000 - 0.4) < 0.03
     assert abs(shares.count("test") / 4000 - 0.3) < 0.03
@@ -134,7 +134,7 @@ def test_another_secret_gives_other_pseudonyms(archive, tmp_path, config):
 
 
 def test_a_short_secret_is_refused(archive, tmp_path, config):
-    config.secret.write_bytes(b"abc")
+    config.secret.path.write_bytes(b"abc")
     with pytest.raises(ConfigError, match="can be guessed"):
         ingest(archive, tmp_path / "out", config)
 
@@ -148,7 +148,7 @@ def test_labels_follow_their_study(archive, tmp_path, config):
     assert manifest.findings == ("mass",)
     assert manifest.counts["labelled_studies"] == 4
     assert manifest.counts["files"] == 20  # the table itself is not counted
-    secret = config.secret.read_bytes()
+    secret = config.secret.path.read_bytes()
     mass = {study.key: study.labels["mass"] for study in studies_in(tmp_path / "out")}
     values = [mass[pseudonym(secret, f"study:1.2.3.{number}")] for number in range(6)]
     assert values[:4] == [1, 0, 1, 0]
@@ -232,13 +232,13 @@ def test_a_finished_output_is_returned_and_another_one_is_left_alone(archive, tm
     assert "decode" not in capsys.readouterr().err
     with pytest.raises(DataError, match="already holds something else"):
         ingest(archive, out, replace(config, val=0.1))
-    config.secret.write_bytes(b"another secret!!" * 2)
+    config.secret.path.write_bytes(b"another secret!!" * 2)
     with pytest.raises(DataError, match=r"another secret.*--secret"):
         ingest(archive, out, config)
-    config.secret.unlink()
+    config.secret.path.unlink()
     with pytest.raises(DataError, match=r"is not there.*--secret"):
         ingest(archive, out, config)
-    assert not config.secret.exists()
+    assert not config.secret.path.exists()
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir()}
 
 
@@ -287,7 +287,7 @@ def test_a_table_of_pictures_becomes_studies(tmp_path, config):
     counts = manifest.counts
     assert (counts["files"], counts["views"], counts["duplicates"], counts["refused"]) == (11, 8, 1, 2)
     assert counts["refused.MISSING_FILE"] == counts["refused.NOT_PICTURE"] == 1
-    secret = config.secret.read_bytes()
+    secret = config.secret.path.read_bytes()
     studies = {study.key: study for study in studies_in(tmp_path / "out")}
     first = studies[pseudonym(secret, "study:study 0")]
     assert first.patient == pseudonym(secret, "patient:Rex")
@@ -395,7 +395,7 @@ def test_studies_that_restart_for_each_patient_lose_no_picture(tmp_path, config)
     manifest = ingest(tmp_path / "t.csv", tmp_path / "out", strict)
     assert (manifest.counts["views"], manifest.counts["studies"], manifest.counts["patients"]) == (5, 5, 3)
     assert (manifest.findings, manifest.counts["labelled_studies"]) == (("mass",), 4)
-    secret = config.secret.read_bytes()
+    secret = config.secret.path.read_bytes()
     studies = {study.key: study for study in studies_in(tmp_path / "out")}
     first, second = (studies[pseudonym(secret, f"study:Rex\0{number}")] for number in range(2))
     assert first.patient == second.patient == pseudonym(secret, "patient:Rex")
@@ -437,7 +437,7 @@ def test_a_grown_archive_gets_a_new_version_and_keeps_its_old_shards(archive, tm
     assert (out / "files-000002.parquet").exists()
     assert not (out / "files-000001.parquet").exists()
     labels_of = {study.key: study.labels["mass"] for study in studies_in(out)}
-    secret = config.secret.read_bytes()
+    secret = config.secret.path.read_bytes()
     assert [labels_of[pseudonym(secret, f"study:1.2.3.{n}")] for n in range(6)] == [1, 0] * 3
     assert np.isnan(labels_of[pseudonym(secret, "study:1.2.3.6")])
     assert ingest(archive, out, config) == second
@@ -487,7 +487,7 @@ def test_another_archive_is_not_taken_for_a_grown_one(archive, tmp_path, config)
 def test_work_of_another_secret_is_named_and_kept(archive, tmp_path, config, monkeypatch, caplog):
     stopped(archive, tmp_path / "out", config, monkeypatch)
     [work] = tmp_path.glob("out.tmp-*")
-    config.secret.write_bytes(b"another secret!!")
+    config.secret.path.write_bytes(b"another secret!!")
     ingest(archive, tmp_path / "out", config)
     assert f"{work}: kept, but of no use here" in caplog.text
     assert work.exists()
@@ -519,7 +519,7 @@ def test_a_killed_run_is_continued_and_writes_the_same_bytes(tmp_path, config, k
     archive = tmp_path / "archive"
     for number in range(300):
         write_dicom(archive / f"{number}", f"p{number // 9}", f"1.2.{number // 3}", number)
-    words = ["--secret", str(config.secret), "--shards.max-bytes", "60000"]
+    words = ["--secret", str(config.secret), "--shards.max-bytes", "60000", "--dicom.search-text", "none"]
     command = [sys.executable, "-m", "vetdino", "ingest", str(archive), str(tmp_path / "out"), *words]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -547,7 +547,11 @@ def test_any_archive_gives_the_same_bytes_however_it_is_read(seed):
         work = Path(folder)
         (work / "key").write_bytes(bytes(32))
         config = IngestConfig(
-            secret=work / "key", val=0.3, test=0.3, shards=ShardConfig(max_bytes=random.choice((1000, 10**6)))
+            secret=work / "key",
+            dicom=DicomConfig(search_text="none"),
+            val=0.3,
+            test=0.3,
+            shards=ShardConfig(max_bytes=random.choice((1000, 10**6))),
         )
         (work / "in").mkdir()
         write_dicom(work / "in" / "one", "p0", "1.2.0", 1)

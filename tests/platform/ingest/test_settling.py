@@ -88,7 +88,7 @@ def test_a_duplicate_takes_the_place_of_a_view_that_is_gone(tmp_path, config):
     second = ingest(archive, tmp_path / "out", config)
     assert output_in(tmp_path / "out") == expected(archive, config)
     assert (first.counts["views"], second.counts["views"], second.counts["duplicates"]) == (6, 6, 0)
-    secret = config.secret.read_bytes()
+    secret = config.secret.path.read_bytes()
     assert pseudonym(secret, "study:1.2.3") in output_in(tmp_path / "out").studies
     assert {name: second.counts[name] for name in ("gone.files", "gone.studies", "new.studies")} == {
         "gone.files": 1,

@@ -22,7 +22,7 @@ from vetdino.platform.ingest.store import (
 )
 
 ROW = FileRow(
-    b"\0sealed", 12, "345", 6, 1, 78, "r", "C", "d", "s", "p", "f", "x", "train", "t.tar", 2, "l", True
+    b"\0sealed", 12, "345", 6, 1, 78, "r", "C", "d", "s", "p", "f", "x", "h", "train", "t.tar", 2, "l", True
 )
 
 

@@ -89,7 +89,7 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
 def ingest(source: Path, out: Path, secret: Path, *words: str, **environment: str) -> str:
     """`vetdino ingest` with small shards and ranges, so that there are several of both; what it printed as an error."""
     command = [sys.executable, "-m", "vetdino", "ingest", str(source), str(out), "--secret", str(secret)]
-    settings = ["--shards.max-bytes", "6000", "--val", "0.3", "--test", "0.3"]
+    settings = ["--shards.max-bytes", "6000", "--val", "0.3", "--test", "0.3", "--dicom.search-text", "none"]
     run = subprocess.run(
         [*command, *settings, *words], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True
     )
@@ -124,20 +124,20 @@ def test_a_node_that_does_not_see_the_folders_says_which(tmp_path, config):
     work = tmp_path / "out.tmp-1"
     work.mkdir()
     job = Job(tmp_path / "archive", work, tmp_path / "out", b"", config, (), {})
-    assert "is another folder" in _Node(job, config.secret, "mark").ready()
+    assert "is another folder" in _Node(job, config.secret.path, "mark").ready()
     (work / "mark").touch()
-    assert "archive is not there" in _Node(job, config.secret, "mark").ready()
+    assert "archive is not there" in _Node(job, config.secret.path, "mark").ready()
     (tmp_path / "archive").mkdir()
     assert "gone is not there" in _Node(job, tmp_path / "gone", "mark").ready()
-    assert _Node(job, config.secret, "mark").ready() == ""
-    assert _Node(replace(job, root="s3://bucket/archive"), config.secret, "mark").ready() == ""
+    assert _Node(job, config.secret.path, "mark").ready() == ""
+    assert _Node(replace(job, root="s3://bucket/archive"), config.secret.path, "mark").ready() == ""
 
 
 def test_one_machine_does_its_tasks_in_their_order(tmp_path, config, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     job = Job(tmp_path, tmp_path, tmp_path / "out", b"key", config, (), {})
     stages: list[str] = []
-    with open_team(job, config.secret, stages.append) as team:
+    with open_team(job, config.secret.path, stages.append) as team:
         answers = list(team.run(lambda job, pool, task, report: {"task": task}, range(3), lambda a, b: None))
     assert answers == [(number, {"task": number}) for number in range(3)]
     assert stages == []
