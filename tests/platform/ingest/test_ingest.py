@@ -532,9 +532,12 @@ def test_a_killed_run_is_continued_and_writes_the_same_bytes(tmp_path, config, k
     assert kill == signal.SIGKILL or "run the same command again to continue" in err
     again = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert again.returncode == 0, again.stderr
-    assert decoded_files(again.stderr) <= 300 - 60 + 3
+    assert (
+        decoded_files(again.stderr) <= 300 - 60 + 30
+    )  # a buffer of each split's tar was lost with its process
     same = replace(config, min_views=1, val=0.1, test=0.1, shards=ShardConfig(max_bytes=60000))
     ingest(archive, tmp_path / "anew", same)
+    (tmp_path / "out" / "report.html").unlink()  # the command writes it after ingest
     assert everything_in(tmp_path / "out") == everything_in(tmp_path / "anew")
 
 
