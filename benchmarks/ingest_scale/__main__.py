@@ -96,11 +96,12 @@ def start(archive: Path, out: Path, workers: int, max_bytes: int) -> subprocess.
 def run(archive: str, out: str, settings: str) -> None:
     """One ingest; prints seconds of processor time and peak memory in MiB of this process."""
     from vetdino.platform.data.config import ShardConfig
-    from vetdino.platform.ingest.config import IngestConfig
+    from vetdino.platform.ingest.config import DicomConfig, IngestConfig
     from vetdino.platform.ingest.ingest import ingest
 
     values = json.loads(settings)
     config = IngestConfig(
+        dicom=DicomConfig(search_text="none"),  # which is a network's time
         secret=Path(values["secret"]),
         workers=values["workers"],
         shards=ShardConfig(max_bytes=values["max_bytes"]),

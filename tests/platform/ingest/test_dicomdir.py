@@ -9,6 +9,7 @@ import pytest
 from tests.platform.ingest.packing import dicomdir, pack, tree_of
 from tests.platform.ingest.radiographs import radiograph, saved, write_dicom
 from vetdino.platform.core.errors import DataError
+from vetdino.platform.core.location import Location
 from vetdino.platform.ingest.decoding import decode
 from vetdino.platform.ingest.dicomdir import is_dicomdir, missing_below, named_files
 from vetdino.platform.ingest.discovery import discover, place_of
@@ -56,7 +57,7 @@ def test_a_medium_is_its_pictures_and_what_it_lacks(tmp_path, medium, config, ki
     if kind:
         pack(tmp_path / "in" / "cd", tree_of(medium), kind)
     folder = tmp_path / "in" if kind else medium
-    entries = list(discover(folder, tmp_path / "out", config).entries())
+    entries = list(discover(Location(folder), tmp_path / "out", config).entries())
     start, missing = ("cd!/", "cd!/PAT/IM7") if kind else ("", "DICOMDIR!/PAT/IM7")
     paths = [f"{start}PAT/IM{number}" for number in range(3)]
     codes = {entry.task.path: decode(folder, entry, b"key", config).code for entry in entries}
@@ -67,7 +68,7 @@ def test_a_medium_is_its_pictures_and_what_it_lacks(tmp_path, medium, config, ki
 def test_a_damaged_dicomdir_is_refused_as_any_file(medium, tmp_path, config):
     path = medium / "DICOMDIR"
     path.write_bytes(path.read_bytes()[:300])
-    entry = next(discover(medium, tmp_path / "out", config).entries())
+    entry = next(discover(Location(medium), tmp_path / "out", config).entries())
     assert entry.task.path == "DICOMDIR"
     assert decode(medium, entry, b"key", config).code in ("NO_PIXEL_DATA", "TRUNCATED_FILE")
 
@@ -76,5 +77,5 @@ def test_a_folder_with_nothing_but_an_index_is_refused(tmp_path, config):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "DICOMDIR").write_bytes(dicomdir([]))
     with pytest.raises(DataError, match="an empty folder"):
-        discover(tmp_path / "in", tmp_path / "out", config)
+        discover(Location(tmp_path / "in"), tmp_path / "out", config)
     assert os.listdir(tmp_path / "in") == ["DICOMDIR"]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vetdino.platform.core.errors import ConfigError, DataError
+from vetdino.platform.core.location import Location
 from vetdino.platform.ingest.config import IngestConfig, TableConfig
 from vetdino.platform.ingest.decoding import decode
 from vetdino.platform.ingest.discovery import ArchiveSource, DecodeTask, discover, open_bytes
@@ -31,7 +32,7 @@ def paths(archive: ArchiveSource) -> list[str]:
 
 
 def test_every_file_below_a_folder_is_a_task_in_order(tmp_path):
-    archive = discover(a_folder(tmp_path / "in"), tmp_path / "out", IngestConfig())
+    archive = discover(Location(a_folder(tmp_path / "in")), tmp_path / "out", IngestConfig())
     assert paths(archive) == ["a/1", "a/2", "b"]
     assert {task.named for task in tasks(archive)} == {None}
     assert (archive.findings, archive.labels) == ((), {})
@@ -42,7 +43,7 @@ def test_files_are_listed_with_size_and_stamp_in_the_order_of_all_paths(tmp_path
     for name in ("a/b/c", "a-b", "a/b-c", "a.b", "A/x", "a/0", "ab", "a/b/a/d"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
-    archive = discover(folder, tmp_path / "out", IngestConfig())
+    archive = discover(Location(folder), tmp_path / "out", IngestConfig())
     files = list(archive.entries())
     names = [file.task.path for file in files]
     assert names == sorted(names)
@@ -60,7 +61,7 @@ def test_only_the_folders_on_the_way_are_in_memory(tmp_path, monkeypatch):
     scans = []
     scan = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: scans.append(path) or scan(path))
-    entries = discover(tmp_path / "in", tmp_path / "out", IngestConfig()).entries()
+    entries = discover(Location(tmp_path / "in"), tmp_path / "out", IngestConfig()).entries()
     scans.clear()
     assert next(entries).task.path == "0/x"
     assert len(scans) == 2
@@ -73,14 +74,14 @@ def test_a_url_is_listed_as_its_folder_is(tmp_path):
     for name in ("a/b/c", "a-b", "a/b-c"):
         files.pipe_file(f"/archive/{name}", name.encode())
     try:
-        archive = discover("memory://archive", tmp_path / "out", IngestConfig())
+        archive = discover(Location("memory://archive"), tmp_path / "out", IngestConfig())
         found = list(archive.entries())
         assert [file.task.path for file in found] == ["a-b", "a/b-c", "a/b/c"]
         assert [file.size for file in found] == [3, 5, 5]
         with open_bytes(archive.root, found[0].task) as file:
             assert file.read() == b"a-b"
         with pytest.raises(DataError, match="nowhere"):
-            discover("memory://nowhere", tmp_path / "out", IngestConfig())
+            discover(Location("memory://nowhere"), tmp_path / "out", IngestConfig())
     finally:
         files.rm("/archive", recursive=True)
 
@@ -93,14 +94,16 @@ def test_a_task_survives_as_text():
 def test_the_table_of_labels_is_no_task(tmp_path):
     folder = a_folder(tmp_path / "in")
     (folder / "labels.csv").write_text("study,mass\n1.2,1\n")
-    archive = discover(folder, tmp_path / "out", IngestConfig(labels=folder / "labels.csv"))
+    archive = discover(Location(folder), tmp_path / "out", IngestConfig(labels=folder / "labels.csv"))
     assert paths(archive) == ["a/1", "a/2", "b"]
     assert archive.labels == {"1.2": {"mass": 1.0}}
 
 
 def test_a_finding_in_one_row_of_a_study_is_in_the_study(tmp_path):
     (tmp_path / "t.csv").write_text("path,patient,study,mass\nb,p,s,1\na,p,s,0\nc,p,t,\n")
-    archive = discover(tmp_path / "t.csv", tmp_path / "out", IngestConfig(table=TableConfig(labels="*")))
+    archive = discover(
+        Location(tmp_path / "t.csv"), tmp_path / "out", IngestConfig(table=TableConfig(labels="*"))
+    )
     assert paths(archive) == ["a", "b", "c"]
     assert tasks(archive)[0].named == ("p", "s", "UNKNOWN")
     assert archive.labels["s"] == {"mass": 1.0}
@@ -118,7 +121,7 @@ def a_restarting_table(folder: Path) -> Path:
 
 def test_studies_that_restart_for_each_patient_are_kept_apart(tmp_path, caplog):
     config = IngestConfig(table=TableConfig(labels="*"))
-    archive = discover(a_restarting_table(tmp_path), tmp_path / "out", config)
+    archive = discover(Location(a_restarting_table(tmp_path)), tmp_path / "out", config)
     studies = [task.named[1] for task in tasks(archive)]
     assert studies == [patient_study(*pair) for pair in ("p0", "p1", "q0", "q1", "r0", "r2")]
     assert [archive.labels[study]["mass"] for study in studies[:4]] == [1, 0, 0, 1]
@@ -128,7 +131,7 @@ def test_studies_that_restart_for_each_patient_are_kept_apart(tmp_path, caplog):
 def test_one_wrong_patient_does_not_divide_the_studies(tmp_path):
     rows = ["path,patient,study", "a,p,1", "b,p,1", "c,p,2", "d,q,3", "e,q,3", "f,p,3"]
     (tmp_path / "t.csv").write_text("\n".join(rows))
-    archive = discover(tmp_path / "t.csv", tmp_path / "out", IngestConfig())
+    archive = discover(Location(tmp_path / "t.csv"), tmp_path / "out", IngestConfig())
     assert [task.named[1] for task in tasks(archive)] == ["1", "1", "2", "3", "3", "3"]
 
 
@@ -136,23 +139,23 @@ def test_labels_of_a_table_of_their_own_join_those_of_an_image_table(tmp_path):
     (tmp_path / "t.csv").write_text("path,patient,study,mass\na,p,s,\nb,q,t,0\n")
     (tmp_path / "l.csv").write_text("study,edema,mass\ns,1,1\nt,NA,\nelse,0,0\n")
     config = IngestConfig(table=TableConfig(labels="mass"), labels=tmp_path / "l.csv")
-    archive = discover(tmp_path / "t.csv", tmp_path / "out", config)
+    archive = discover(Location(tmp_path / "t.csv"), tmp_path / "out", config)
     assert archive.findings == ("mass", "edema")
     assert archive.labels["s"] == {"mass": 1.0, "edema": 1.0}
     assert archive.labels["t"]["mass"] == 0
     assert np.isnan(archive.labels["t"]["edema"])
     (tmp_path / "l.csv").write_text("study,edema\nu,1\n")
     with pytest.raises(DataError, match="names none of the 2 studies"):
-        discover(tmp_path / "t.csv", tmp_path / "out", config)
+        discover(Location(tmp_path / "t.csv"), tmp_path / "out", config)
 
 
 def test_labels_of_studies_that_restart_need_the_patient(tmp_path):
     table = a_restarting_table(tmp_path)
     (tmp_path / "l.csv").write_text("study,edema\n0,1\n")
     with pytest.raises(DataError, match="no column for the patient"):
-        discover(table, tmp_path / "out", IngestConfig(labels=tmp_path / "l.csv"))
+        discover(Location(table), tmp_path / "out", IngestConfig(labels=tmp_path / "l.csv"))
     (tmp_path / "l.csv").write_text("patient,study,edema\np,0,1\nq,0,0\n")
-    archive = discover(table, tmp_path / "out", IngestConfig(labels=tmp_path / "l.csv"))
+    archive = discover(Location(table), tmp_path / "out", IngestConfig(labels=tmp_path / "l.csv"))
     assert [archive.labels[patient_study(patient, "0")]["edema"] for patient in "pq"] == [1, 0]
 
 
@@ -160,7 +163,7 @@ def test_what_cannot_be_looked_at_is_listed_and_not_passed_over(tmp_path):
     folder = a_folder(tmp_path / "in")
     (folder / "broken").symlink_to("nowhere")
     (folder / "linked").symlink_to(tmp_path / "in" / "a", target_is_directory=True)
-    archive = discover(folder, tmp_path / "out", IngestConfig())
+    archive = discover(Location(folder), tmp_path / "out", IngestConfig())
     assert paths(archive) == ["a/1", "a/2", "b", "broken", "linked"]
     codes = {file.task.path: decode(folder, file, b"key", IngestConfig()).code for file in archive.entries()}
     assert (codes["broken"], codes["linked"]) == ("MISSING_FILE", "UNREADABLE_HEADER")
@@ -177,26 +180,26 @@ def test_a_folder_without_permission_is_listed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     closed = "a"
-    assert paths(discover(folder, tmp_path / "out", IngestConfig())) == ["a", "b"]
+    assert paths(discover(Location(folder), tmp_path / "out", IngestConfig())) == ["a", "b"]
     closed = ""
     with pytest.raises(DataError, match="cannot be listed"):
-        discover(folder, tmp_path / "out", IngestConfig())
+        discover(Location(folder), tmp_path / "out", IngestConfig())
 
 
 def test_columns_of_labels_without_a_table_are_an_error(tmp_path):
     config = IngestConfig(table=TableConfig(labels="*"))
     with pytest.raises(ConfigError, match="--labels"):
-        discover(a_folder(tmp_path / "in"), tmp_path / "out", config)
+        discover(Location(a_folder(tmp_path / "in")), tmp_path / "out", config)
 
 
 @pytest.mark.parametrize(("source", "fact"), [("empty", "an empty folder"), ("gone", "no such folder")])
 def test_a_source_without_files_is_refused(tmp_path, source, fact):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=fact):
-        discover(tmp_path / source, tmp_path / "out", IngestConfig())
+        discover(Location(tmp_path / source), tmp_path / "out", IngestConfig())
 
 
 def test_the_output_may_not_lie_in_the_source(tmp_path):
     folder = a_folder(tmp_path / "in")
     with pytest.raises(DataError, match="inside the source"):
-        discover(folder, folder / "out", IngestConfig())
+        discover(Location(folder), folder / "out", IngestConfig())

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from vetdino.platform.core.location import Location
 from vetdino.platform.ingest import headers, scanning
 from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.decoding import DecodePool
@@ -63,7 +64,9 @@ def test_a_new_file_changes_its_own_block_alone(tmp_path, monkeypatch):
 
 def test_a_block_has_a_row_for_each_file_and_is_not_read_twice(archive, tmp_path, config, monkeypatch):
     job = Job(archive, tmp_path, tmp_path / "out", b"key", config, (), {})
-    rows = rows_of_archive(discover(archive, tmp_path / "out", config).entries(), iter(()), b"key", Counter())
+    rows = rows_of_archive(
+        discover(Location(archive), tmp_path / "out", config).entries(), iter(()), b"key", Counter()
+    )
     [task] = blocks_of(rows, tmp_path)
     with DecodePool(archive, b"key", config) as pool:
         scan_block(job, pool, task, lambda read, reused: None)
@@ -87,7 +90,9 @@ def deadly(root: Path, chunk: list[ListedFile], secret: bytes, config: IngestCon
 def test_a_header_that_ends_its_worker_costs_only_its_file(archive, tmp_path, config, monkeypatch):
     monkeypatch.setattr(headers, "scan_files", deadly)
     job = Job(archive, tmp_path, tmp_path / "out", b"key", config, (), {})
-    rows = rows_of_archive(discover(archive, tmp_path / "out", config).entries(), iter(()), b"key", Counter())
+    rows = rows_of_archive(
+        discover(Location(archive), tmp_path / "out", config).entries(), iter(()), b"key", Counter()
+    )
     [task] = blocks_of(rows, tmp_path)
     with DecodePool(archive, b"key", config) as pool:
         scan_block(job, pool, task, lambda read, reused: None)

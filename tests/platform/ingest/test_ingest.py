@@ -35,7 +35,7 @@ from vetdino.platform.data.shards import ShardWriter, read
 from vetdino.platform.data.study import SPLITS, Study
 from vetdino.platform.ingest import ingest as module
 from vetdino.platform.ingest.assembly import CHANGES, summary
-from vetdino.platform.ingest.config import IngestConfig, TableConfig
+from vetdino.platform.ingest.config import DicomConfig, IngestConfig, TableConfig
 from vetdino.platform.ingest.header import CODES
 from vetdino.platform.ingest.ingest import ingest
 from vetdino.platform.ingest.pseudonyms import pseudonym, split_of
@@ -519,7 +519,7 @@ def test_a_killed_run_is_continued_and_writes_the_same_bytes(tmp_path, config, k
     archive = tmp_path / "archive"
     for number in range(300):
         write_dicom(archive / f"{number}", f"p{number // 9}", f"1.2.{number // 3}", number)
-    words = ["--secret", str(config.secret), "--shards.max-bytes", "60000"]
+    words = ["--secret", str(config.secret), "--shards.max-bytes", "60000", "--dicom.search-text", "none"]
     command = [sys.executable, "-m", "vetdino", "ingest", str(archive), str(tmp_path / "out"), *words]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
@@ -532,9 +532,12 @@ def test_a_killed_run_is_continued_and_writes_the_same_bytes(tmp_path, config, k
     assert kill == signal.SIGKILL or "run the same command again to continue" in err
     again = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert again.returncode == 0, again.stderr
-    assert decoded_files(again.stderr) <= 300 - 60 + 3
+    assert (
+        decoded_files(again.stderr) <= 300 - 60 + 30
+    )  # a buffer of each split's tar was lost with its process
     same = replace(config, min_views=1, val=0.1, test=0.1, shards=ShardConfig(max_bytes=60000))
     ingest(archive, tmp_path / "anew", same)
+    (tmp_path / "out" / "report.html").unlink()  # the command writes it after ingest
     assert everything_in(tmp_path / "out") == everything_in(tmp_path / "anew")
 
 
@@ -547,7 +550,11 @@ def test_any_archive_gives_the_same_bytes_however_it_is_read(seed):
         work = Path(folder)
         (work / "key").write_bytes(bytes(32))
         config = IngestConfig(
-            secret=work / "key", val=0.3, test=0.3, shards=ShardConfig(max_bytes=random.choice((1000, 10**6)))
+            secret=work / "key",
+            dicom=DicomConfig(search_text="none"),
+            val=0.3,
+            test=0.3,
+            shards=ShardConfig(max_bytes=random.choice((1000, 10**6))),
         )
         (work / "in").mkdir()
         write_dicom(work / "in" / "one", "p0", "1.2.0", 1)

@@ -13,6 +13,7 @@ import pytest
 
 from tests.platform.ingest.archives import InProcess
 from vetdino.platform.core.errors import ShardError
+from vetdino.platform.core.location import Location
 from vetdino.platform.data.config import ShardConfig
 from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study, View
@@ -31,7 +32,7 @@ def job(archive, tmp_path, config) -> Job:
 
 
 def task_of(job: Job) -> RangeTask:
-    entries = discover(job.root, job.out, job.config).entries()
+    entries = discover(Location(job.root), job.out, job.config).entries()
     from collections import Counter
 
     blocks = []
