@@ -47,7 +47,7 @@ def test_the_five_lines_of_the_first_page_run(tmp_path):
     assert len([line for line in program.splitlines() if "vetdino." in line]) == 5
     (tmp_path / "first.py").write_text(program)  # a script without a guard, as a reader would save it
     run(tmp_path, [sys.executable, "first.py"])
-    assert (tmp_path / "features" / "features.parquet").is_file()
+    assert (tmp_path / "features" / "_features.json").is_file()
     assert (tmp_path / "runs" / "first" / "backbone" / "card.json").is_file()
 
 

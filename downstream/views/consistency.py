@@ -118,6 +118,7 @@ def open_truth(shards: str | Path, config: ConsistencyConfig) -> TruthArchive:
     """The ground truth. Raises ConfigError where it is missing, DataError where it is of none of the test studies."""
     assert config.truth is not None
     secret = config.secret or Location(f"{shards}.secret")
+    secret = Location(secret)
     if not secret.is_local:
         raise ConfigError(
             f"{shards}: the key of its pseudonyms is not beside a URL; give its file with --consistency.secret"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -19,7 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..core.errors import DicomError
+from ..core.errors import ConfigError, DicomError
 from ..core.processes import without_main_script
 from ..data.samples import stored_bits, stored_view
 from ..data.study import StoredView
@@ -42,6 +43,9 @@ END = object()
 
 WINDOW = 256
 """Answers that a pool holds back, at most, because an earlier one is not there yet."""
+
+LONGEST_TMPDIR = 75
+"""Bytes of the path of temporary files: a socket below it has a path of at most 107."""
 
 PRELOAD = ["cv2", "imagecodecs", "numpy", "PIL.Image", "pydicom.encaps", "pydicom.pixels", __name__]
 """Modules that the fork server imports once, so that a new worker starts in a moment."""
@@ -215,10 +219,16 @@ class DecodeWorker:
         self._is_ready = False
 
     def _start_process(self) -> None:
+        if len(os.fsencode(folder := tempfile.gettempdir())) > LONGEST_TMPDIR:
+            raise ConfigError(
+                f"{folder}: too long a path for the sockets of worker processes; set TMPDIR to a shorter one"
+            )
         context = multiprocessing.get_context("forkserver")  # a fork of a process with threads may hang
         context.set_forkserver_preload(PRELOAD)
         self.pipe, far_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(far_end, *self._arguments), daemon=True)
+        self._process = context.Process(
+            target=_serve, args=(far_end, dict(os.environ), *self._arguments), daemon=True
+        )
         with without_main_script():
             self._process.start()
         far_end.close()
@@ -264,8 +274,14 @@ def _crashed(detail: str) -> DecodeResult:
     return DecodeResult(code="DECODER_CRASHED", detail=detail)
 
 
-def _serve(pipe: Connection, root: Path | str, secret: bytes, config: IngestConfig) -> None:
-    """Runs in a worker: sends None when ready, then an answer for each task until the pipe closes."""
+def _serve(
+    pipe: Connection, environment: dict[str, str], root: Path | str, secret: bytes, config: IngestConfig
+) -> None:
+    """Runs in a worker: sends None when ready, then an answer for each task until the pipe closes.
+
+    environment: of the pool's process now; the fork server has that of its own start, perhaps without credentials.
+    """
+    os.environ.update(environment)
     import signal
 
     import cv2

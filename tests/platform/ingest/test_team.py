@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -33,9 +35,12 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
-    """The environment that leads to a Ray of two nodes on this machine, with a token of its own."""
-    temp = tmp_path_factory.mktemp("ray")
+def cluster() -> Iterator[dict[str, str]]:
+    """The environment that leads to a Ray of two nodes on this machine, with a token of its own.
+
+    RAY_FILES is the folder of its sessions; its path is short, for there are sockets in it.
+    """
+    temp = Path(tempfile.mkdtemp(prefix="r"))
     port = free_port()
     python = Path(sys.executable).parent
     common = ["--block", "--num-cpus", "1", "--num-gpus", "0", "--object-store-memory", "80000000"]
@@ -66,7 +71,7 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
             assert time.monotonic() < deadline, "Ray did not start"
             time.sleep(0.5)
         nodes.append(subprocess.Popen([*ray, "--address", address], **options, stderr=subprocess.STDOUT))
-        reach = access | {"RAY_ADDRESS": address}
+        reach = access | {"RAY_ADDRESS": address, "RAY_FILES": str(temp)}
         wait = (
             "import ray, time\n"
             "ray.init(log_to_driver=False)\n"
@@ -84,6 +89,7 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
             except subprocess.TimeoutExpired:
                 os.killpg(node.pid, signal.SIGKILL)
                 node.wait()
+        shutil.rmtree(temp, ignore_errors=True)
 
 
 def ingest(source: Path, out: Path, secret: Path, *words: str, **environment: str) -> str:
