@@ -166,41 +166,40 @@ def read(folder: str | Path, split: str, *, on_error: OnError = "raise") -> Iter
     it and goes on with the next (where the tar itself is cut, with the next shard).
     """
     manifest = load_manifest(folder)
+    table = _index(folder, manifest, on_error)
     for shard in manifest.of(split):
         try:
-            yield from read_shard(folder, shard, manifest, on_error=on_error)
+            yield from _of_shard(folder, shard, _checksums(table, manifest, shard), on_error)
         except ShardError as error:
             if on_error == "raise":
                 raise
             log.warning("%s; going on with the next shard", error)
 
 
-def read_shard(
-    folder: str | Path, shard: Shard, manifest: Manifest | None = None, *, on_error: OnError = "raise"
-) -> Iterator[Study]:
+def read_shard(folder: str | Path, shard: Shard, manifest: Manifest | None = None) -> Iterator[Study]:
     """The studies of one shard in the order they were written, views undecoded.
 
-    manifest: of the folder, where it is known already. Raises ShardError where the tar itself is damaged, whatever
-    `on_error`.
+    manifest: of the folder, where it is known already. Raises ShardError where it is damaged.
     """
     manifest = manifest or load_manifest(folder)
-    files, root = filesystem(folder)
-    path = f"{root}/{shard.path}"
-    sums = _checksums(folder, manifest, shard, on_error)
-    with open_shard(files, path) as file:
-        yield from _studies(file, path, shard.studies, sums, on_error)
+    sums = _checksums(_index(folder, manifest, "raise"), manifest, shard)
+    yield from _of_shard(folder, shard, sums, "raise")
 
 
-def _checksums(
-    folder: str | Path, manifest: Manifest, shard: Shard, on_error: OnError
-) -> Mapping[str, bytes]:
-    """The checksums of a shard's samples, by key; none where no index can be made and damage is passed over."""
+def _index(folder: str | Path, manifest: Manifest, on_error: OnError) -> pa.Table | None:
+    """The rows of all studies; None where no index can be made and damage is passed over."""
     try:
-        table = index_table(folder, manifest)
+        return index_table(folder, manifest)
     except ShardError as error:
         if on_error == "raise":
             raise
         log.warning("%s; going on without checksums of single studies", error)
+        return None
+
+
+def _checksums(table: pa.Table | None, manifest: Manifest, shard: Shard) -> Mapping[str, bytes]:
+    """The checksums of a shard's samples, by key; none without an index."""
+    if table is None:
         return {}
     start = 0
     for before in reading_order(manifest):
@@ -209,6 +208,15 @@ def _checksums(
         start += before.studies
     rows = table.slice(start, shard.studies)
     return dict(zip(rows["key"].to_pylist(), rows["sha256"].to_pylist(), strict=True))
+
+
+def _of_shard(
+    folder: str | Path, shard: Shard, sums: Mapping[str, bytes], on_error: OnError
+) -> Iterator[Study]:
+    files, root = filesystem(folder)
+    path = f"{root}/{shard.path}"
+    with open_shard(files, path) as file:
+        yield from _studies(file, path, shard.studies, sums, on_error)
 
 
 def _studies(

@@ -211,7 +211,7 @@ def test_processes_that_share_a_small_cache_read_all_within_its_bound(s3, tmp_pa
     workers = [context.Process(target=load_all, args=(place, seed, 0, results)) for seed in range(4)]
     for worker in workers:
         worker.start()
-    answers = [results.get(timeout=120) for _ in workers]
+    answers = [results.get(timeout=300) for _ in workers]
     for worker in workers:
         worker.join(timeout=60)
         assert worker.exitcode == 0
