@@ -54,8 +54,8 @@ def files_of(study: Study) -> dict[str, bytes]:
     return dict(sample_files(study, ShardConfig()))
 
 
-def pixels_of(study: Study) -> list[np.ndarray]:
-    return [study.view(index).pixels for index in range(len(study.views))]
+def pixels_of(study: Study, bits: typing.Literal[8, 16] = 8) -> list[np.ndarray]:
+    return [view.decode(bits).pixels for view in study.views]
 
 
 # Others read ours -----------------------------------------------------------------------------------------
@@ -78,7 +78,9 @@ def test_webdataset_has_our_keys_and_bytes_in_our_order(folder):
         assert found == files_of(study)
 
 
-def test_pictures_that_webdataset_and_pillow_decode_are_ours(folder):
+def test_pictures_that_webdataset_and_pillow_decode_are_ours(folder, request):
+    if request.node.callspec.params["folder"] == "png16":
+        pytest.skip("webdataset's handler for Pillow cuts 16 bits off at 255; OpenCV's and Ray's do not")
     for study, sample in zip(read(folder, "train"), samples_of(paths_of(folder), "pil"), strict=True):
         record = sample["json"]
         assert (record["key"], record["patient"]) == (study.key, study.patient)
@@ -131,7 +133,9 @@ def test_ray_data_has_our_keys_bytes_and_pictures(folder, ray_data):
         assert {f"{study.key}.{name}" for name in held} == set(files)
         assert all(row[name] == files[f"{study.key}.{name}"] for name in held)
         names = [name.partition(".")[2] for name in files][1:]
-        assert all(map(np.array_equal, [decoded[study.key][name] for name in names], pixels_of(study)))
+        pictures = [decoded[study.key][name] for name in names]
+        bits: typing.Literal[8, 16] = 16 if pictures[0].dtype == np.uint16 else 8
+        assert all(map(np.array_equal, pictures, pixels_of(study, bits)))
 
 
 # Ours reads others ----------------------------------------------------------------------------------------
