@@ -97,7 +97,7 @@ def test_one_folder_may_be_a_plain_text_in_json_and_in_python():
     assert from_json(PretrainConfig, '{"shards": "a"}').shards == (Location("a"),)
     assert with_settings(recipe("demo"), {"shards": "a"}).shards == (Location("a"),)
     assert with_settings(recipe("demo"), {"shards": Path("a/b")}).shards == (Location("a/b"),)
-    assert with_settings(recipe("demo"), {"shards": ["a", "b"]}).shards == ("a", "b")
+    assert with_settings(recipe("demo"), {"shards": ["a", "b"]}).shards == (Location("a"), Location("b"))
 
 
 def test_no_folder_at_all_is_refused():
