@@ -83,7 +83,7 @@ class Match:
 class SearchResult:
     """matches: of each query, best first. digest: of the vectors; gallery: of the gallery's version.
 
-    missing: first and last ids of rows that were not searched; () unless `partial` was asked for.
+    missing: first and last ids of rows that were not searched; () unless `partial` was set.
     """
 
     matches: tuple[tuple[Match, ...], ...]
@@ -215,10 +215,10 @@ class Client:
             except Exception as error:
                 pause = tries.after_error(error)
             else:
-                told = tries.after_answer(response)
-                if told is None:
+                wait = tries.after_answer(response)
+                if wait is None:
                     return call.read(checked(response))
-                pause = told
+                pause = wait
             sleep(pause)
 
 
@@ -321,10 +321,10 @@ class AsyncClient:
             except Exception as error:
                 pause = tries.after_error(error)
             else:
-                told = tries.after_answer(response)
-                if told is None:
+                wait = tries.after_answer(response)
+                if wait is None:
                     return call.read(checked(response))
-                pause = told
+                pause = wait
             await asyncio.sleep(pause)
 
 

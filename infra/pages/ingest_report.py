@@ -19,6 +19,7 @@ from ...platform.core.files import atomic_write
 from ...platform.data.manifest import Manifest, load_manifest
 from ...platform.data.records import study_records
 from ...platform.data.study import PROJECTIONS, SPLITS, StoredView
+from ...platform.ingest.assembly import QUARANTINE
 from ...platform.ingest.header import CODES
 from ...platform.ingest.listings import NEAR_DUPLICATES, TEXT
 from .html import Cell, heading, html_document, paragraph, picture, table
@@ -88,7 +89,7 @@ def read_ingest_facts(folder: Path) -> IngestFacts:
     facts = IngestFacts(load_manifest(folder))
     facts.near = _rows(folder / NEAR_DUPLICATES)
     facts.text = _rows(folder / TEXT)
-    refused = _rows(folder / "quarantine.csv")
+    refused = _rows(folder / QUARANTINE)
     facts.clashes.update(row["detail"] for row in refused if row["code"] == "PATIENT_CLASH")
     wanted = set(_wanted(facts))
     best: dict[str, list[tuple[str, ViewId, bytes]]] = {}
@@ -151,14 +152,14 @@ def _draw(key: str, number: int) -> str:
 
 
 def _count_view(facts: IngestFacts, record: Mapping[str, Any], view: Mapping[str, Any]) -> None:
-    told = view["facts"]
+    view_facts = view["facts"]
     facts.views[view["modality"] or "picture", view["projection"], record["split"]] += 1
-    facts.sources[told.get("projection_source", "none")] += 1
-    facts.grays[told.get("voi", "none")] += 1
-    facts.doubts.update(filter(None, told.get("doubts", "").split("; ")))
-    if "crop" in told:
-        facts.crops[told["crop"].split()[0]] += 1
-    facts.searched += "text" in told
+    facts.sources[view_facts.get("projection_source", "none")] += 1
+    facts.grays[view_facts.get("voi", "none")] += 1
+    facts.doubts.update(filter(None, view_facts.get("doubts", "").split("; ")))
+    if "crop" in view_facts:
+        facts.crops[view_facts["crop"].split()[0]] += 1
+    facts.searched += "text" in view_facts
 
 
 def _thumbnail(encoded: bytes) -> bytes:

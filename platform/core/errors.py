@@ -17,7 +17,7 @@ class LockError(VetdinoError):
 
 
 class StorageError(VetdinoError):
-    """Object storage that refuses, cannot be reached, or does not hold what was asked for."""
+    """Object storage that refuses, cannot be reached, or does not hold what it should."""
 
 
 class DataError(VetdinoError):

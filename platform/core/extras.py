@@ -18,6 +18,7 @@ EXTRAS = {
     "rapidocr": "ocr",
     "onnxruntime": "ocr",
     "httpx": "serve",
+    "pebble": "serve",
 }
 """Import name -> the extra of vetdino that installs it."""
 

@@ -1,7 +1,7 @@
 """Shards on object storage, read through a cache on this machine: whole shards, the longest unused go first.
 
 All processes of a machine share the folder `shards` of VETDINO_CACHE. A shard is downloaded once and checked against
-the size that the storage gives; where the bound leaves no room, what is asked for is read from the storage itself.
+the size that the storage gives; where the bound leaves no room, the bytes wanted are read from the storage itself.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ IN_USE = 30.0
 downloaded for one study."""
 
 AGAIN = 5.0
-"""Seconds after which a shard for which there was no room may be asked for once more."""
+"""Seconds after which a shard for which there was no room may be tried once more."""
 
 SMALLEST, LARGEST = 2**18, 2**23
 """Bytes read ahead from the storage while a shard is read from front to back: few at first, then ever more."""
@@ -159,7 +159,7 @@ def _read_file(path: Path, start: int, stop: int) -> bytes:
 
 
 def bound() -> int:
-    """Most bytes of shards in the cache, by VETDINO_CACHE_GIB. Raises ShardError where that is no number."""
+    """Most bytes of shards in the cache, by VETDINO_CACHE_GIB. Raises ShardError where that is not a number."""
     text = os.environ.get(BOUND, "")
     try:
         return int(float(text or DEFAULT_GIB) * 2**30)

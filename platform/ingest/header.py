@@ -134,10 +134,11 @@ def check_pixel_tags(dataset: Dataset, stored: int) -> None:
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
     if not syntax:
         raise DicomError("NO_TRANSFER_SYNTAX")
+    if not isinstance(syntax, str):  # several values, or another VR
+        raise DicomError("INVALID_PIXEL_TAG", "TransferSyntaxUID is not one UID")
     if not _is_decodable(syntax):
-        is_standard = re.fullmatch(
-            r"1\.2\.840\.10008(\.\d{1,3})+", str(syntax)
-        )  # another text might name somebody
+        # Another text might name somebody.
+        is_standard = re.fullmatch(r"1\.2\.840\.10008(\.\d{1,3})+", str(syntax))
         raise DicomError("UNSUPPORTED_TRANSFER_SYNTAX", str(syntax) if is_standard else "a private one")
     rows, columns = needed_integer(dataset, "Rows", 1, 65535), needed_integer(dataset, "Columns", 1, 65535)
     samples = needed_integer(dataset, "SamplesPerPixel", 1, 4)

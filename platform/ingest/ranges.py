@@ -449,7 +449,7 @@ class _Log:
 
 
 class SampleReader:
-    """Single studies of tars that are sorted by study, asked for in that order; a tar may be cut at its end."""
+    """Single studies of tars that are sorted by study, read in that order; a tar may be cut at its end."""
 
     def __init__(self) -> None:
         self._tars: dict[Path, _Tar] = {}

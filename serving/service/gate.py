@@ -88,7 +88,7 @@ class Gate:
             raise RefusedError(415, "UnsupportedEncoding", "a compressed body is not taken; send it as it is")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 18:
-            raise RefusedError(400, "BadLength", "the Content-Length is no number")
+            raise RefusedError(400, "BadLength", "the Content-Length is not a number")
         self.check_size(int(length))
         return caller
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..engine.engine import ServiceEngine
 from ..engine.errors import RefusedError
 from .answers import gallery_answer
-from .asked import ERRORS
 from .metrics import Metrics
+from .parameters import ERRORS
 
 if TYPE_CHECKING:
     from fastapi import APIRouter

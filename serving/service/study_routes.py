@@ -14,8 +14,8 @@ from ..engine.model import EncodedView
 from ..engine.uploads import PREFIX, SESSION, new_session
 from ..studies import NotHereError, findings_by_state, parse_view
 from .answers import grid_answer, item_answer, match_answer, missing_answer, view_answer
-from .asked import BINARY, ERRORS, FILES, NPY_ANSWER, body_of, check_k, filter_parameters, json_body
 from .body import content_type, read_files, read_json
+from .parameters import BINARY, ERRORS, FILES, NPY_ANSWER, body_of, check_k, filter_parameters, json_body
 from .schemas import (
     AttentionAnswer,
     AttentionQuery,

@@ -13,7 +13,8 @@ from ..engine.errors import RefusedError
 from ..engine.index import SearchFilter, rows_digest
 from ..gallery.manifest import GalleryManifest
 from .answers import index_answer, item_error, match_answer, missing_answer, view_answer
-from .asked import (
+from .body import content_type, read_files, read_json
+from .parameters import (
     BINARY,
     ERRORS,
     FILES,
@@ -24,7 +25,6 @@ from .asked import (
     filter_parameters,
     json_body,
 )
-from .body import content_type, read_files, read_json
 from .schemas import EmbedAnswer, IndexAnswer, NewItems, SearchAnswerBody, SearchQuery
 from .wire import NPY, check_vectors, json_numbers, json_vectors, npy_bytes, npy_vectors, wants_npy
 

@@ -11,6 +11,7 @@ from pydicom.uid import (
 from tests.platform.ingest.radiographs import radiograph, saved, the_code, the_view
 from vetdino.platform.core.errors import DicomError
 from vetdino.platform.ingest.header import (
+    check_pixel_tags,
     frame_count,
     identity_of,
     is_dicom,
@@ -118,3 +119,10 @@ def test_a_modality_is_the_tag_before_the_class():
 def test_the_detail_of_a_refusal_quotes_no_free_text():
     with pytest.raises(DicomError, match="no modality"):
         the_view(radiograph(Modality="REX 0412"))
+
+
+def test_a_transfer_syntax_of_several_values_is_refused():
+    dataset = radiograph()
+    dataset.file_meta.add_new("TransferSyntaxUID", "UI", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1"])
+    with pytest.raises(DicomError, match="TransferSyntaxUID is not one UID"):
+        check_pixel_tags(dataset, len(dataset.PixelData))

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from vetdino.serving.engine.errors import RefusedError
-from vetdino.serving.service.asked import check_digest_given, json_body, search_filter
+from vetdino.serving.service.parameters import check_digest_given, json_body, search_filter
 from vetdino.serving.service.schemas import NewItems
 
 
