@@ -131,10 +131,12 @@ def read_header(data: bytes) -> Dataset:
 
 def check_pixel_tags(dataset: Dataset, stored: int) -> None:
     """Raises DicomError where a tag that decoding needs is missing or impossible. stored: bytes of pixel data."""
+    from pydicom.uid import UID
+
     syntax = dataset.file_meta.get("TransferSyntaxUID") if hasattr(dataset, "file_meta") else None
     if not syntax:
         raise DicomError("NO_TRANSFER_SYNTAX")
-    if not isinstance(syntax, str):  # several values, or another VR
+    if not isinstance(syntax, UID):  # several values, or another VR
         raise DicomError("INVALID_PIXEL_TAG", "TransferSyntaxUID is not one UID")
     if not _is_decodable(syntax):
         # Another text might name somebody.
