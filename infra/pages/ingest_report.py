@@ -72,7 +72,7 @@ class IngestFacts:
             )
         if not self.searched and not self.manifest.counts.get("refused.BURNED_IN"):
             return [*lines, "no pixels were searched for burned-in text"]
-        found = len({(row["study"], row["view"]) for row in self.text})
+        found = len({(row["study"], row["view"]) for row in self.text if row["top"]})
         named = f", found in {found}: {TEXT}" if found else ", none found in these"
         return [*lines, f"searched the pixels of {self.searched} of {total} views for burned-in text{named}"]
 
@@ -87,8 +87,8 @@ def write_ingest_report(folder: Path) -> IngestFacts:
 def read_ingest_facts(folder: Path) -> IngestFacts:
     """What the page says of a folder of shards. Raises ShardError."""
     facts = IngestFacts(load_manifest(folder))
-    facts.near = _rows(folder / NEAR_DUPLICATES)
-    facts.text = _rows(folder / TEXT)
+    facts.near = list(_rows(folder / NEAR_DUPLICATES))
+    facts.text = list(_rows(folder / TEXT))
     refused = _rows(folder / QUARANTINE)
     facts.clashes.update(row["detail"] for row in refused if row["code"] == "PATIENT_CLASH")
     wanted = set(_wanted(facts))
@@ -98,13 +98,14 @@ def read_ingest_facts(folder: Path) -> IngestFacts:
         return [view["file"] for number, view in enumerate(record["views"]) if chosen(record, number, view)]
 
     def chosen(record: Mapping[str, Any], number: int, view: Mapping[str, Any]) -> bool:
-        if view["facts"].get("text", "none").startswith("kept"):  # a name may be legible on the page
+        text = view["facts"].get("text", "none")
+        if text.startswith("kept") or text == "none; tagged":  # a name may be legible on the page
             return False
         shown = best.setdefault(view["projection"], [])
         is_example = len(shown) < EXAMPLES or _draw(record["key"], number) < shown[-1][0]
         return is_example or (record["key"], number) in wanted
 
-    for record, files in study_records(folder, choose):
+    for record, files in study_records(folder, facts.manifest, choose):
         for number, view in enumerate(record["views"]):
             _count_view(facts, record, view)
             if (encoded := files.get(view["file"])) is None:
@@ -120,11 +121,10 @@ def read_ingest_facts(folder: Path) -> IngestFacts:
     return facts
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():  # shards from before it
-        return []
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
+def _rows(path: Path) -> Iterator[dict[str, str]]:
+    if path.exists():  # shards from before it have none
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            yield from csv.DictReader(file)
 
 
 def _wanted(facts: IngestFacts) -> Iterator[ViewId]:

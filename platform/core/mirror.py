@@ -174,8 +174,8 @@ def published(place: Place, action: str) -> Iterator[Path]:
     """Within the block nobody else writes to an output; yields the local path to write it at.
 
     A local output is that path itself. That of a URL holds what is there already, is uploaded when the block ends well,
-    and is kept where it does not end well and has something new, for the same command to go on with. Raises LockError,
-    StorageError, OSError.
+    and is kept where it does not end well and has something new, or work waits beside it (`NAME.tmp-…`), for the same
+    command to go on with. Raises LockError, StorageError, OSError.
     """
     location = Location(place)
     with folder_lock(location, action):
@@ -187,7 +187,7 @@ def published(place: Place, action: str) -> Iterator[Path]:
         try:
             yield mirror.path
         except BaseException:
-            if not mirror.has_changed:
+            if not mirror.has_changed and not any(mirror.path.parent.glob(f"{mirror.path.name}.tmp-*")):
                 mirror.discard()
             raise
         try:

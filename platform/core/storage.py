@@ -130,6 +130,12 @@ class StoredFile:
     tag: str
 
 
+def version_tag(facts: Mapping[str, Any]) -> str:
+    """What a store says of a file's content: its hash, else when it was written. facts: of fsspec's `info`."""
+    tags = (facts.get(key) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created"))
+    return str(next(filter(None, tags), ""))
+
+
 def listing(place: Place) -> dict[str, StoredFile]:
     """Name below the place -> file; "" where the place is a file itself, nothing where nothing is there.
 
@@ -150,8 +156,7 @@ def listing(place: Place) -> dict[str, StoredFile]:
         if name and ("/".join(parts) != name or ".." in parts or "\0" in name):
             # Not its name, which may be a patient's.
             raise StorageError(f"{place}: holds a file whose name no folder can hold (.., //); rename it")
-        tags = (facts.get(key) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created"))
-        entries[name] = StoredFile(int(facts["size"] or 0), str(next(filter(None, tags), "")))
+        entries[name] = StoredFile(int(facts["size"] or 0), version_tag(facts))
     return entries
 
 

@@ -27,7 +27,7 @@ from ..core.files import atomic_path
 from ..core.locks import file_lock
 from ..core.node_cache import make_room, node_cache
 from ..core.progress import track
-from ..core.storage import explained, filesystem, is_local
+from ..core.storage import explained, filesystem, is_local, version_tag
 from .manifest import Manifest, Shard, missing
 from .rows import (
     LABEL,
@@ -226,8 +226,7 @@ def _cached_path(files: fsspec.AbstractFileSystem, root: str, manifest: Manifest
         info = files.info(f"{root}/{INDEX}")
     except FileNotFoundError:
         info = {}
-    # What local disks, S3 and others say of a file's version.
-    version = [str(info.get(name)) for name in ("size", "mtime", "created", "ETag", "etag", "LastModified")]
+    version = [info.get("size"), version_tag(info)]
     name = hashlib.sha256(json.dumps([shards_digest(manifest), version]).encode()).hexdigest()
     return node_cache("index") / f"{name[:32]}.arrow"
 

@@ -10,20 +10,20 @@ from typing import Any
 
 from ..core.errors import ShardError
 from ..core.storage import filesystem
-from .manifest import load_manifest, open_shard
+from .manifest import Manifest, open_shard
 
 Record = dict[str, Any]
 
 
 def study_records(
-    folder: str | Path, choose: Callable[[Record], Collection[str]] | None = None
+    folder: str | Path, manifest: Manifest, choose: Callable[[Record], Collection[str]] | None = None
 ) -> Iterator[tuple[Record, Mapping[str, bytes]]]:
     """(JSON, chosen files) of each study, shard after shard; other pictures are passed over, not read.
 
     choose: the `file` names of a record's views whose bytes are wanted; none without it. Raises ShardError.
     """
     files, root = filesystem(folder)
-    for shard in load_manifest(folder).shards:
+    for shard in manifest.shards:
         path = f"{root}/{shard.path}"
         record: Record | None = None
         chosen: dict[str, bytes] = {}

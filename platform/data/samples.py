@@ -153,7 +153,7 @@ def plain_sample(content: bytes) -> Sample | None:
         header = content[position : position + BLOCK]
         size = header[124:135]
         is_plain = header[257:263] == b"ustar\0" and header[156:157] == b"0" and header[345:346] == b"\0"
-        if not is_plain or not size.isdigit() or b"\0" not in header[:100]:
+        if not is_plain or size.strip(b"01234567") or not size or b"\0" not in header[:100]:
             return None
         start, length = position + BLOCK, int(size, 8)
         files[header[: header.index(b"\0")].decode(errors="replace")] = content[start : start + length]

@@ -18,7 +18,7 @@ from pathlib import Path
 from ..core.errors import ShardError, StorageError
 from ..core.location import Location
 from ..core.node_cache import node_cache
-from ..core.storage import explained, filesystem
+from ..core.storage import explained, filesystem, version_tag
 
 BOUND = "VETDINO_CACHE_GIB"
 """Environment variable: most GiB of shards in the cache; 0 for none."""
@@ -58,12 +58,8 @@ class ShardFile:
         with explained(self.location):
             facts = files.info(path)
         self.size = int(facts["size"])
-        tags = [
-            str(facts.get(key, "")) for key in ("ETag", "etag", "md5Hash", "mtime", "LastModified", "created")
-        ]
-        self._name = hashlib.sha256(
-            "\0".join([str(self.location), str(self.size), *tags]).encode()
-        ).hexdigest()
+        version = "\0".join([str(self.location), str(self.size), version_tag(facts)])
+        self._name = hashlib.sha256(version.encode()).hexdigest()
         self._position = 0
         self._start, self._buffer = 0, b""
         self._ahead = SMALLEST

@@ -52,20 +52,28 @@ def judged(results: Sequence[DecodeResult], config: IngestConfig) -> list[Decode
 
 
 def counts_of(results: Sequence[DecodeResult]) -> dict[str, int]:
-    """files = views + refused + duplicates, refused by code, and how many studies and patients are left."""
+    """The counts of these files."""
     accepted = [result for result in results if not result.code]
-    codes = Counter(result.code for result in results if result.code)
-    duplicates = codes.pop("DUPLICATE", 0)
+    studies, patients = ({getattr(result, name) for result in accepted} for name in ("study", "patient"))
+    return counted(len(results), Counter(result.code for result in results), len(studies), len(patients))
+
+
+def counted(files: int, codes: Mapping[str, int], studies: int, patients: int) -> dict[str, int]:
+    """files = views + refused + duplicates, refused by code, and how many studies and patients are left.
+
+    codes: how many files have each, "" for a view.
+    """
+    refused = {code: count for code, count in codes.items() if count and code not in ("", "DUPLICATE")}
     counts = {
-        "files": len(results),
-        "views": len(accepted),
-        "refused": codes.total(),
-        "duplicates": duplicates,
-        "studies": len({result.study for result in accepted}),
-        "patients": len({result.patient for result in accepted}),
+        "files": files,
+        "views": codes.get("", 0),
+        "refused": sum(refused.values()),
+        "duplicates": codes.get("DUPLICATE", 0),
+        "studies": studies,
+        "patients": patients,
     }
-    assert counts["files"] == counts["views"] + counts["refused"] + counts["duplicates"], "a file is missing"
-    return {**counts, **{f"refused.{code}": codes[code] for code in sorted(codes)}}
+    assert files == counts["views"] + counts["refused"] + counts["duplicates"], "a file is missing"
+    return counts | {f"refused.{code}": refused[code] for code in sorted(refused)}
 
 
 def foreseen(entries: Iterable[ListedFile]) -> list[DecodeResult]:

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from ..core.errors import ConfigError, DataError, DicomError
 from ..core.location import Location
-from ..core.storage import explained, filesystem, localized
+from ..core.storage import explained, filesystem, localized, version_tag
 from .config import IngestConfig
 from .containers import HEAD, Kind, Member, MemberReader, kind_of, members
 from .dicomdir import SIZE_LIMIT, is_dicomdir, missing_below, named_files
@@ -114,6 +114,11 @@ class ArchiveSource:
 
 MISSING = Member("", code="MISSING_FILE", detail="named by a DICOMDIR")
 
+HIDDEN = (PermissionError, FileNotFoundError, NotADirectoryError)
+"""Errors of what may not be looked at, now and the next time; any other may pass."""
+
+DICOM_NAME = re.compile(r"\.(dcm|dicom|ima)$", re.IGNORECASE)
+
 
 def discover(source: Path | str | Location, out: Path, config: IngestConfig) -> ArchiveSource:
     """The archive at `source`: a folder of DICOM files or a table of pictures.
@@ -123,10 +128,10 @@ def discover(source: Path | str | Location, out: Path, config: IngestConfig) -> 
     """
     source = Location(source)
     if not source.is_local:
-        url = str(source)
+        url, is_table = str(source), False
         files, root = filesystem(url)
-        with explained(url):
-            is_table = files.isfile(root)
+        with explained(url), suppress(FileNotFoundError):
+            is_table = files.info(root)["type"] == "file"
         return (
             _from_table(localized(source), url.rpartition("/")[0], config)
             if is_table
@@ -208,11 +213,7 @@ def _state(status: os.stat_result) -> tuple[int, str]:
 
 
 def _remote_state(info: Mapping[str, Any]) -> tuple[int, str]:
-    """Of an object: its ETag where the store has one, else when it was written."""
-    stamp = next(
-        (info[name] for name in ("ETag", "etag", "LastModified", "mtime", "created") if name in info), ""
-    )
-    return int(info["size"] or 0), str(stamp)
+    return int(info["size"] or 0), version_tag(info)
 
 
 def _from_folder(source: Path | str, config: IngestConfig) -> ArchiveSource:
@@ -274,7 +275,7 @@ def _entries_below(folder: Path, left_out: Path | None) -> Iterator[ListedFile]:
         elif is_folder:
             try:
                 waiting.append(iter(_names(folder, name)))
-            except OSError:
+            except HIDDEN:
                 yield ListedFile(DecodeTask(name))
         else:
             try:
@@ -289,13 +290,26 @@ def _entries_below(folder: Path, left_out: Path | None) -> Iterator[ListedFile]:
 
 
 def _expanded(root: Path | str, entry: ListedFile) -> Iterator[ListedFile]:
-    """A file itself, or the files in a container, or those that a DICOMDIR names and its medium lacks."""
+    """A file itself, or the files in a container, or those that a DICOMDIR names and its medium lacks.
+
+    Opening a file takes longer than listing it, so those of a store are looked into by their names, and of a disk all
+    but those that are called DICOM files.
+    """
     path = entry.task.path
     head = data = b""
-    if entry.size > 0 and (isinstance(root, Path) or CONTAINER_NAME.fullmatch(path)):
-        with suppress(OSError), open_bytes(root, entry.task) as file:  # decoding says why
-            head = file.read(HEAD)
-            data = head + file.read(SIZE_LIMIT) if is_dicomdir(head) else b""
+    is_container_name = bool(CONTAINER_NAME.fullmatch(path))
+    if entry.size > 0 and (is_container_name or (isinstance(root, Path) and not DICOM_NAME.search(path))):
+        try:
+            with open_bytes(root, entry.task) as file:
+                head = file.read(HEAD)
+                data = head + file.read(SIZE_LIMIT) if is_dicomdir(head) else b""
+        except HIDDEN:  # decoding says why
+            pass
+        except OSError as error:  # what is in it may be there the next time
+            reason = error.strerror or type(error).__name__
+            failed = Member("", code="UNREADABLE_HEADER", detail=reason)
+            yield ListedFile(DecodeTask(path, member=failed), entry.size, entry.stamp)
+            return
     kind = kind_of(head)
     stamp = _container_stamp(entry.size, entry.stamp)
     if kind in ("zip", "tar", "tgz"):
@@ -318,6 +332,7 @@ def _members(root: Path | str, path: str, kind: Kind) -> Iterator[Member]:
     names: set[str] = set()
     named: dict[str, None] = {}
     name, container = Path(f"{root}/{path}"), DecodeTask(path)
+    reader = MemberReader()  # of this listing: the container may be another one than before
     for member in members(name, kind, lambda: open_bytes(root, container)):
         names.add(member.name.casefold())
         if (
@@ -326,13 +341,14 @@ def _members(root: Path | str, path: str, kind: Kind) -> Iterator[Member]:
             and member.size < SIZE_LIMIT
         ):
             with suppress(DicomError, OSError):
-                data = _reader.read(name, member, lambda: open_bytes(root, container))
+                data = reader.read(name, member, lambda: open_bytes(root, container))
                 files = named_files(data) if is_dicomdir(data) else None
                 if files is not None:
                     folder = member.name[: -len("DICOMDIR")]
                     named.update(dict.fromkeys(folder + file for file in files))
                     continue
         yield member
+    reader.close()
     for missing in named:
         if missing.casefold() not in names:
             yield replace(MISSING, name=missing)
@@ -341,14 +357,19 @@ def _members(root: Path | str, path: str, kind: Kind) -> Iterator[Member]:
 def _names(folder: Path, below: str) -> list[tuple[str, bool]]:
     """(path below `folder`, whether it is a folder) of what lies in its subfolder `below`, in the order of the paths.
 
-    Raises DataError where `folder` itself cannot be listed, OSError where a subfolder cannot.
+    Raises DataError where `folder` itself cannot be listed, or a subfolder cannot this time; an error of HIDDEN where
+    the subfolder may not be listed.
     """
     try:
         with os.scandir(folder / below) as found:
             names = [(item.name, item.is_dir(follow_symlinks=False)) for item in found]
     except OSError as error:
-        if below:
+        if below and isinstance(error, HIDDEN):
             raise
+        if below:  # to go on would take all that is in it for gone
+            raise DataError(
+                f"{folder}: one of its folders cannot be listed ({error.strerror}); run again"
+            ) from None
         reason = f"{folder}: cannot be listed ({error.strerror}); give a folder that you may read"
         raise DataError(reason) from None
     return _in_path_order(names, f"{below}/" if below else "")
@@ -369,13 +390,13 @@ def _inode(status: os.stat_result) -> tuple[int, int]:
 
 
 def _entries_by_prefix(url: str) -> Iterator[ListedFile]:
-    """Every object below a URL, one prefix after another."""
+    """Every object below a URL, one prefix after another. Raises StorageError where one cannot be listed this time."""
+    files, root = filesystem(url)
     try:
-        files, root = filesystem(url)
-        waiting = [iter(_listed(files, root, ""))]
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(f"{url}: cannot be listed ({reason}); give a folder that you may read") from None
+        with explained(url):
+            waiting = [iter(_listed(files, root, ""))]
+    except FileNotFoundError:
+        return
     while waiting:
         name, info = next(waiting[-1], ("", {}))
         if not name:
@@ -383,8 +404,11 @@ def _entries_by_prefix(url: str) -> Iterator[ListedFile]:
         elif info["type"] == "directory":
             try:
                 waiting.append(iter(_listed(files, root, name)))
-            except OSError:
+            except HIDDEN:
                 yield ListedFile(DecodeTask(name))
+            except OSError:  # to go on would take all that is in it for gone
+                with explained(url):
+                    raise
         else:
             yield ListedFile(DecodeTask(name), *_remote_state(info))
 

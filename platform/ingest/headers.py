@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from .decoding import DecodePool, DecodeResult
@@ -115,13 +116,24 @@ def scan_block(
 ) -> dict[str, Any]:
     """Reads the headers of a block's new files and writes its rows; nothing where they are written already."""
     new = [row for row in task.rows if row.state == NEW]
-    if not task.path.exists():
+    if not _is_whole(task.path):
         headers = iter(_headers(job, pool, [entry_of(job.secret, row) for row in new]))
         with RowWriter(task.path) as writer:
             for row in task.rows:
                 writer.write(_with_header(job.secret, row, next(headers)) if row.state == NEW else row)
     on_files(len(task.rows), 0)
     return {}
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a block was read, and no file of it is to be read again."""
+    if not path.exists():
+        return False
+    again = pa.array(RETRIED)
+    return not any(
+        pc.any(pc.and_(pc.equal(table["state"], NEW), pc.is_in(table["code"], again))).as_py()
+        for table in read_tables(path)
+    )
 
 
 def _headers(job: Job, pool: DecodePool, entries: list[ListedFile]) -> list[HeaderResult]:

@@ -96,6 +96,7 @@ def ingest(source: Path | str | Location, out: Path, config: IngestConfig | None
     if before is not None and run.is_finished():
         if refusal := refusal_of_archive(archive.root, before.manifest.counts, config):
             raise DataError(f"{refusal}; {out / QUARANTINE} lists them")
+        shutil.rmtree(work, ignore_errors=True)  # of a run that was killed at its very end
         return before.manifest
     try:
         work.mkdir(parents=True, exist_ok=True)
@@ -246,8 +247,8 @@ class _Run:
             if before is not None:
                 keep_manifest(before)
             save_index(folder, manifest, rows_in_order(shards, before))
+            save_text_boxes(folder, manifest)
             save_manifest(folder, manifest)
-            save_text_boxes(folder)
             if before is not None:
                 remove_older_files(before)
         atomic_write(folder / PROVENANCE, json.dumps(asdict(self.made), indent=1) + "\n")

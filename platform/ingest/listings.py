@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ..core.files import atomic_path
+from ..data.manifest import Manifest
 from ..data.records import study_records
 from .image.near_duplicates import near_duplicates
 
@@ -69,24 +70,24 @@ def save_near_duplicates(folder: Path, views: Iterable[HashedView]) -> Path:
     return _save(folder / NEAR_DUPLICATES, NEAR_COLUMNS, rows)
 
 
-def save_text_boxes(folder: Path) -> Path:
+def save_text_boxes(folder: Path, manifest: Manifest) -> Path:
     """Writes text.csv: a row for each box of text that was found in a view of the folder's shards; the file.
 
     action: `masked` (painted over) or `kept`. tagged: whether BurnedInAnnotation is YES. Edges: fractions of the sides.
     """
-    rows: list[Sequence[object]] = []
-    for record, _ in study_records(folder):
+    return _save(folder / TEXT, TEXT_COLUMNS, _text_boxes(folder, manifest))
+
+
+def _text_boxes(folder: Path, manifest: Manifest) -> Iterator[Sequence[object]]:
+    for record, _ in study_records(folder, manifest):
         for number, view in enumerate(record["views"]):
             found, _, tagged = view["facts"].get("text", "none").partition("; ")
             if found != "none":
                 action, _, boxes = found.partition(" ")
-                rows += [
-                    (record["key"], number, action, int(bool(tagged)), *box.split())
-                    for box in boxes.split(", ")
-                ]
+                for box in boxes.split(", "):
+                    yield (record["key"], number, action, int(bool(tagged)), *box.split())
             elif tagged:
-                rows.append((record["key"], number, "kept", 1, "", "", "", ""))
-    return _save(folder / TEXT, TEXT_COLUMNS, rows)
+                yield record["key"], number, "kept", 1, "", "", "", ""
 
 
 def _save(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:

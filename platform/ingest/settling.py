@@ -21,7 +21,7 @@ from ..data.rows import reading_order
 from ..data.samples import tar_samples
 from ..data.shards import ShardWriter
 from ..data.study import SPLITS, Study
-from .assembly import QUARANTINE, quarantine_table
+from .assembly import QUARANTINE, counted, quarantine_table
 from .cut import is_routed, tables_of
 from .headers import Block
 from .ranges import DONE, RANGES, ROWS, Job, RangeTask, entry_of, index_rows, save_rows
@@ -167,19 +167,10 @@ def _distinct(sorter: Sorter) -> int:
 
 
 def _counts(files: int, codes: Counter[str], of_studies: Mapping[str, int], patients: int) -> dict[str, int]:
-    """files = views + refused + duplicates, refused by code, and how many studies and patients are left."""
-    views, duplicates = codes.pop("", 0), codes.pop("DUPLICATE", 0)
-    counts = {
-        "files": files,
-        "views": views,
-        "refused": codes.total(),
-        "duplicates": duplicates,
-        "studies": of_studies["studies"],
-        "patients": patients,
-        "labelled_studies": of_studies["labelled_studies"],
+    """The counts of all files. codes: how many files have each, "" for a view."""
+    return counted(files, codes, of_studies["studies"], patients) | {
+        "labelled_studies": of_studies["labelled_studies"]
     }
-    assert counts["files"] == counts["views"] + counts["refused"] + counts["duplicates"], "a file is missing"
-    return {**counts, **{f"refused.{code}": codes[code] for code in sorted(codes) if codes[code]}}
 
 
 def arrange_shards(
@@ -273,7 +264,7 @@ def write_tables(job: Job, settled: Settled, places: Places, files: Path) -> Pat
     bounds = list(range(RUN_ROWS // 2, settled.rows.rows + RUN_ROWS // 2, RUN_ROWS // 2)) or [1]
     with (
         atomic_path(files) as part,
-        pq.ParquetWriter(part, schema, compression="zstd") as writer,
+        pq.ParquetWriter(part, schema, compression="zstd", write_page_checksum=True) as writer,
         quarantine_table(quarantine) as refuse,
     ):
         for table in settled.rows.intervals(bounds):

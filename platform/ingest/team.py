@@ -14,6 +14,7 @@ from ..core.errors import DataError, VetdinoError
 from ..core.extras import require_extra
 from ..training.cluster import ray_connection, ray_is_running
 from .decoding import DecodePool
+from .image.text import can_search
 from .pseudonyms import load_secret
 from .ranges import Job
 
@@ -78,12 +79,15 @@ class _Node:
         import socket
 
         host = socket.gethostname()
+        shared = "archive, output and secret must be on a disk that all nodes share, or a URL"
         if not (self._job.work / self._mark).exists():
-            return f"{self._job.work.parent} is another folder on {host}"
+            return f"{self._job.work.parent} is another folder on {host}; {shared}"
         if isinstance(self._job.root, Path) and not self._job.root.exists():
-            return f"{self._job.root} is not there on {host}"
+            return f"{self._job.root} is not there on {host}; {shared}"
         if not self._secret.exists():
-            return f"{self._secret} is not there on {host}"
+            return f"{self._secret} is not there on {host}; {shared}"
+        if self._job.config.dicom.search_text != "none" and not can_search():
+            return f"{host} lacks the extra that searches pixels for text: pip install 'vetdino[ocr]' on every node"
         self._job = replace(self._job, secret=load_secret(self._secret))
         self._pool = DecodePool(self._job.root, self._job.secret, self._job.config)
         return ""
@@ -127,8 +131,6 @@ class _RayTeam:
                 self._busy[handle.ready.remote()] = (handle, None)
         on_stage(f"waiting for {len(self._busy)} nodes")
         self._idle: list[Any] = []
-        self._mark = job.work / mark
-        self._on_stage = on_stage
         while not self._idle:
             self._wait(lambda read, reused: None, {})
         on_stage("")
@@ -141,7 +143,7 @@ class _RayTeam:
             while self._idle and (task := again.pop() if again else next(queue, None)) is not None:
                 node = self._idle.pop()
                 self._busy[node.do.remote(function, task)] = (node, task)
-            if not any(task is not None for _, task in self._busy.values()):
+            if not again and not any(task is not None for _, task in self._busy.values()):
                 return
             finished: dict[str, Any] = {}
             self._wait(report, finished, again)
@@ -174,7 +176,5 @@ class _RayTeam:
             finished.update(task=task, result=result)
             report(read, reused)
         elif answer:
-            raise DataError(
-                f"{answer}; archive, output and secret must be on a disk that all nodes share, or a URL"
-            )
+            raise DataError(str(answer))
         self._idle.append(node)

@@ -16,6 +16,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from ..core.errors import DataError, ShardError
 from ..core.files import atomic_write
 from ..data.manifest import MANIFEST, Manifest, load_manifest
@@ -47,13 +50,17 @@ class Version:
 
     def rows(self) -> Iterator[FileRow]:
         """What became of each file, in the order of the archive."""
-        import pyarrow.parquet as pq
-
-        with pq.ParquetFile(self.out / files_name(self.number)) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                for column in (name for name in SCHEMA.names if name not in STORED):
-                    batch = batch.append_column(SCHEMA.field(column), _zeros(batch.num_rows))
-                yield from rows_of(batch)
+        path = self.out / files_name(self.number)
+        try:
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                for batch in file.iter_batches(batch_size=1024):
+                    for column in (name for name in SCHEMA.names if name not in STORED):
+                        batch = batch.append_column(SCHEMA.field(column), _zeros(batch.num_rows))
+                    yield from rows_of(batch)
+        except (pa.ArrowException, OSError, KeyError) as error:
+            raise DataError(
+                f"{path}: damaged ({type(error).__name__}); choose another output folder"
+            ) from None
 
     def last_number(self, split: str) -> int:
         """The highest number of a shard of a split in this and all earlier versions; -1 where there is none."""
@@ -64,9 +71,7 @@ class Version:
         )
 
 
-def _zeros(count: int):
-    import pyarrow as pa
-
+def _zeros(count: int) -> pa.Array:
     return pa.array([0] * count, pa.int64())
 
 
@@ -108,7 +113,8 @@ def newest_version(out: Path, wanted: Provenance) -> Version | None:
         )
     if made.settings != wanted.settings:
         raise DataError(
-            f"{out}: already holds something else, made with other settings; choose another output folder"
+            f"{out}: already holds something else, made with other settings; choose another output folder (with "
+            "--dicom.search-text auto, whether the extra `ocr` is installed is one of them)"
         )
     number = _number(out)
     if not (out / files_name(number)).exists():
@@ -139,7 +145,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, part)
     except OSError:
-        shutil.copyfile(source, part)
+        shutil.copy(source, part)  # with its mode: quarantine.csv is its owner's
     os.replace(part, target)
 
 

@@ -125,6 +125,16 @@ def test_a_run_that_fails_without_having_written_leaves_nothing_here(place):
     assert not folder.parent.exists()
 
 
+def test_a_run_that_fails_keeps_the_work_beside_its_output(place):
+    with suppress(KeyError), published(place, "test") as folder:
+        work = folder.with_name(f"{folder.name}.tmp-12345678")
+        write(work, decoded="1")
+        raise KeyError
+    assert (work / "decoded").read_text() == "1"
+    with published(place, "test") as again:
+        assert again == folder
+
+
 def test_what_somebody_else_changed_or_removed_meanwhile_counts(place):
     local = Mirror(place)
     write_bytes(f"{place}/a", b"1")

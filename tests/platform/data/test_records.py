@@ -7,7 +7,7 @@ import pytest
 from tests.platform.data.written import a_study
 from vetdino.platform.core.errors import ShardError
 from vetdino.platform.data.config import ShardConfig
-from vetdino.platform.data.manifest import Manifest, save_manifest
+from vetdino.platform.data.manifest import Manifest, load_manifest, save_manifest
 from vetdino.platform.data.records import study_records
 from vetdino.platform.data.samples import stored_view
 from vetdino.platform.data.shards import ShardWriter
@@ -26,7 +26,7 @@ def shards(tmp_path):
 
 def test_every_study_is_told_of_once_in_order(shards):
     folder, studies = shards
-    told = list(study_records(folder))
+    told = list(study_records(folder, load_manifest(folder)))
     assert [record["key"] for record, _ in told] == [study.key for study in studies]
     assert [len(record["views"]) for record, _ in told] == [len(study.views) for study in studies]
     assert all(files == {} for _, files in told)
@@ -35,7 +35,9 @@ def test_every_study_is_told_of_once_in_order(shards):
 def test_chosen_pictures_come_along(shards):
     folder, studies = shards
     told = study_records(
-        folder, lambda record: [record["views"][-1]["file"]] if record["key"] != studies[2].key else []
+        folder,
+        load_manifest(folder),
+        lambda record: [record["views"][-1]["file"]] if record["key"] != studies[2].key else [],
     )
     for (record, files), study in zip(told, studies, strict=True):
         if study is studies[2]:
@@ -49,4 +51,4 @@ def test_a_cut_shard_is_an_error(shards):
     path = folder / "train-000000.tar"
     path.write_bytes(path.read_bytes()[:700])
     with pytest.raises(ShardError, match=r"train-000000.tar: not a whole tar"):
-        list(study_records(folder))
+        list(study_records(folder, load_manifest(folder)))

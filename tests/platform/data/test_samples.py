@@ -170,6 +170,7 @@ def test_what_is_not_one_sample_with_plain_headers_is_left_to_tarfile():
         content[512:],
         content.replace(b"ustar\x00", b"other\x00"),
         content[:124] + b"\x80" + content[125:],  # a size in base 256
+        content[:124] + b"8" + content[125:],  # no octal number
         content[:156] + b"2" + content[157:],  # a link
     ):
         assert plain_sample(other) is None

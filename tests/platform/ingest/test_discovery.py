@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from vetdino.platform.core.location import Location
 from vetdino.platform.ingest.config import IngestConfig, TableConfig
 from vetdino.platform.ingest.decoding import decode
 from vetdino.platform.ingest.discovery import ArchiveSource, DecodeTask, discover, open_bytes
+from vetdino.platform.ingest.ranges import RETRIED
 from vetdino.platform.ingest.tables import patient_study
 
 
@@ -184,6 +186,65 @@ def test_a_folder_without_permission_is_listed(tmp_path, monkeypatch):
     closed = ""
     with pytest.raises(DataError, match="cannot be listed"):
         discover(Location(folder), tmp_path / "out", IngestConfig())
+
+
+def failing_open(folder: Path, name: str, error: OSError):
+    """`open` that fails for one file."""
+    real = open
+
+    def opened(path, *arguments, **options):
+        if Path(path) == folder / name:
+            raise error
+        return real(path, *arguments, **options)
+
+    return opened
+
+
+def test_a_disk_that_fails_for_once_stops_the_listing_and_loses_no_study(tmp_path, monkeypatch):
+    folder = a_folder(tmp_path / "in")
+    archive = discover(Location(folder), tmp_path / "out", IngestConfig())
+    scan = os.scandir
+
+    def fail(path: str) -> object:
+        if Path(path) == folder / "a":
+            raise OSError(5, "Input/output error", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    with pytest.raises(DataError, match=r"cannot be listed \(Input/output error\); run again") as caught:
+        list(archive.entries())
+    assert "in/a" not in str(caught.value)
+
+
+def test_a_container_that_cannot_be_opened_for_once_is_read_again(tmp_path, monkeypatch):
+    folder = a_folder(tmp_path / "in")
+    with zipfile.ZipFile(folder / "studies.zip", "w") as archive:
+        archive.writestr("one", "1")
+    found = discover(Location(folder), tmp_path / "out", IngestConfig())
+    assert [task.path for task in tasks(found) if task.member] == ["studies.zip!/one"]
+    for error, code in (
+        (OSError(5, "Input/output error"), "UNREADABLE_HEADER"),
+        (PermissionError(13, "x"), ""),
+    ):
+        monkeypatch.setattr("builtins.open", failing_open(folder, "studies.zip", error))
+        [entry] = [file for file in found.entries() if file.task.path.startswith("studies.zip")]
+        assert (entry.task.member.code if entry.task.member else "") == code
+        assert code in ("", *RETRIED)
+
+
+def test_files_that_are_called_dicom_are_not_opened_to_be_listed(tmp_path, monkeypatch):
+    folder = a_folder(tmp_path / "in")
+    for name in ("x.dcm", "y.DICOM", "z.ima"):
+        (folder / name).write_text("x")
+    archive = discover(Location(folder), tmp_path / "out", IngestConfig())
+    opened: list[str] = []
+    real = open
+    monkeypatch.setattr(
+        "builtins.open",
+        lambda path, *rest, **more: opened.append(Path(path).name) or real(path, *rest, **more),
+    )
+    assert len(paths(archive)) == 6
+    assert sorted(opened) == ["1", "2", "b"]
 
 
 def test_columns_of_labels_without_a_table_are_an_error(tmp_path):

@@ -98,3 +98,18 @@ def test_a_header_that_ends_its_worker_costs_only_its_file(archive, tmp_path, co
         scan_block(job, pool, task, lambda read, reused: None)
     crashed = [row for row in read_rows(task.path) if row.code == "DECODER_CRASHED"]
     assert [DecodeTask.from_text(unseal(b"key", row.task)).path for row in crashed] == ["copy"]
+
+
+def test_a_block_with_a_header_that_may_be_read_now_is_read_again(archive, tmp_path, config, monkeypatch):
+    job = Job(archive, tmp_path, tmp_path / "out", b"key", config, (), {})
+    rows = rows_of_archive(
+        discover(Location(archive), tmp_path / "out", config).entries(), iter(()), b"key", Counter()
+    )
+    [task] = blocks_of(rows, tmp_path)
+    with DecodePool(archive, b"key", config) as pool, monkeypatch.context() as patched:
+        patched.setattr(headers, "scan_files", deadly)
+        scan_block(job, pool, task, lambda read, reused: None)
+    assert "DECODER_CRASHED" in {row.code for row in read_rows(task.path)}
+    with DecodePool(archive, b"key", config) as pool:
+        scan_block(job, pool, task, lambda read, reused: None)
+    assert "DECODER_CRASHED" not in {row.code for row in read_rows(task.path)}

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from tests.platform.ingest.radiographs import write_dicom
+from vetdino.platform.ingest import team
 from vetdino.platform.ingest.ranges import Job
-from vetdino.platform.ingest.team import _Node, open_team
+from vetdino.platform.ingest.team import _Node, _RayTeam, open_team
 
 ROOT = Path(__file__).parents[3]
 
@@ -126,7 +127,35 @@ def test_a_cluster_of_two_nodes_writes_what_one_core_does(cluster, tmp_path):
     assert digests(tmp_path / "ray") == expected
 
 
-def test_a_node_that_does_not_see_the_folders_says_which(tmp_path, config):
+class _Nodes(_RayTeam):
+    """A team whose only node is lost with its task while another one starts."""
+
+    def __init__(self) -> None:
+        self.given: list[object] = []
+        self._idle = [self]
+        self._busy = {"start": (self, None)}
+        self.do = self
+
+    def remote(self, function: object, task: object) -> str:
+        self.given.append(task)
+        return "work"
+
+    def _wait(self, report, finished, again=None) -> None:
+        if "work" in self._busy and len(self.given) == 1:  # the node is lost
+            again.append(self._busy.pop("work")[1])
+        elif "start" in self._busy:  # the other one is ready
+            self._idle.append(self._busy.pop("start")[0])
+        else:
+            finished.update(task=self._busy.pop("work")[1], result={})
+
+
+def test_the_task_of_a_lost_node_waits_for_one_that_starts():
+    nodes = _Nodes()
+    assert list(nodes.run(lambda *arguments: {}, ["only"], lambda read, reused: None)) == [("only", {})]
+    assert nodes.given == ["only", "only"]
+
+
+def test_a_node_that_does_not_see_the_folders_says_which(tmp_path, config, monkeypatch):
     work = tmp_path / "out.tmp-1"
     work.mkdir()
     job = Job(tmp_path / "archive", work, tmp_path / "out", b"", config, (), {})
@@ -136,6 +165,11 @@ def test_a_node_that_does_not_see_the_folders_says_which(tmp_path, config):
     (tmp_path / "archive").mkdir()
     assert "gone is not there" in _Node(job, tmp_path / "gone", "mark").ready()
     assert _Node(job, Path(config.secret), "mark").ready() == ""
+    searching = replace(job, config=replace(config, dicom=replace(config.dicom, search_text="untagged")))
+    with monkeypatch.context() as patched:
+        patched.setattr(team, "can_search", lambda: False)
+        assert "vetdino[ocr]" in _Node(searching, Path(config.secret), "mark").ready()
+        assert _Node(job, Path(config.secret), "mark").ready() == ""
     assert _Node(replace(job, root="s3://bucket/archive"), Path(config.secret), "mark").ready() == ""
 
 
@@ -143,7 +177,7 @@ def test_one_machine_does_its_tasks_in_their_order(tmp_path, config, monkeypatch
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     job = Job(tmp_path, tmp_path, tmp_path / "out", b"key", config, (), {})
     stages: list[str] = []
-    with open_team(job, Path(config.secret), stages.append) as team:
-        answers = list(team.run(lambda job, pool, task, report: {"task": task}, range(3), lambda a, b: None))
+    with open_team(job, Path(config.secret), stages.append) as one:
+        answers = list(one.run(lambda job, pool, task, report: {"task": task}, range(3), lambda a, b: None))
     assert answers == [(number, {"task": number}) for number in range(3)]
     assert stages == []

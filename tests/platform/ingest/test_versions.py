@@ -69,6 +69,11 @@ def test_a_version_knows_its_files_and_the_highest_number_of_any_shard(archive, 
     (out / "manifest-000001.json").unlink()
     keep_manifest(version)  # as a run that was killed before it put the new manifest in place
     assert newest_version(out, made).number == 1
+    table = (out / "files-000001.parquet").read_bytes()
+    for damaged in (table[:-20], table[: len(table) // 3] + b"\0" * 40 + table[len(table) // 3 + 40 :]):
+        (out / "files-000001.parquet").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"files-000001\.parquet: damaged"):
+            list(newest_version(out, made).rows())
     (out / "files-000001.parquet").unlink()
     with pytest.raises(DataError, match=r"files-000001\.parquet is missing"):
         newest_version(out, made)
@@ -84,6 +89,8 @@ def test_a_file_is_linked_or_copied(tmp_path, monkeypatch):
         raise OSError(95, "Operation not supported")
 
     monkeypatch.setattr(versions.os, "link", refuse)
+    (tmp_path / "a").chmod(0o600)
     link_or_copy(tmp_path / "a", tmp_path / "c")
+    assert (tmp_path / "c").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "c").read_text() == "a"
     assert not (tmp_path / "c").samefile(tmp_path / "a")
