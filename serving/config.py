@@ -10,7 +10,7 @@ from ..platform.core.device import DeviceConfig
 from ..platform.core.errors import ConfigError
 from ..platform.core.location import Location
 from ..platform.data.config import ShardConfig
-from ..platform.ingest.config import DicomConfig
+from ..platform.dicom.config import DicomConfig
 
 HOST = "127.0.0.1"
 """The address served without tokens: the service is then for the person at this machine."""

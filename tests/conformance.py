@@ -18,9 +18,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from vetdino.platform.core.errors import DicomError
-from vetdino.platform.ingest.config import DicomConfig
-from vetdino.platform.ingest.header import check_radiograph, read_header
-from vetdino.platform.ingest.pixels import normalized_view, raw_pixels
+from vetdino.platform.dicom.config import DicomConfig
+from vetdino.platform.dicom.header import check_radiograph, read_header
+from vetdino.platform.dicom.pixels import normalized_view, raw_pixels
 
 CLOSE = 2
 """Grey values by which the extremes of a lossy picture may differ between decoders."""

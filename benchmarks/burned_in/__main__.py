@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from vetdino.platform.data.pictures import read_gray
-from vetdino.platform.ingest.image.text import ROUNDS, box_pixels, find_text, painted_over
-from vetdino.platform.ingest.pixels import shrunk
+from vetdino.platform.dicom.burned_in import ROUNDS, box_pixels, find_text, painted_over
+from vetdino.platform.dicom.pixels import shrunk
 from vetdino.platform.phantom.config import PhantomConfig
 from vetdino.platform.phantom.dog.studies import generate_study
 

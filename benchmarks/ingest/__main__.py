@@ -35,9 +35,9 @@ from threadpoolctl import threadpool_limits
 from benchmarks.step.measure import in_turns
 from vetdino.platform.data.config import ShardConfig
 from vetdino.platform.data.samples import stored_view
-from vetdino.platform.ingest.config import DicomConfig
-from vetdino.platform.ingest.header import check_radiograph, read_header
-from vetdino.platform.ingest.pixels import normalized_view, raw_pixels
+from vetdino.platform.dicom.config import DicomConfig
+from vetdino.platform.dicom.header import check_radiograph, read_header
+from vetdino.platform.dicom.pixels import normalized_view, raw_pixels
 
 SIDE = 512
 """Long side of a stored view."""

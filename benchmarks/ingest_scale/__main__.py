@@ -96,7 +96,8 @@ def start(archive: Path, out: Path, workers: int, max_bytes: int) -> subprocess.
 def run(archive: str, out: str, settings: str) -> None:
     """One ingest; prints seconds of processor time and peak memory in MiB of this process."""
     from vetdino.platform.data.config import ShardConfig
-    from vetdino.platform.ingest.config import DicomConfig, IngestConfig
+    from vetdino.platform.dicom.config import DicomConfig
+    from vetdino.platform.ingest.config import IngestConfig
     from vetdino.platform.ingest.ingest import ingest
 
     values = json.loads(settings)

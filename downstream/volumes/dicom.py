@@ -38,7 +38,7 @@ MAX_ASKEW = 1e-3
 
 def is_slice(file: Path) -> bool:
     """Whether a file seems to be DICOM: by its content, unless its ending is that of another kind."""
-    from ...platform.ingest.header import is_dicom
+    from ...platform.dicom.header import is_dicom
 
     if file.name == "DICOMDIR" or file.name.startswith(".") or stem(file.name) != file.name:
         return False
@@ -125,9 +125,9 @@ class _DicomSlice:
 
 def _read_slice(file: Path, header_only: bool = False) -> _DicomSlice:
     """Reads one file. Raises DataError where it is not a gray slice with a position."""
-    from ...platform.ingest.header import read_header
-    from ...platform.ingest.pixels import raw_pixels
-    from ...platform.ingest.tags import quiet
+    from ...platform.dicom.header import read_header
+    from ...platform.dicom.pixels import raw_pixels
+    from ...platform.dicom.tags import quiet
 
     try:
         dataset = read_header(file.read_bytes())
@@ -166,8 +166,8 @@ def _rescaled(raw: np.ndarray, dataset: Dataset) -> np.ndarray:
 
     Padding that is brighter than everything else becomes as dark as the darkest.
     """
-    from ...platform.ingest.luts import modality_values
-    from ...platform.ingest.stored import padding_range
+    from ...platform.dicom.luts import modality_values
+    from ...platform.dicom.stored import padding_range
 
     values = modality_values(dataset, raw).astype(np.float32)
     padding = padding_range(dataset)
@@ -181,8 +181,8 @@ def _rescaled(raw: np.ndarray, dataset: Dataset) -> np.ndarray:
 
 def _doubts(raw: np.ndarray, dataset: Dataset) -> tuple[str, ...]:
     """Where a slice's header contradicts its pixels or says nothing about their unit."""
-    from ...platform.ingest.luts import rescale_doubt
-    from ...platform.ingest.stored import bits_doubt
+    from ...platform.dicom.luts import rescale_doubt
+    from ...platform.dicom.stored import bits_doubt
 
     doubts = [bits_doubt(dataset, raw), rescale_doubt(dataset)]
     if dataset.get("Modality") == "CT" and not {"RescaleIntercept", "ModalityLUTSequence"} & set(

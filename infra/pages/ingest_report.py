@@ -19,9 +19,9 @@ from ...platform.core.files import atomic_write
 from ...platform.data.manifest import Manifest, load_manifest
 from ...platform.data.records import study_records
 from ...platform.data.study import PROJECTIONS, SPLITS, StoredView
+from ...platform.dicom.header import CODES
 from ...platform.ingest.assembly import QUARANTINE
-from ...platform.ingest.header import CODES
-from ...platform.ingest.listings import NEAR_DUPLICATES, TEXT
+from ...platform.ingest.output.listings import NEAR_DUPLICATES, TEXT
 from .html import Cell, heading, html_document, paragraph, picture, table
 
 REPORT = "report.html"
@@ -165,7 +165,7 @@ def _count_view(facts: IngestFacts, record: Mapping[str, Any], view: Mapping[str
 def _thumbnail(encoded: bytes) -> bytes:
     import cv2
 
-    from ...platform.ingest.pixels import shrunk
+    from ...platform.dicom.pixels import shrunk
 
     done, png = cv2.imencode(".png", shrunk(StoredView(encoded).decode().pixels, THUMBNAIL))
     assert done, "cv2 encodes every 8-bit picture of one channel"

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..archive.discovery import DecodeTask, ListedFile
 from ..data.manifest import Manifest
 from .config import IngestConfig
 from .decoding import DecodeResult
-from .discovery import DecodeTask, ListedFile
 from .pseudonyms import owner_only
 
 QUARANTINE = "quarantine.csv"

@@ -3,70 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
+from ..archive.config import TableConfig
 from ..core.errors import ConfigError
 from ..core.location import Location
 from ..data.config import ShardConfig
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DicomConfig:
-    """Which files become views, and how their pixels are normalized."""
-
-    modalities: tuple[str, ...] = ("CR", "DX", "RG", "MG")
-    """Modalities taken as radiographs."""
-    burned_in: Literal["refuse", "mask", "report", "keep"] = "refuse"
-    """What to do with text burned into the pixels, which may name the patient: refuse the file; mask: paint the
-    text over (refused where BurnedInAnnotation is YES and none is found); report: keep it and list it in text.csv;
-    keep: neither search nor list."""
-    search_text: Literal["auto", "untagged", "all", "none"] = "auto"
-    """Which pictures are searched for text by a network: untagged (unless BurnedInAnnotation is NO), all, or none, so
-    that the tag alone decides. auto: untagged where the extra `ocr` is installed, else none."""
-    crop: bool = False
-    """Cut off the collimated border, where the header's collimator or shutter ends, if the pixels agree, else by the
-    pixels alone."""
-    side: int = 512
-    """Long side of a stored view, in pixels; smaller pictures keep their size."""
-    min_side: int = 16
-    """A picture with a side below this, in pixels, is refused."""
-    max_saturated: float = 0.3
-    """A window of the file is ignored where it turns more than this fraction of the pixels black or white; pixels
-    at the detector's limits do not count."""
-    percentiles: tuple[float, float] = (0.5, 99.5)
-    """Where no window of the file can be used, these percentiles of the pixels become black and white."""
-    border: float = 0.05
-    """Fraction of each side left out when window and percentiles are judged: collimation lies there."""
-
-    def __post_init__(self) -> None:
-        if self.burned_in in ("mask", "report") and self.search_text == "none":
-            raise ConfigError(
-                f"burned_in {self.burned_in} needs the pixels searched; drop search_text none or choose refuse or keep"
-            )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TableConfig:
-    """Which columns of an image table mean what; an empty name is looked for among the usual ones."""
-
-    path: str = ""
-    """Column of the picture's file, relative to the table's folder."""
-    patient: str = ""
-    """Column of the patient; no patient is ever divided between splits."""
-    study: str = ""
-    """Column of the study; views of one study form pairs."""
-    view: str = ""
-    """Column of the projection (AP, PA, LATERAL, VD, ...)."""
-    labels: str = ""
-    """Column that lists the findings as text, `A,B` for columns of labels (1, 0, yes, no; -1 or nothing where unknown),
-    or `*` for every other column that mostly holds labels; without it, `*` for --labels. A cell that is no label is an
-    error."""
-    separators: str = "|,;"
-    """Characters that separate findings in a list."""
-    absent: tuple[str, ...] = ("No Finding", "Normal", "No Fracture")
-    """Texts that mean: examined, and every finding of the table is absent."""
-    unknown: tuple[str, ...] = ("unlabelled", "unlabeled", "unknown")
-    """Texts that mean, as an empty cell does: every finding is unknown."""
+from ..dicom.config import DicomConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .headers import Block
+from .output.store import GONE, KNOWN, NEW, RowWriter, Sorter, hex_bounds, intervals_for, read_tables
 from .ranges import JUDGED, Job, RangeTask
-from .store import GONE, KNOWN, NEW, RowWriter, Sorter, hex_bounds, intervals_for, read_tables
 
 RANGE_SHARDS = 16
 """A range's views fill at most so many shards, by an estimate of a byte a pixel; four or five, as a rule."""

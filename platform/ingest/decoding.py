@@ -20,18 +20,18 @@ from typing import Any, cast
 
 import numpy as np
 
+from ..archive.containers import HEAD, check_no_container
+from ..archive.discovery import ListedFile, has_changed, open_bytes
 from ..core.errors import ConfigError, DicomError
 from ..core.processes import without_main_script
 from ..data.samples import stored_bits, stored_view
 from ..data.study import StoredView
+from ..dicom.header import check_radiograph, identity_of, is_dicom, read_header
+from ..dicom.pixels import normalized_view, picture_pixels, picture_view, raw_pixels
+from ..dicom.screening import screened
 from .config import IngestConfig
-from .containers import HEAD, check_no_container
-from .discovery import ListedFile, has_changed, open_bytes
-from .header import check_radiograph, identity_of, is_dicom, read_header
-from .image.near_duplicates import difference_hash
-from .pixels import normalized_view, picture_pixels, picture_view, raw_pixels
+from .output.near_duplicates import difference_hash
 from .pseudonyms import pseudonym
-from .screening import screened
 
 Task = tuple[Callable[..., Any], Any]
 """What a worker does: a function of (root, files, secret, config), and the files."""

@@ -17,12 +17,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ..archive.discovery import ListedFile, place_of
 from .decoding import DecodePool, DecodeResult
-from .discovery import ListedFile, place_of
+from .output.store import GONE, KNOWN, NEW, FileRow, RowWriter, read_tables
 from .pseudonyms import pseudonym, seal, unseal
 from .ranges import RETRIED, Job, entry_of
 from .scanning import HeaderResult, scan_files
-from .store import GONE, KNOWN, NEW, FileRow, RowWriter, read_tables
 
 HEADERS = "headers"
 """Folder of the blocks, in the work folder."""

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from ..archive.discovery import ArchiveSource, discover, no_labels_message
 from ..core.config import digest, to_json
 from ..core.errors import DataError, ShardError
 from ..core.files import atomic_write
@@ -34,27 +35,14 @@ from ..core.location import Location
 from ..core.progress import Progress
 from ..data.index_file import save_index
 from ..data.manifest import VERSION, Manifest, save_manifest
+from ..dicom.screening import with_known_search
 from .assembly import CHANGES, QUARANTINE, counts_of, foreseen, judged, quarantine_table, refusal_of_archive
 from .config import IngestConfig
 from .cut import cut_ranges
-from .discovery import ArchiveSource, discover, no_labels_message
 from .headers import HEADERS, Block, BlockTask, block_at, blocks_of, rows_of_archive, scan_block
-from .listings import NEAR_DUPLICATES, hashed_views, save_near_duplicates, save_text_boxes
-from .pseudonyms import load_secret, pseudonym
-from .ranges import RANGES, Job, RangeTask, finished_range, write_range
-from .screening import with_known_search
-from .settling import (
-    Losers,
-    PlacedShard,
-    arrange_shards,
-    find_duplicates,
-    rows_in_order,
-    settle,
-    write_tables,
-)
-from .store import KNOWN
-from .team import Report, Team, open_team
-from .versions import (
+from .output.listings import NEAR_DUPLICATES, hashed_views, save_near_duplicates, save_text_boxes
+from .output.store import KNOWN
+from .output.versions import (
     PROVENANCE,
     Provenance,
     Version,
@@ -64,6 +52,18 @@ from .versions import (
     newest_version,
     remove_older_files,
 )
+from .pseudonyms import load_secret, pseudonym
+from .ranges import RANGES, Job, RangeTask, finished_range, write_range
+from .settling import (
+    Losers,
+    PlacedShard,
+    arrange_shards,
+    find_duplicates,
+    rows_in_order,
+    settle,
+    write_tables,
+)
+from .team import Report, Team, open_team
 
 FILES = "files.parquet"
 
@@ -81,9 +81,10 @@ def ingest(source: Path | str | Location, out: Path, config: IngestConfig | None
     Raises DataError where there is nothing to read, labels are of another archive, too much is refused, or `out` holds
     something else; ShardError where the disk refuses.
     """
-    config = with_known_search(config or IngestConfig())
+    config = config or IngestConfig()
+    config = replace(config, dicom=with_known_search(config.dicom))
     out = Path(out)
-    archive = discover(Location(source), out, config)
+    archive = discover(source, out, config.table, config.labels)
     secret_file = Path(config.secret) if config.secret else out.with_name(out.name + ".secret")
     _check_secret_file(out, secret_file)
     secret = load_secret(secret_file)

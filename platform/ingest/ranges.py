@@ -23,6 +23,8 @@ from typing import IO, Any
 
 import pyarrow as pa
 
+from ..archive.discovery import DecodeTask, ListedFile
+from ..archive.tables import Labels
 from ..core.errors import ShardError
 from ..data.samples import padded_size, sample_key, study_from_files
 from ..data.shards import ShardWriter
@@ -30,10 +32,8 @@ from ..data.study import SPLITS, StoredView, Study
 from .assembly import judged
 from .config import IngestConfig
 from .decoding import DecodePool, DecodeResult, Task, decode
-from .discovery import DecodeTask, ListedFile
+from .output.store import GONE, KNOWN, NEW, FileRow, RowWriter, read_rows
 from .pseudonyms import TAG, split_of, unseal
-from .store import GONE, KNOWN, NEW, FileRow, RowWriter, read_rows
-from .tables import Labels
 
 RANGES = "ranges"
 """Folder of the attempts and results of all ranges, in the work folder."""

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from ..archive.containers import HEAD, check_no_container
+from ..archive.discovery import ListedFile, open_bytes
 from ..core.errors import DicomError
+from ..dicom.header import check_pixel_tags, check_radiograph, is_dicom, modality_of
+from ..dicom.tags import quiet, tag_text
 from .config import IngestConfig
-from .containers import HEAD, check_no_container
 from .decoding import decode
-from .discovery import ListedFile, open_bytes
-from .header import check_pixel_tags, check_radiograph, is_dicom, modality_of
 from .pseudonyms import pseudonym
-from .tags import quiet, tag_text
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -24,8 +24,7 @@ from ..data.study import SPLITS, Study
 from .assembly import QUARANTINE, counted, quarantine_table
 from .cut import is_routed, tables_of
 from .headers import Block
-from .ranges import DONE, RANGES, ROWS, Job, RangeTask, entry_of, index_rows, save_rows
-from .store import (
+from .output.store import (
     GONE,
     KNOWN,
     RUN_ROWS,
@@ -38,7 +37,8 @@ from .store import (
     rows_of,
     table_of,
 )
-from .versions import STORED, Version
+from .output.versions import STORED, Version
+from .ranges import DONE, RANGES, ROWS, Job, RangeTask, entry_of, index_rows, save_rows
 
 Places = dict[str, str]
 """Name of a shard while it is made (`RANGE/train-000000.tar`, or its name in the version before) -> its final name."""

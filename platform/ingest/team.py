@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 from ..core.errors import DataError, VetdinoError
 from ..core.extras import require_extra
+from ..dicom.burned_in import can_search
 from ..training.cluster import ray_connection, ray_is_running
 from .decoding import DecodePool
-from .image.text import can_search
 from .pseudonyms import load_secret
 from .ranges import Job
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from ..core.errors import ConfigError, FeaturesError
 from ..data.config import ShardConfig
-from ..ingest.config import DicomConfig
-from ..ingest.file_view import file_view
+from ..dicom.config import DicomConfig
+from ..dicom.file_view import file_view
 from .similarity import Box, BoxScore, PatchGrid, cosine_matrix, top_boxes
 
 if TYPE_CHECKING:

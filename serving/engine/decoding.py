@@ -21,10 +21,10 @@ from ...platform.core.errors import DicomError
 from ...platform.core.processes import without_main_script
 from ...platform.data.config import ShardConfig
 from ...platform.data.study import StoredView
-from ...platform.ingest.config import DicomConfig
+from ...platform.dicom.config import DicomConfig
+from ...platform.dicom.file_view import file_view
+from ...platform.dicom.header import is_dicom
 from ...platform.ingest.decoding import PRELOAD, _limit_memory
-from ...platform.ingest.file_view import file_view
-from ...platform.ingest.header import is_dicom
 from ..config import ServiceConfig
 from .errors import MEMORY, overloaded
 

@@ -31,7 +31,7 @@ from pydicom.uid import (
 
 from tests.platform.ingest.packing import pack
 from tests.platform.ingest.radiographs import lut_item, radiograph, saved
-from vetdino.platform.ingest.tags import quiet
+from vetdino.platform.dicom.tags import quiet
 
 CONTAINERS = ("zip", "tar", "tgz")
 

@@ -25,8 +25,8 @@ from tests.archives.mutations import in_syntax
 from tests.platform.ingest.packing import add, dicomdir, pack, zipped
 from tests.platform.ingest.radiographs import radiograph, saved
 from tests.platform.ingest.test_team import cluster
+from vetdino.platform.dicom.tags import quiet
 from vetdino.platform.ingest.assembly import QUARANTINE
-from vetdino.platform.ingest.tags import quiet
 
 __all__ = ["cluster"]
 

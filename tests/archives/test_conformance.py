@@ -14,15 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vetdino.platform.archive.dicomdir import is_dicomdir
+from vetdino.platform.archive.discovery import DecodeTask, ListedFile
 from vetdino.platform.core.errors import DicomError
+from vetdino.platform.dicom.config import DicomConfig
+from vetdino.platform.dicom.header import read_header
+from vetdino.platform.dicom.pixels import raw_pixels
 from vetdino.platform.ingest.assembly import QUARANTINE
-from vetdino.platform.ingest.config import DicomConfig, IngestConfig
+from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.decoding import decode
-from vetdino.platform.ingest.dicomdir import is_dicomdir
-from vetdino.platform.ingest.discovery import DecodeTask, ListedFile
-from vetdino.platform.ingest.header import read_header
 from vetdino.platform.ingest.ingest import ingest
-from vetdino.platform.ingest.pixels import raw_pixels
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "dicom"
 

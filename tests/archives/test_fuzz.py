@@ -20,10 +20,10 @@ import pytest
 from tests.archives.mutations import bombs, generated, mutated, mutated_container
 from tests.archives.test_conformance import DATA
 from tests.platform.ingest.radiographs import write_dicom
+from vetdino.platform.archive.discovery import DecodeTask, ListedFile, discover
+from vetdino.platform.dicom.header import CODES
 from vetdino.platform.ingest.assembly import QUARANTINE
 from vetdino.platform.ingest.decoding import decode
-from vetdino.platform.ingest.discovery import DecodeTask, ListedFile, discover
-from vetdino.platform.ingest.header import CODES
 from vetdino.platform.ingest.ingest import ingest
 
 CASES = int(os.environ.get("FUZZ_CASES", "200"))
@@ -115,9 +115,7 @@ def test_damaged_files_are_refused_one_by_one(tmp_path, config):
         numbers = range(start, min(CASES, start + BATCH))
         for number in numbers:
             (folder / str(number)).write_bytes(mutated(number, real))
-        tasks = list(
-            discover(folder, out, config).entries()
-        )  # a change may make an index of a medium of a file
+        tasks = list(discover(folder, out).entries())  # a change may make an index of a medium of a file
         with peak_of_children() as peak:
             manifest = ingest(folder, out, config)
         worst = max(worst, peak[0])
@@ -166,7 +164,7 @@ def test_damaged_containers_lose_nothing_in_silence(tmp_path, config):
         numbers = range(start, min(max(40, CASES // 10), start + BATCH))
         for number in numbers:
             mutated_container(number, folder / f"c{number}")
-        tasks = list(discover(folder, out, config).entries())
+        tasks = list(discover(folder, out).entries())
         assert {entry.task.file for entry in tasks} == {path.name for path in folder.iterdir()}
         manifest = ingest(folder, out, config)
         assert manifest.counts["files"] == len(tasks)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import bones, limbs, organs
+from ..dog import bones, limbs, organs
 from .animal import Animal, Disease, DogPose
 from .builder import BodyBuilder
 from .solids import Solid

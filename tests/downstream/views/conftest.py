@@ -9,12 +9,12 @@ from vetdino.downstream.common.sources import SourceFactory
 from vetdino.downstream.views.pairs import SYNTHESIZED
 from vetdino.downstream.views.truth import TruthArchive, patch_truth
 from vetdino.downstream.views.vectors import ViewVectors
+from vetdino.platform.archive.discovery import DecodeTask, ListedFile
 from vetdino.platform.data.manifest import VERSION, Manifest, save_manifest
 from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study, View
 from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.decoding import DecodeResult, decode
-from vetdino.platform.ingest.discovery import DecodeTask, ListedFile
 from vetdino.platform.measure.features import Features
 from vetdino.platform.measure.neighbors import unit_vectors
 from vetdino.platform.models.backbone import random_backbone

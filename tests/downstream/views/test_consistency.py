@@ -8,13 +8,13 @@ from vetdino.downstream.common.config import SourceConfig
 from vetdino.downstream.common.sources import SourceFactory
 from vetdino.downstream.views.config import ConsistencyConfig
 from vetdino.downstream.views.consistency import consistency
+from vetdino.platform.archive.discovery import DecodeTask, ListedFile
 from vetdino.platform.core.errors import DataError, FeaturesError
 from vetdino.platform.data.manifest import VERSION, Manifest, save_manifest
 from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study
 from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.decoding import decode
-from vetdino.platform.ingest.discovery import DecodeTask, ListedFile
 from vetdino.platform.ingest.pseudonyms import split_of
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.config import BackboneConfig

@@ -10,12 +10,12 @@ from pathlib import Path
 from random import Random
 
 from tests.platform.ingest.radiographs import write_dicom
+from vetdino.platform.archive.discovery import discover
 from vetdino.platform.data.shards import read
 from vetdino.platform.data.study import SPLITS
 from vetdino.platform.ingest.assembly import judged
 from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.decoding import DecodePool, decode
-from vetdino.platform.ingest.discovery import discover
 
 KINDS = ("view",) * 12 + ("copy", "pixels", "pixels", "text", "ct", "cut", "nobody", "clash")
 
@@ -67,7 +67,7 @@ def change_files(folder: Path, random: Random) -> None:
 def expected(archive: Path, config: IngestConfig) -> Output:
     """The same by another way: every file decoded here, all of them judged at once in the order of their paths."""
     secret = Path(config.secret).read_bytes()
-    files = list(discover(archive, archive.parent / "nowhere", config).entries())
+    files = list(discover(archive, archive.parent / "nowhere").entries())
     results = [decode(archive, file, secret, config) for file in files]
     verdicts = judged(results, config)
     studies: dict[str, list[bytes]] = {}

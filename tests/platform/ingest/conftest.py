@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.platform.ingest.radiographs import NAMES, write_dicom
-from vetdino.platform.ingest.config import DicomConfig, IngestConfig
+from vetdino.platform.dicom.config import DicomConfig
+from vetdino.platform.ingest.config import IngestConfig
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from vetdino.platform.core.errors import DicomError
 from vetdino.platform.data.study import View
-from vetdino.platform.ingest.config import DicomConfig
-from vetdino.platform.ingest.header import CODES, check_radiograph, read_header
-from vetdino.platform.ingest.pixels import normalized_view, raw_pixels
+from vetdino.platform.dicom.config import DicomConfig
+from vetdino.platform.dicom.header import CODES, check_radiograph, read_header
+from vetdino.platform.dicom.pixels import normalized_view, raw_pixels
 
 RAMP = np.add.outer(np.arange(60) * 30, np.arange(80) * 25).astype(np.uint16)
 """A grey wedge of 12 bits, 60 x 80."""

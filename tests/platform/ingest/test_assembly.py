@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from vetdino.platform.archive.discovery import DecodeTask, ListedFile
 from vetdino.platform.data.manifest import Manifest
 from vetdino.platform.ingest.assembly import (
     counts_of,
@@ -19,7 +20,6 @@ from vetdino.platform.ingest.assembly import (
 )
 from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.decoding import DecodeResult
-from vetdino.platform.ingest.discovery import DecodeTask, ListedFile
 
 
 def accepted(name: str, study: str = "s", patient: str = "p") -> DecodeResult:

@@ -10,13 +10,13 @@ from random import Random
 import pytest
 
 from vetdino.platform.data.config import ShardConfig
-from vetdino.platform.ingest import store
 from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.cut import cut_ranges, range_count
 from vetdino.platform.ingest.headers import Block, block_at
+from vetdino.platform.ingest.output import store
+from vetdino.platform.ingest.output.store import KNOWN, NEW, FileRow, RowWriter, read_rows
 from vetdino.platform.ingest.pseudonyms import pseudonym
 from vetdino.platform.ingest.ranges import Job
-from vetdino.platform.ingest.store import KNOWN, NEW, FileRow, RowWriter, read_rows
 
 
 def job(folder: Path, max_bytes: int = 1000) -> Job:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.platform.ingest.radiographs import write_dicom
+from vetdino.platform.archive.discovery import DecodeTask, ListedFile
 from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.decoding import DecodePool, DecodeResult, decode
-from vetdino.platform.ingest.discovery import DecodeTask, ListedFile
 from vetdino.platform.ingest.pseudonyms import pseudonym
 
 

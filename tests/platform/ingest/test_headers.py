@@ -7,15 +7,14 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from vetdino.platform.core.location import Location
+from vetdino.platform.archive.discovery import DecodeTask, ListedFile, discover
 from vetdino.platform.ingest import headers, scanning
 from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.decoding import DecodePool
-from vetdino.platform.ingest.discovery import DecodeTask, ListedFile, discover
 from vetdino.platform.ingest.headers import block_at, blocks_of, rows_of_archive, scan_block
+from vetdino.platform.ingest.output.store import GONE, KNOWN, NEW, FileRow, read_rows
 from vetdino.platform.ingest.pseudonyms import unseal
 from vetdino.platform.ingest.ranges import Job
-from vetdino.platform.ingest.store import GONE, KNOWN, NEW, FileRow, read_rows
 
 
 def files(*names: str, size: int = 1) -> list[ListedFile]:
@@ -64,9 +63,7 @@ def test_a_new_file_changes_its_own_block_alone(tmp_path, monkeypatch):
 
 def test_a_block_has_a_row_for_each_file_and_is_not_read_twice(archive, tmp_path, config, monkeypatch):
     job = Job(archive, tmp_path, tmp_path / "out", b"key", config, (), {})
-    rows = rows_of_archive(
-        discover(Location(archive), tmp_path / "out", config).entries(), iter(()), b"key", Counter()
-    )
+    rows = rows_of_archive(discover(archive, tmp_path / "out").entries(), iter(()), b"key", Counter())
     [task] = blocks_of(rows, tmp_path)
     with DecodePool(archive, b"key", config) as pool:
         scan_block(job, pool, task, lambda read, reused: None)
@@ -90,9 +87,7 @@ def deadly(root: Path, chunk: list[ListedFile], secret: bytes, config: IngestCon
 def test_a_header_that_ends_its_worker_costs_only_its_file(archive, tmp_path, config, monkeypatch):
     monkeypatch.setattr(headers, "scan_files", deadly)
     job = Job(archive, tmp_path, tmp_path / "out", b"key", config, (), {})
-    rows = rows_of_archive(
-        discover(Location(archive), tmp_path / "out", config).entries(), iter(()), b"key", Counter()
-    )
+    rows = rows_of_archive(discover(archive, tmp_path / "out").entries(), iter(()), b"key", Counter())
     [task] = blocks_of(rows, tmp_path)
     with DecodePool(archive, b"key", config) as pool:
         scan_block(job, pool, task, lambda read, reused: None)
@@ -102,9 +97,7 @@ def test_a_header_that_ends_its_worker_costs_only_its_file(archive, tmp_path, co
 
 def test_a_block_with_a_header_that_may_be_read_now_is_read_again(archive, tmp_path, config, monkeypatch):
     job = Job(archive, tmp_path, tmp_path / "out", b"key", config, (), {})
-    rows = rows_of_archive(
-        discover(Location(archive), tmp_path / "out", config).entries(), iter(()), b"key", Counter()
-    )
+    rows = rows_of_archive(discover(archive, tmp_path / "out").entries(), iter(()), b"key", Counter())
     [task] = blocks_of(rows, tmp_path)
     with DecodePool(archive, b"key", config) as pool, monkeypatch.context() as patched:
         patched.setattr(headers, "scan_files", deadly)

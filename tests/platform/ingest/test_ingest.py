@@ -27,16 +27,18 @@ from PIL import Image
 from tests.platform.ingest.archives import add_files, change_files, check_counts, expected, output_in
 from tests.platform.ingest.radiographs import NAMES, write_dicom
 from tests.platform.ingest.test_ranges import dying_after
+from vetdino.platform.archive.config import TableConfig
 from vetdino.platform.core.errors import ConfigError, DataError, ShardError
 from vetdino.platform.data.checksums import verify
 from vetdino.platform.data.config import ShardConfig
 from vetdino.platform.data.manifest import Manifest, load_manifest, save_manifest
 from vetdino.platform.data.shards import ShardWriter, read
 from vetdino.platform.data.study import SPLITS, Study
+from vetdino.platform.dicom.config import DicomConfig
+from vetdino.platform.dicom.header import CODES
 from vetdino.platform.ingest import ingest as module
 from vetdino.platform.ingest.assembly import CHANGES, summary
-from vetdino.platform.ingest.config import DicomConfig, IngestConfig, TableConfig
-from vetdino.platform.ingest.header import CODES
+from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.ingest import ingest
 from vetdino.platform.ingest.pseudonyms import pseudonym, split_of
 
@@ -306,7 +308,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_written_output(archive, tmp_
         "import sys\n"
         "from pathlib import Path\n"
         "from vetdino.platform.core.errors import ShardError\n"
-        "from vetdino.platform.ingest.config import DicomConfig, IngestConfig\n"
+        "from vetdino.platform.dicom.config import DicomConfig\n"
+        "from vetdino.platform.ingest.config import IngestConfig\n"
         "from vetdino.platform.ingest.ingest import ingest\n"
         "if __name__ == '__main__':\n"
         "    try:\n"

@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 
 from tests.platform.ingest.archives import InProcess
+from vetdino.platform.archive.discovery import discover
 from vetdino.platform.core.errors import ShardError
-from vetdino.platform.core.location import Location
 from vetdino.platform.data.config import ShardConfig
 from vetdino.platform.data.shards import ShardWriter
 from vetdino.platform.data.study import Study, View
 from vetdino.platform.ingest.cut import cut_ranges
-from vetdino.platform.ingest.discovery import discover
 from vetdino.platform.ingest.headers import block_at, blocks_of, rows_of_archive, scan_block
+from vetdino.platform.ingest.output.store import read_rows
 from vetdino.platform.ingest.ranges import Job, RangeTask, SampleReader, finished_range, write_range
-from vetdino.platform.ingest.store import read_rows
 
 
 @pytest.fixture
@@ -32,7 +31,7 @@ def job(archive, tmp_path, config) -> Job:
 
 
 def task_of(job: Job) -> RangeTask:
-    entries = discover(Location(job.root), job.out, job.config).entries()
+    entries = discover(job.root, job.out).entries()
     from collections import Counter
 
     blocks = []
@@ -164,7 +163,7 @@ def test_single_studies_of_a_cut_tar_are_read_in_their_order(tmp_path):
 
 
 def test_a_known_study_whose_shard_is_gone_is_an_error(job):
-    from vetdino.platform.ingest.store import KNOWN, RowWriter
+    from vetdino.platform.ingest.output.store import KNOWN, RowWriter
 
     task = task_of(job)
     rows = list(read_rows(task.rows))

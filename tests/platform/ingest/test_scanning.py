@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.platform.ingest.radiographs import RAMP, compressed, radiograph, saved, write_dicom
+from vetdino.platform.archive.discovery import DecodeTask, ListedFile, state_of
 from vetdino.platform.ingest import scanning
 from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.decoding import decode
-from vetdino.platform.ingest.discovery import DecodeTask, ListedFile, state_of
 from vetdino.platform.ingest.pseudonyms import pseudonym
 from vetdino.platform.ingest.scanning import HeaderResult, scan_files, scan_header
 

@@ -14,10 +14,10 @@ from vetdino.platform.data.config import ShardConfig
 from vetdino.platform.data.manifest import load_manifest
 from vetdino.platform.ingest.config import IngestConfig
 from vetdino.platform.ingest.ingest import ingest
+from vetdino.platform.ingest.output.store import KNOWN, FileRow, RowWriter
 from vetdino.platform.ingest.pseudonyms import pseudonym
 from vetdino.platform.ingest.ranges import RANGES, ROWS, Job, RangeTask
 from vetdino.platform.ingest.settling import find_duplicates
-from vetdino.platform.ingest.store import KNOWN, FileRow, RowWriter
 
 
 def duplicates(folder: Path, *ranges: list[FileRow]) -> tuple[dict, set[str]]:

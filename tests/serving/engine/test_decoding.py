@@ -19,8 +19,8 @@ from tests.platform.ingest.radiographs import radiograph
 from tests.serving.conftest import CANARY, dicom_file, picture
 from vetdino.platform.core.errors import DicomError
 from vetdino.platform.data.config import ShardConfig
-from vetdino.platform.ingest.config import DicomConfig
-from vetdino.platform.ingest.file_view import file_view
+from vetdino.platform.dicom.config import DicomConfig
+from vetdino.platform.dicom.file_view import file_view
 from vetdino.serving.config import Limits, ServiceConfig
 from vetdino.serving.engine.decoding import UploadDecoder, decode_file
 from vetdino.serving.engine.errors import RefusedError

@@ -16,7 +16,7 @@ import pydicom
 import pytest
 
 from vetdino.platform.core.errors import ConfigError, DataError
-from vetdino.platform.ingest.pixels import read_view
+from vetdino.platform.dicom.pixels import read_view
 from vetdino.platform.phantom.config import FINDINGS, PhantomConfig
 from vetdino.platform.phantom.dog.archive import labels_table, write_radiographs
 from vetdino.platform.phantom.dog.dicom import SYNTAXES

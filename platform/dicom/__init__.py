@@ -1,0 +1,1 @@
+"""One file, DICOM or picture, becomes one view."""
