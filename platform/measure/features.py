@@ -308,6 +308,8 @@ class FeatureTable:
             done = 0
             try:
                 with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+                    if expected is not None:
+                        self._check_part(path, file.schema_arrow.metadata or {})
                     for batch in file.iter_batches(rows):
                         done += batch.num_rows
                         yield batch
@@ -315,6 +317,21 @@ class FeatureTable:
                 raise self._damaged(path) from None
             if expected is not None and done != expected:
                 raise self._damaged(path)
+
+    def _check_part(self, path: Path, metadata: Mapping[bytes, bytes]) -> None:
+        """Raises FeaturesError for a part of another table than the folder's, as a copy that broke off may leave."""
+        try:
+            part = json.loads(metadata[b"vetdino"])
+            others = [
+                name for name in ("backbone", "level", "dtype", "findings") if part[name] != self._card[name]
+            ]
+        except (KeyError, ValueError, TypeError):
+            raise self._damaged(path) from None
+        if others:
+            raise FeaturesError(
+                f"{path}: its {others[0]} is another than that of {INDEX}; copy the folder again, or write it anew "
+                "with `vetdino embed`"
+            )
 
     def _converted(self, batch: Any) -> Features:
         """A batch as features. Raises FeaturesError where it is none."""
