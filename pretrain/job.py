@@ -33,7 +33,7 @@ from .checkpoints import check_resumable, checkpoints_folder, trained_config
 from .config import PretrainConfig
 from .data_warnings import data_warnings
 from .loop import train
-from .mixture import check_mixture, load_mixture
+from .mixture import Mixture, check_mixture, load_mixture
 from .records import STATUS
 from .run_storage import BACKBONE, RunStorage, run_folder
 from .start import starting_point
@@ -59,7 +59,7 @@ def pretrain(config: PretrainConfig) -> Path | Location:
     storage = RunStorage(config)
     with folder_lock(out, "vetdino pretrain"):
         storage.recover()
-        _prepare_folder(config)
+        _prepare_folder(config, mixture)
         create_database(tracking_address(storage.folder))
         workers = WorkerConfig(
             workers=config.workers,
@@ -86,7 +86,7 @@ def _advice(config: PretrainConfig) -> str:
     return "run the same command again"
 
 
-def _prepare_folder(config: PretrainConfig) -> None:
+def _prepare_folder(config: PretrainConfig, mixture: Mixture) -> None:
     """Write `config.json` to the run's folder; raises ConfigError or CheckpointError if it holds another training."""
     root, folder = checkpoints_folder(config), run_folder(config)
     newest = checkpoint.newest(root)
@@ -97,7 +97,7 @@ def _prepare_folder(config: PretrainConfig) -> None:
             f"{config.out}: holds a training already; add --resume to continue it, or choose another --out"
         )
     if newest is not None:
-        check_resumable(config, newest)
+        check_resumable(config, newest, mixture)
         _announce_resume(config, newest)
     else:
         starting_point(config)  # so that unknown names and weights that do not fit are reported at once
