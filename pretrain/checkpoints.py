@@ -76,6 +76,7 @@ class Checkpoints:
             self.storage.begin_checkpoint(step)
         self.worker.barrier()
         self.storage.clear_drafts(step)
+        send = self.storage.sender(step)
         state = self.distiller.state_dict()
         teacher = {name: value for name, value in state.items() if not name.startswith("student.")}
 
@@ -90,7 +91,7 @@ class Checkpoints:
             {TEACHER: teacher},
             publish,
             collect=partial(self.storage.collect, step),
-            send=partial(self.storage.send, step),
+            send=send,
         )
 
     def load(self, folder: Path) -> int:

@@ -42,6 +42,19 @@ def train(
     """
     storage = RunStorage(config)
     storage.pull()
+    worker.barrier()  # nobody begins a checkpoint while another clears what a killed training left of one
+    try:
+        _train(config, worker, on_record, storage)
+    except Exception:
+        if worker.rank == 0:
+            storage.try_push_record()  # what explains the error: the last records, and bad batches to replay
+        raise
+    if worker.rank == 0:
+        storage.push_record()
+    worker.barrier()
+
+
+def _train(config: PretrainConfig, worker: WorkerContext, on_record: OnRecord, storage: RunStorage) -> None:
     status = storage.folder / STATUS
     report_stage(status, worker, "loading the network and the studies")
     newest = checkpoint.newest(checkpoints_folder(config))
@@ -66,10 +79,7 @@ def train(
             log_models(config, run, card)
             storage.push_backbone()
         report_stage(status, worker, "")
-    if worker.rank == 0:
-        loop.checkpoints.storage.wait()
-        storage.push_record()
-    worker.barrier()
+    loop.checkpoints.storage.wait()
 
 
 class TrainingLoop:
