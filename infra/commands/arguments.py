@@ -62,7 +62,7 @@ class Command:
         from ...platform.core.storage import explained, localized
 
         urls: dict[str, str] = {}
-        with explained(None), ExitStack() as stack, _naming(urls):
+        with explained(None), ExitStack() as stack, naming(urls):
 
             def as_input(name: str, location: Location) -> Location:
                 if location.is_local or name in (*self.written, *self.streamed):
@@ -107,7 +107,7 @@ class Command:
 
 
 @contextmanager
-def _naming(urls: Mapping[str, str]) -> Iterator[None]:
+def naming(urls: Mapping[str, str]) -> Iterator[None]:
     """Within the block, errors for people name the URL and not its copy on this machine. urls: copy -> URL."""
     try:
         yield
