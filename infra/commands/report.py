@@ -13,8 +13,9 @@ from tyro.conf import Positional, arg
 
 from ...platform.core.config import subconfig
 from ...platform.core.location import Location
+from ...platform.core.storage import naming
 from ..pages.config import ReportConfig
-from .arguments import Command, naming
+from .arguments import Command
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, StorageError
+from .errors import ConfigError, StorageError, VetdinoError
 from .extras import require_extra
 from .location import Location
 from .node_cache import node_cache
@@ -281,6 +281,19 @@ def _remove_old(home: Path, copy: Path) -> None:
         with suppress(OSError):
             if other.is_dir() and other != copy and time.time() - other.stat().st_mtime > OLD:
                 shutil.rmtree(other)
+
+
+@contextmanager
+def naming(urls: Mapping[str, str]) -> Iterator[None]:
+    """Within the block, errors for people name the URL and not its copy on this machine. urls: copy -> URL."""
+    try:
+        yield
+    except VetdinoError as error:
+        text = str(error)
+        for path, url in urls.items():
+            text = text.replace(path, url)
+        error.args = (text,)
+        raise
 
 
 @contextmanager
