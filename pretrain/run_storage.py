@@ -86,9 +86,8 @@ class RunStorage:
             return rest.partition("/")[0] in sealed if top == CHECKPOINTS else _is_record(name)
 
         self._mirror.pull(wanted)
-        for draft in (self.folder / CHECKPOINTS).glob(
-            f"{checkpoint.DRAFT}*"
-        ):  # of a training that was killed
+        # Left by a training that was killed; `sender` would take one for that of a first worker on this machine.
+        for draft in (self.folder / CHECKPOINTS).glob(f"{checkpoint.DRAFT}*"):
             shutil.rmtree(draft)
         for folder in (self.folder / CHECKPOINTS).glob("step_*"):
             was_there = self._mirror.was_there(f"{CHECKPOINTS}/{folder.name}/{checkpoint.SEAL}")
