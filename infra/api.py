@@ -16,7 +16,6 @@ from ..platform.core.location import Location
 
 if TYPE_CHECKING:
     from ..downstream.results import EvaluationReport
-    from ..platform.core.location import Location
     from ..platform.data.manifest import Manifest
     from ..platform.measure.features import Features
 

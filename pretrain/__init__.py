@@ -16,10 +16,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from ..platform.core.location import Location
+from typing import Any
 
 from ..platform.core.location import Location
 

@@ -18,7 +18,7 @@ from .checkpoints import POSITION, checkpoint_backbone
 from .config import PretrainConfig
 from .distillation.distiller import Distiller
 from .distillation.engine import Engine
-from .mixture import load_mixture, study_order
+from .mixture import Mixture, load_mixture, study_order
 from .start import StartingPoint, starting_point
 from .watch.probe import Probe
 
@@ -29,6 +29,8 @@ class Trainer:
 
     config: PretrainConfig
     worker: WorkerContext
+    mixture: Mixture
+    """As it was when the training began: an archive may grow meanwhile."""
     dataset: CropDataset
     order: StudyOrder | MixedOrder
     distiller: Distiller
@@ -83,7 +85,7 @@ def build_trainer(config: PretrainConfig, worker: WorkerContext, newest: Path | 
         frozen_steps=start.frozen_steps,
     )
     probe = Probe(mixture.folders, config.probe, mixture.findings, mixture.weights)
-    return Trainer(config, worker, dataset, order, distiller, engine, probe)
+    return Trainer(config, worker, mixture, dataset, order, distiller, engine, probe)
 
 
 def _resumed_start(config: PretrainConfig, newest: Path) -> StartingPoint:

@@ -23,7 +23,7 @@ from .bad_steps import BadSteps
 from .config import PretrainConfig
 from .distillation.distiller import Distiller
 from .distillation.engine import Engine
-from .mixture import load_mixture
+from .mixture import Mixture
 from .run_storage import CHECKPOINTS, RunStorage, run_folder
 from .watch.alarms import Alarms
 
@@ -56,11 +56,13 @@ class Checkpoints:
         self,
         config: PretrainConfig,
         worker: WorkerContext,
+        mixture: Mixture,
         distiller: Distiller,
         engine: Engine,
         state: LoopState,
     ) -> None:
         self.config, self.worker, self.root = config, worker, checkpoints_folder(config)
+        self.mixture = mixture
         self.storage = RunStorage(config)
         self.distiller, self.engine, self.state = distiller, engine, state
 
@@ -74,6 +76,7 @@ class Checkpoints:
             self.storage.begin_checkpoint(step)
         self.worker.barrier()
         self.storage.clear_drafts(step)
+        send = self.storage.sender(step)
         state = self.distiller.state_dict()
         teacher = {name: value for name, value in state.items() if not name.startswith("student.")}
 
@@ -88,14 +91,14 @@ class Checkpoints:
             {TEACHER: teacher},
             publish,
             collect=partial(self.storage.collect, step),
-            send=partial(self.storage.send, step),
+            send=send,
         )
 
     def load(self, folder: Path) -> int:
         """Load a checkpoint; returns the step to continue with."""
         from safetensors.torch import load_file
 
-        check_resumable(self.config, folder)
+        check_resumable(self.config, folder, self.mixture)
         self.distiller.load_state_dict(load_file(folder / TEACHER), strict=False)
         self.engine.load(folder)
         position = json.loads((folder / POSITION).read_text())
@@ -118,7 +121,7 @@ class Checkpoints:
             {
                 "step": step,
                 "workers": self.worker.world_size,
-                "manifest": load_mixture(self.config).digest,
+                "manifest": self.mixture.digest,
                 "head_warmup": self.engine.frozen_steps,
                 "alarms": state.alarms.state(),
                 "bad": state.bad_steps.state(),
@@ -180,8 +183,8 @@ def best_step(root: Path) -> int | None:
     return max(evaluated)[1] if evaluated else None
 
 
-def check_resumable(config: PretrainConfig, folder: Path) -> None:
-    """Raises CheckpointError if a training with these settings cannot continue from a checkpoint."""
+def check_resumable(config: PretrainConfig, folder: Path, mixture: Mixture) -> None:
+    """Raises CheckpointError if a training with these settings and shards cannot continue from a checkpoint."""
     began = trained_config(folder)
     for name in ("start", "backbone", "distill", "mix", "order", "crops", "batch", "seed", "head_warmup"):
         if getattr(began, name) != getattr(config, name):
@@ -189,10 +192,10 @@ def check_resumable(config: PretrainConfig, folder: Path) -> None:
                 f"{folder}: {name} differs from the settings that this training began with; resume with those "
                 "of its config.json, or choose another --out"
             )
-    if json.loads((folder / POSITION).read_text())["manifest"] != load_mixture(config).digest:
+    if json.loads((folder / POSITION).read_text())["manifest"] != mixture.digest:
         raise CheckpointError(
             f"{folder}: was trained on other shards than {', '.join(map(str, config.shards))}; "
-            "resume with those, or choose another --out"
+            "resume with those (where the archive has grown, with its earlier manifest), or choose another --out"
         )
     if checkpoint.step_of(folder) > config.steps:
         raise CheckpointError(

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..platform.core.config import flat, from_json, to_json
-from ..platform.core.errors import ConfigError
+from ..platform.core.errors import ConfigError, StorageError
 from ..platform.core.extras import require_extra
 from ..platform.core.files import atomic_write
 from ..platform.core.location import Location
@@ -33,7 +33,7 @@ from .checkpoints import check_resumable, checkpoints_folder, trained_config
 from .config import PretrainConfig
 from .data_warnings import data_warnings
 from .loop import train
-from .mixture import check_mixture, load_mixture
+from .mixture import Mixture, check_mixture, load_mixture
 from .records import STATUS
 from .run_storage import BACKBONE, RunStorage, run_folder
 from .start import starting_point
@@ -59,7 +59,8 @@ def pretrain(config: PretrainConfig) -> Path | Location:
     storage = RunStorage(config)
     with folder_lock(out, "vetdino pretrain"):
         storage.recover()
-        _prepare_folder(config)
+        _prepare_folder(config, mixture)
+        storage.push_record()  # workers begin with what is there: these settings, nothing of a training that left none
         create_database(tracking_address(storage.folder))
         workers = WorkerConfig(
             workers=config.workers,
@@ -69,7 +70,7 @@ def pretrain(config: PretrainConfig) -> Path | Location:
             restarts=config.restarts,
         )
         with storage.followed_status(), _progress_bar(config, data_warnings(config, mixture)) as on_stage:
-            argument, advice = to_json(config), partial(_advice, config)
+            argument, advice = to_json(config), partial(_advice, storage)
             run_on_ray(_train_worker, argument, workers, out, advice, on_stage)
         storage.discard()
     return out.path / BACKBONE if out.is_local else out / BACKBONE
@@ -80,13 +81,14 @@ def _train_worker(config: str, worker: WorkerContext) -> None:
     train(from_json(PretrainConfig, config), worker)
 
 
-def _advice(config: PretrainConfig) -> str:
-    if any(checkpoints_folder(config).glob("step_*")):
-        return f"{config.out} holds a checkpoint: run again with --resume"
+def _advice(storage: RunStorage) -> str:
+    with suppress(StorageError):
+        if storage.has_checkpoint:
+            return f"{storage.location} holds a checkpoint: run again with --resume"
     return "run the same command again"
 
 
-def _prepare_folder(config: PretrainConfig) -> None:
+def _prepare_folder(config: PretrainConfig, mixture: Mixture) -> None:
     """Write `config.json` to the run's folder; raises ConfigError or CheckpointError if it holds another training."""
     root, folder = checkpoints_folder(config), run_folder(config)
     newest = checkpoint.newest(root)
@@ -97,7 +99,7 @@ def _prepare_folder(config: PretrainConfig) -> None:
             f"{config.out}: holds a training already; add --resume to continue it, or choose another --out"
         )
     if newest is not None:
-        check_resumable(config, newest)
+        check_resumable(config, newest, mixture)
         _announce_resume(config, newest)
     else:
         starting_point(config)  # so that unknown names and weights that do not fit are reported at once

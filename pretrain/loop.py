@@ -23,7 +23,6 @@ from .checkpoints import Checkpoints, LoopState, checkpoints_folder, newest_chec
 from .config import PretrainConfig
 from .data_warnings import data_warnings
 from .export import export_backbone, log_models, open_pretrain_run
-from .mixture import load_mixture
 from .records import STATUS, RecordWindow
 from .run_storage import RunStorage
 from .watch.alarms import Alarms, Decision, alarm_metrics, decide
@@ -43,11 +42,24 @@ def train(
     """
     storage = RunStorage(config)
     storage.pull()
+    worker.barrier()  # nobody begins a checkpoint while another clears what a killed training left of one
+    try:
+        _train(config, worker, on_record, storage)
+    except Exception:
+        if worker.rank == 0:
+            storage.try_push_record()  # what explains the error: the last records, and bad batches to replay
+        raise
+    if worker.rank == 0:
+        storage.push_record()
+    worker.barrier()
+
+
+def _train(config: PretrainConfig, worker: WorkerContext, on_record: OnRecord, storage: RunStorage) -> None:
     status = storage.folder / STATUS
     report_stage(status, worker, "loading the network and the studies")
     newest = checkpoint.newest(checkpoints_folder(config))
     trainer = build_trainer(config, worker, newest)
-    mixture = load_mixture(config)
+    mixture = trainer.mixture
     with open_pretrain_run(config, mixture) as run:
         for manifest in mixture.manifests:
             run.log_dataset(manifest.name, manifest.digest, "pretraining", dict(manifest.counts))
@@ -67,10 +79,7 @@ def train(
             log_models(config, run, card)
             storage.push_backbone()
         report_stage(status, worker, "")
-    if worker.rank == 0:
-        loop.checkpoints.storage.wait()
-        storage.push_record()
-    worker.barrier()
+    loop.checkpoints.storage.wait()
 
 
 class TrainingLoop:
@@ -90,8 +99,10 @@ class TrainingLoop:
             steps=config.steps,
         )
         self.state = LoopState(alarms, BadSteps(config.bad_in_a_row))
-        self.checkpoints = Checkpoints(config, worker, self.distiller, self.engine, self.state)
-        self.warnings = data_warnings(config, load_mixture(config))
+        self.checkpoints = Checkpoints(
+            config, worker, trainer.mixture, self.distiller, self.engine, self.state
+        )
+        self.warnings = data_warnings(config, trainer.mixture)
 
     def run_from(self, first: int) -> int | None:
         """Train from a step to the end; returns the step to continue from if an alarm rewound the training."""

@@ -1,8 +1,8 @@
 """The folder of a training whose `out` is a URL: each machine works in a folder of its own, and uploads.
 
 A checkpoint is there once its seal is, which is uploaded last; before a training continues, each machine downloads the
-sealed ones that it lacks. The record (metrics, status, bad batches) is uploaded with each checkpoint, and now and then
-between. Where `out` is local, nothing is done.
+sealed ones that it lacks. The record (metrics, status, bad batches) is uploaded with each checkpoint, now and then
+between, and when an error ends the training. Where `out` is local, nothing is done.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -79,14 +79,16 @@ class RunStorage:
 
     def _pull(self, keep_unsent: bool) -> None:
         assert self._mirror is not None
-        names = listing(self.location / CHECKPOINTS)
-        sealed = {name.rpartition("/")[0] for name in names if name.endswith(f"/{checkpoint.SEAL}")}
+        sealed = _sealed(listing(self.location / CHECKPOINTS))
 
         def wanted(name: str) -> bool:
             top, _, rest = name.partition("/")
             return rest.partition("/")[0] in sealed if top == CHECKPOINTS else _is_record(name)
 
         self._mirror.pull(wanted)
+        # Left by a training that was killed; `sender` would take one for that of a first worker on this machine.
+        for draft in (self.folder / CHECKPOINTS).glob(f"{checkpoint.DRAFT}*"):
+            shutil.rmtree(draft)
         for folder in (self.folder / CHECKPOINTS).glob("step_*"):
             was_there = self._mirror.was_there(f"{CHECKPOINTS}/{folder.name}/{checkpoint.SEAL}")
             if folder.name not in sealed and (was_there or not keep_unsent):
@@ -113,27 +115,47 @@ class RunStorage:
             with self._alone():
                 self._mirror.push(lambda name: name.startswith(f"{BACKBONE}/"))
 
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to resume from, here or sealed at the URL. Raises StorageError."""
+        if any((self.folder / CHECKPOINTS).glob("step_*")):
+            return True
+        return not self.is_local and bool(_sealed(listing(self.location / CHECKPOINTS)))
+
     def begin_checkpoint(self, step: int) -> None:
-        """Remove at the URL what a killed attempt has left of a step's checkpoint. Raises StorageError."""
+        """Remove at the URL what killed attempts have left: parts, and a checkpoint of this step without its seal.
+
+        One with its seal is good until the new one is here. Raises StorageError.
+        """
         if self._mirror is not None:
-            place = self._place(step)
-            remove(place, sorted(listing(place), key=checkpoint.SEAL.__ne__))
+            place = self.location / CHECKPOINTS
+            names = listing(place)
+            unsealed = {checkpoint.folder_of(Path(), step).name} - _sealed(names)
+            remove(
+                place,
+                [name for name in names if name.startswith(checkpoint.DRAFT) or _top(name) in unsealed],
+            )
 
     def clear_drafts(self, step: int) -> None:
         """Remove this machine's parts of earlier checkpoints, which the first worker's machine has put together."""
         if self._mirror is not None:
-            for draft in (self.folder / CHECKPOINTS).glob(".draft_*"):
+            for draft in (self.folder / CHECKPOINTS).glob(f"{checkpoint.DRAFT}*"):
                 if draft != checkpoint.draft_of(self.folder / CHECKPOINTS, step):
                     shutil.rmtree(draft, ignore_errors=True)
 
-    def send(self, step: int, path: Path) -> None:
-        """Upload this worker's file of a checkpoint, where the first worker is on another machine."""
+    def sender(self, step: int) -> Callable[[Path], None]:
+        """What uploads this worker's file of a checkpoint where the first worker is on another machine.
+
+        To be called once the first worker has begun the checkpoint, and before this one's file is written: with the
+        last file the first worker may move all of them at once.
+        """
         draft = checkpoint.draft_of(self.folder / CHECKPOINTS, step)
-        if self._mirror is not None and not (draft / "config.json").exists():
-            upload(self._place(step), {path.relative_to(draft).as_posix(): path})
+        if self._mirror is None or (draft / "config.json").exists():
+            return lambda path: None
+        return lambda path: upload(self._parts(step), {path.relative_to(draft).as_posix(): path})
 
     def collect(self, step: int, paths: Sequence[Path]) -> None:
-        """Wait for other workers' files of a checkpoint, and download those of other machines.
+        """Wait for other workers' files of a checkpoint, and move those of other machines here from the URL.
 
         Raises TimeoutError (an OSError) if one does not come, StorageError.
         """
@@ -147,9 +169,11 @@ class RunStorage:
                 raise TimeoutError(
                     f"{next(iter(missing))} of another worker did not come in {PATIENCE / 60:.0f} minutes"
                 )
-            there = {} if self.is_local else listing(self._place(step))
-            download(self._place(step), {name: missing[name] for name in missing if name in there}, there)
-            time.sleep(0.05 if self.is_local else 0.5)
+            there = listing(self._parts(step))
+            sent = {name: path for name, path in missing.items() if name in there}
+            download(self._parts(step), sent, there)
+            remove(self._parts(step), list(sent))
+            time.sleep(0.5)
 
     def push_record_soon(self) -> None:
         """Upload the record in the background, if the last time is long ago; a failure is one warning."""
@@ -157,7 +181,7 @@ class RunStorage:
             return
         if self._thread is None or not self._thread.is_alive():
             self._last = time.monotonic()
-            self._thread = threading.Thread(target=self._push_quietly, daemon=True)
+            self._thread = threading.Thread(target=self.try_push_record, daemon=True)
             self._thread.start()
 
     def wait(self) -> None:
@@ -193,7 +217,8 @@ class RunStorage:
                 if there.get("step", 0) > here.get("step", 0):
                     atomic_write(status, json.dumps(there))
 
-    def _push_quietly(self) -> None:
+    def try_push_record(self) -> None:
+        """`push_record`, but a failure is one warning."""
         try:
             self.push_record()
         except (StorageError, OSError) as error:
@@ -203,8 +228,9 @@ class RunStorage:
                 )
             self._failed = True
 
-    def _place(self, step: int) -> Location:
-        return self.location / CHECKPOINTS / checkpoint.folder_of(Path(), step).name
+    def _parts(self, step: int) -> Location:
+        """Where other machines put their files of a checkpoint: apart from whole ones, which `out` may hold of it."""
+        return self.location / CHECKPOINTS / checkpoint.draft_of(Path(), step).name
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -217,6 +243,15 @@ class RunStorage:
         return f"RunStorage({self.location})"
 
 
+def _top(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def _sealed(names: Iterable[str]) -> set[str]:
+    """The folders of whole checkpoints among the names of files."""
+    return {_top(name) for name in names if name.endswith(f"/{checkpoint.SEAL}")}
+
+
 def _is_record(name: str) -> bool:
     """Whether a file of a training's folder is part of its record."""
-    return name.partition("/")[0] not in (CHECKPOINTS, BACKBONE, FAILURE, "ray")
+    return _top(name) not in (CHECKPOINTS, BACKBONE, FAILURE, "ray")

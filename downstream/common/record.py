@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ...platform.core.config import digest, flat, to_json
 from ...platform.core.errors import DataError
 from ...platform.core.files import atomic_write
+from ...platform.core.location import Location
 from ...platform.core.progress import tables_console
 from ...platform.core.runs import Run, open_run
 
@@ -115,10 +116,10 @@ def pretraining_step(card: Card | None) -> int:
 def publish(record: ExperimentRecord, out: Path | str) -> None:
     """Write the record to `out`, which is replaced as a whole, and to MLflow; print it.
 
-    Raises DataError where `out` holds something that is not ours.
+    Raises DataError where `out` holds something that is not ours, ConfigError where it is a URL.
     """
     with replaced(out) as folder:
-        run = write_record(record, folder, shown_folder=Path(out).resolve())
+        run = write_record(record, folder, shown_folder=Location(out).path.resolve())
     show_record(record, run.view_hint)
 
 
@@ -130,8 +131,10 @@ def write_record(
 ) -> Run:
     """Write the files of a record into a folder and its MLflow run, a new one; the run is closed on return.
 
-    shown_folder: what the folder will be renamed to, for messages.
+    shown_folder: what the folder will be renamed to, for messages. Raises ConfigError for a URL: the commands write to
+    a folder of this machine, and upload it.
     """
+    folder = Location(folder).path
     (folder / "run.json").unlink(missing_ok=True)  # else the MLflow run of an earlier call would be continued
     content = {**record.identity, "metrics": finite_or_none(record.metrics), **record.details}
     atomic_write(folder / METRICS, json.dumps(content, indent=1) + "\n")
@@ -181,9 +184,9 @@ def show(items: Sequence[RenderableType], warnings: Sequence[str] = ()) -> None:
 def replaced(out: Path | str) -> Iterator[Path]:
     """A new folder beside `out`, which replaces `out` when the block ends without an exception, else is removed.
 
-    Raises DataError before anything is written where `out` holds what no experiment left there.
+    Raises DataError before anything is written where `out` holds what no experiment left there, ConfigError for a URL.
     """
-    out = Path(out).resolve()
+    out = Location(out).path.resolve()
     check_ours(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     ending = secrets.token_hex(4)
@@ -205,7 +208,7 @@ def replaced(out: Path | str) -> Iterator[Path]:
 
 def check_ours(out: Path | str) -> None:
     """Raises DataError where a folder holds what no experiment left there, since it would be replaced."""
-    out = Path(out)
+    out = Location(out).path
     if out.exists() and not out.is_dir():
         raise DataError(f"{out} is a file; give a folder to write to")
     names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []

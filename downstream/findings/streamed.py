@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 16_384
-"""RowBlocks in memory as float32 at a time."""
+"""Rows of a block: as many are in memory as float32 at a time."""
 
 TOLERANCE = 1e-5
 """Largest slope at which the solver stops, in the coordinates that it works in."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from tyro.conf import Positional, arg
 
-from ...platform.core.errors import VetdinoError
 from ...platform.core.location import Location
+from ...platform.core.storage import explained, localized, naming
 
 SOURCE = (
     "Backbone folder, weights file (PATH or URL, or PATH#heads=N,sha256=HEX), timm:NAME (published weights) or "
@@ -59,10 +59,9 @@ class Command:
     @contextmanager
     def _prepared(self, action: str) -> Iterator[Self]:
         from ...platform.core.mirror import published
-        from ...platform.core.storage import explained, localized
 
         urls: dict[str, str] = {}
-        with explained(None), ExitStack() as stack, _naming(urls):
+        with explained(None), ExitStack() as stack, naming(urls):
 
             def as_input(name: str, location: Location) -> Location:
                 if location.is_local or name in (*self.written, *self.streamed):
@@ -104,19 +103,6 @@ class Command:
     def run(self) -> Path | Location | None:
         """Do the work; the place that the command line prints last, or None."""
         raise NotImplementedError
-
-
-@contextmanager
-def _naming(urls: Mapping[str, str]) -> Iterator[None]:
-    """Within the block, errors for people name the URL and not its copy on this machine. urls: copy -> URL."""
-    try:
-        yield
-    except VetdinoError as error:
-        text = str(error)
-        for path, url in urls.items():
-            text = text.replace(path, url)
-        error.args = (text,)
-        raise
 
 
 def _with_locations(config: Any, local: Callable[[str, Location], Location], group: str = "") -> Any:

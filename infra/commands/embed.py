@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from ...platform.measure.embedding import EmbedJob
     from ...platform.models.backbone import Backbone
 
-MOST_THREADS = 16
-"""Threads that decode views, at most."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Embed(DeviceConfig, Command):
@@ -94,6 +91,7 @@ class Embed(DeviceConfig, Command):
 
     def _job(self, manifest: Manifest, backbone: Backbone) -> EmbedJob:
         from ...platform.measure.embedding import EmbedJob
+        from ...platform.measure.prefetch import MOST_THREADS
 
         return EmbedJob(
             shards=str(self.shards.absolute()),

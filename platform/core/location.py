@@ -75,6 +75,11 @@ class Location:
         """The last part of the path or of the URL."""
         return self._url.rpartition("/")[2] if self._url else self._path.name
 
+    @property
+    def parent(self) -> Location:
+        """The folder that it is in. Raises ConfigError for the top of a URL."""
+        return Location(self._url.rpartition("/")[0]) if self._url else Location(self._path.parent)
+
     def absolute(self) -> Location:
         """The same place for a process with another working directory."""
         return self if self._url else Location(self._path.resolve())

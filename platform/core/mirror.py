@@ -21,7 +21,16 @@ from .node_cache import node_cache
 from .storage import Place, download, listing, remove, upload
 
 MARKS = frozenset(
-    {"manifest.json", "seal.json", "card.json", "metrics.json", "volumes.json", "CURRENT", "features.parquet"}
+    {
+        "manifest.json",
+        "seal.json",
+        "card.json",
+        "metrics.json",
+        "volumes.json",
+        "CURRENT",
+        "features.parquet",
+        "_features.json",
+    }
 )
 """Files without which nothing reads the folder that they are in."""
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, StorageError
+from .errors import ConfigError, StorageError, VetdinoError
 from .extras import require_extra
 from .location import Location
 from .node_cache import node_cache
@@ -41,7 +41,9 @@ DRIVERS = {"s3": "s3fs", "s3a": "s3fs"}
 
 
 def filesystem(place: Place) -> tuple[AbstractFileSystem, str]:
-    """The file system of a place, and its path there. Raises ConfigError where the URL's library is missing.
+    """The file system of a place, and its path there.
+
+    Raises ConfigError for a web address, or where the URL's library is missing.
 
     Made anew in each process that asks: those of object storage do not survive a fork.
     """
@@ -52,6 +54,11 @@ def filesystem(place: Place) -> tuple[AbstractFileSystem, str]:
         return fsspec.filesystem("file"), str(location.path.absolute())
     url = str(location)
     scheme = url.partition("://")[0]
+    if scheme in ("http", "https"):  # fsspec would take the links of a page for the files of a folder
+        raise ConfigError(
+            f"{url}: a web address, and no folder can be listed or written there; download what you need, or give "
+            "a URL of object storage such as s3://BUCKET/FOLDER (AWS_ENDPOINT_URL names the server)"
+        )
     if driver := DRIVERS.get(scheme):
         require_extra(driver, url)
     options: dict[str, Any] = {"use_listings_cache": False}
@@ -279,6 +286,19 @@ def _remove_old(home: Path, copy: Path) -> None:
         with suppress(OSError):
             if other.is_dir() and other != copy and time.time() - other.stat().st_mtime > OLD:
                 shutil.rmtree(other)
+
+
+@contextmanager
+def naming(urls: Mapping[str, str]) -> Iterator[None]:
+    """Within the block, errors for people name the URL and not its copy on this machine. urls: copy -> URL."""
+    try:
+        yield
+    except VetdinoError as error:
+        text = str(error)
+        for path, url in urls.items():
+            text = text.replace(path, url)
+        error.args = (text,)
+        raise
 
 
 @contextmanager

@@ -13,18 +13,17 @@ import numpy as np
 from ..core.device import DeviceChoice
 from ..core.errors import ConfigError, FeaturesError, TrainingError, VetdinoError
 from ..core.extras import require_extra
+from ..core.mirror import is_mirrored, place_of
 from ..data.manifest import Shard
 from ..training.cluster import ray_connection
 from .embedding import EmbedJob, embed_shards
+from .prefetch import MOST_THREADS
 
 if TYPE_CHECKING:
     from ..models.backbone import Backbone
 
 CORES = 4
 """CPU cores of an actor without a GPU."""
-
-MOST_THREADS = 16
-"""Threads that decode views beside a GPU, at most."""
 
 
 def embed_on_ray(
@@ -39,9 +38,10 @@ def embed_on_ray(
     """Write the parts of these shards on the Ray that runs, or on one of this machine.
 
     backbone: on the CPU; each actor gets a copy, on a GPU of its own where there are any. actors: 0 takes one for each
-    GPU, or for every four cores. job.out: a folder that all machines share. A shard whose actor was lost is embedded by
+    GPU, or for every four cores. job.out: a folder that all nodes share. A shard whose actor was lost is embedded by
     another. advance: called with the studies of each part that is written. on_stage: with what is waited for.
-    Raises what an actor did, as `embed_shards`; the parts that are written stay.
+    Raises ConfigError where Ray has several nodes and `job.out` is uploaded to a URL, else what an actor did, as
+    `embed_shards`; the parts that are written stay.
     """
     require_extra("ray", "embedding on a cluster")
     # Ray Data's own way of starting actors makes Ray's core print a page of advice.
@@ -50,6 +50,12 @@ def embed_on_ray(
         import ray
         from ray.data import DataContext
 
+        nodes = sum(node["Alive"] for node in ray.nodes())
+        if nodes > 1 and is_mirrored(job.out):
+            raise ConfigError(
+                f"{place_of(job.out)}: a URL, and the actors of {nodes} nodes write into one folder; give --out on "
+                "a disk that all nodes share, and copy it to the URL afterwards"
+            )
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.verbose_stats_logs = False

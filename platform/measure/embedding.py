@@ -148,7 +148,16 @@ def _other_views(shard: Shard) -> ShardError:
 
 
 def finish_table(job: EmbedJob, backbone: Backbone) -> None:
-    """Write `_features.json` once all parts are whole, and remove parts of an earlier run that do not belong to it."""
+    """Write `_features.json` once all parts are whole, and remove parts of an earlier run that do not belong to it.
+
+    Raises FeaturesError where a part is missing: one that another machine wrote to a disk of its own.
+    """
+    missing = [job.part(shard) for shard in job.wanted if not job.part(shard).is_file()]
+    if missing:
+        raise FeaturesError(
+            f"{missing[0]}: missing, as {len(missing)} of {len(job.wanted)} parts are; give --out on a disk that all "
+            "machines share, and run the same command again"
+        )
     index = TableIndex(
         level=job.level,
         dtype=job.dtype,

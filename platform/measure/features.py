@@ -16,6 +16,9 @@ import numpy as np
 
 from ..core.errors import FeaturesError
 from ..core.files import atomic_path, explain_os_error
+from ..core.location import Location
+from ..core.mirror import published
+from ..core.storage import Place, localized, naming, read_bytes
 from .descriptors import RowLevel
 from .neighbors import unit_vectors
 from .probes import Probes
@@ -123,20 +126,25 @@ def _joined(projections: Sequence[str]) -> str:
     return " ".join(sorted(set(projections)))
 
 
-def save_features(features: Features, path: Path | str) -> Path:
-    """Writes the table as one Parquet file, whole or not at all, and returns its path.
+def save_features(features: Features, path: Place) -> Path | Location:
+    """Writes the table as one Parquet file, whole or not at all, and returns its place.
 
-    path: a file ending in .parquet, or a folder that gets features.parquet. Raises FeaturesError where the parts of
-    the table differ in length or it holds NaN vectors.
+    path: a file ending in .parquet, or a folder that gets features.parquet; local, or a URL. Raises FeaturesError
+    where the parts of the table differ in length or it holds NaN vectors, StorageError, OSError.
     """
-    path = Path(path)
-    path = path if path.suffix == ".parquet" else path / FILE
-    if (path.parent / INDEX).exists():
-        raise FeaturesError(f"{path.parent}: holds what `vetdino embed` wrote; give another folder")
-    check_features(features, str(path))
-    with atomic_path(path) as temporary:
-        write_table(features, temporary, {"manifest": features.manifest, **_probes_card(features.probes)})
-    return path
+    place = Location(path)
+    folder, file = (place.parent, place) if place.name.endswith(".parquet") else (place, place / FILE)
+    if read_bytes(folder / INDEX) is not None:
+        raise FeaturesError(f"{folder}: holds what `vetdino embed` wrote; give another folder")
+    check_features(features, str(file))
+    facts = {"manifest": features.manifest, **_probes_card(features.probes)}
+    if file.is_local:
+        with atomic_path(file.path) as temporary:
+            write_table(features, temporary, facts)
+        return file.path
+    with published(file, "vetdino.save_features") as local:
+        write_table(features, local, facts)
+    return file
 
 
 def write_table(features: Features, place: Any, facts: Mapping[str, Any]) -> None:
@@ -215,27 +223,29 @@ class TableIndex:
         return json.dumps(card, indent=1) + "\n"
 
 
-def load_features(path: Path | str) -> Features:
+def load_features(path: Place) -> Features:
     """The table that `vetdino embed` or `save_features` wrote.
 
-    path: the folder, or a Parquet file. Vectors of more than 256 MiB lie in a temporary file without a name, which is
-    mapped, so that only what is used takes memory. Raises FeaturesError where the table is missing or damaged, or where
-    the temporary file finds no room.
+    path: the folder, or a Parquet file; what lies at a URL is copied to this machine first. Vectors of more than
+    256 MiB lie in a temporary file without a name, which is mapped, so that only what is used takes memory. Raises
+    FeaturesError where the table is missing or damaged, or where the temporary file finds no room; StorageError.
     """
-    return FeatureTable(path).read()
+    copy = localized(path)
+    with naming({str(copy): str(Location(path))}):
+        return FeatureTable(copy).read()
 
 
 class FeatureTable:
     """The files of a feature table, to be read whole or a part at a time.
 
-    Raises FeaturesError where one is missing, damaged or of another version.
+    Raises FeaturesError where one is missing, damaged or of another version, ConfigError for a URL.
     """
 
     def __init__(self, path: Path | str) -> None:
         import pyarrow as pa
         from pyarrow import parquet
 
-        self.path, self._card, self._parts = _opened(Path(path))
+        self.path, self._card, self._parts = _opened(Location(path).path)
         try:
             with parquet.ParquetFile(self._parts[0][0]) as file:
                 schema, rows = file.schema_arrow, file.metadata.num_rows
@@ -308,6 +318,8 @@ class FeatureTable:
             done = 0
             try:
                 with parquet.ParquetFile(path, page_checksum_verification=True) as file:
+                    if expected is not None:
+                        self._check_part(path, file.schema_arrow.metadata or {})
                     for batch in file.iter_batches(rows):
                         done += batch.num_rows
                         yield batch
@@ -315,6 +327,21 @@ class FeatureTable:
                 raise self._damaged(path) from None
             if expected is not None and done != expected:
                 raise self._damaged(path)
+
+    def _check_part(self, path: Path, metadata: Mapping[bytes, bytes]) -> None:
+        """Raises FeaturesError for a part of another table than the folder's, as a copy that broke off may leave."""
+        try:
+            part = json.loads(metadata[b"vetdino"])
+            others = [
+                name for name in ("backbone", "level", "dtype", "findings") if part[name] != self._card[name]
+            ]
+        except (KeyError, ValueError, TypeError):
+            raise self._damaged(path) from None
+        if others:
+            raise FeaturesError(
+                f"{path}: its {others[0]} is another than that of {INDEX}; copy the folder again, or write it anew "
+                "with `vetdino embed`"
+            )
 
     def _converted(self, batch: Any) -> Features:
         """A batch as features. Raises FeaturesError where it is none."""

@@ -26,6 +26,9 @@ ViewPlace = tuple[Study, int]
 AHEAD = 3
 """Batches that are read and decoded while the network is at work on the one before them."""
 
+MOST_THREADS = 16
+"""Threads that decode views, at most."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ViewBatch(Generic[Tag]):

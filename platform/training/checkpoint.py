@@ -20,6 +20,9 @@ from ..core.files import atomic_path, atomic_write, fsync_path
 SEAL = "seal.json"
 """Name -> sha256 of every other file in the folder; written last."""
 
+DRAFT = ".draft_"
+"""Prefix of a checkpoint that is being written; readers ignore it."""
+
 GONE = ".gone_"
 """Prefix of a checkpoint that is being removed; readers ignore it."""
 
@@ -35,7 +38,7 @@ def folder_of(root: Path, step: int) -> Path:
 
 def draft_of(root: Path, step: int) -> Path:
     """Where the checkpoint of a step is written before it is complete; readers ignore it."""
-    return root / f".draft_{step:08d}"
+    return root / f"{DRAFT}{step:08d}"
 
 
 def begin(root: Path, step: int) -> Path:

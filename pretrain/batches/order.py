@@ -167,30 +167,10 @@ def _phases(levels: int, lanes: int) -> np.ndarray:
     Neighboring lanes, which one worker has, have phases that are spread evenly; and so have, at the next level, the
     lanes that a level leaves over.
     """
-    ranks = []
-    for base in _primes(levels):
-        ranks.append(np.argsort(np.argsort([_radical_inverse(lane, base) for lane in range(lanes)])))
-    return np.stack(ranks)
+    from scipy.stats import qmc
 
-
-def _primes(count: int) -> list[int]:
-    found: list[int] = []
-    number = 2
-    while len(found) < count:
-        if all(number % prime for prime in found):
-            found.append(number)
-        number += 1
-    return found
-
-
-def _radical_inverse(number: int, base: int) -> float:
-    """The digits of a number, mirrored at the point: 6 = 110 -> 0.011 in base 2."""
-    value, digit = 0.0, 1 / base
-    while number:
-        number, last = divmod(number, base)
-        value += last * digit
-        digit /= base
-    return value
+    points_LK = qmc.Halton(levels, scramble=False).random(lanes)
+    return np.argsort(np.argsort(points_LK, axis=0), axis=0).T
 
 
 @lru_cache(maxsize=64)

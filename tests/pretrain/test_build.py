@@ -9,6 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests.pretrain.conftest import write_shards
+from vetdino.platform.core.config import to_json
+from vetdino.platform.core.errors import CheckpointError
 from vetdino.platform.data.manifest import load_manifest
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.saving import save_backbone
@@ -17,7 +20,9 @@ from vetdino.pretrain import build
 from vetdino.pretrain.bad_steps import BadSteps
 from vetdino.pretrain.batches.config import OrderConfig
 from vetdino.pretrain.build import Trainer, build_trainer
-from vetdino.pretrain.checkpoints import Checkpoints, LoopState
+from vetdino.pretrain.checkpoints import POSITION, Checkpoints, LoopState, check_resumable
+from vetdino.pretrain.loop import TrainingLoop
+from vetdino.pretrain.mixture import load_mixture
 
 
 @pytest.fixture
@@ -101,9 +106,27 @@ def test_a_resumed_training_prepares_images_as_it_began_to(made, run_config, tmp
     config = replace(run_config, start=str(tmp_path / "backbone"))
     began = made(config)
     state = LoopState(SimpleNamespace(state=dict), BadSteps(3))
-    position = Checkpoints(config, began.worker, began.distiller, began.engine, state)._position(2)
+    checkpoints = Checkpoints(config, began.worker, began.mixture, began.distiller, began.engine, state)
+    position = checkpoints._position(2)
     (tmp_path / "step").mkdir()
     (tmp_path / "step" / "position.json").write_text(position)
     resumed = made(replace(config, start="gone"), newest=tmp_path / "step").distiller
     for learner in (resumed.student, resumed.teacher):
         assert (learner.backbone.card.mean, learner.backbone.card.std) == (0.3, 0.6)
+
+
+def test_a_training_whose_archive_grows_meanwhile_says_which_manifest_it_began_with(
+    made, run_config, tmp_path
+):
+    config = replace(run_config, shards=(str(write_shards(tmp_path / "shards")),))
+    began = made(config)
+    write_shards(tmp_path / "shards", splits={"train": 20})  # without validation studies
+    grown = load_mixture(config)
+    assert grown.studies("train") == 20
+    loop = TrainingLoop(began, run=None, on_record=lambda step, values: None)
+    assert loop.warnings == []
+    (tmp_path / POSITION).write_text(loop.checkpoints._position(2))
+    (tmp_path / "config.json").write_text(to_json(config))
+    with pytest.raises(CheckpointError, match="where the archive has grown, with its earlier manifest"):
+        check_resumable(config, tmp_path.rename(tmp_path.with_name("step_00000002")), grown)
+    check_resumable(config, tmp_path.with_name("step_00000002"), began.mixture)

@@ -19,7 +19,7 @@ from vetdino.pretrain.checkpoints import (
     checkpoints_folder,
     newest_checkpoint_at,
 )
-from vetdino.pretrain.mixture import load_mixture
+from vetdino.pretrain.mixture import Mixture, load_mixture
 
 
 def test_a_step_begins_from_its_own_checkpoint_or_the_newest_whole_one_before(run_config):
@@ -45,40 +45,46 @@ def test_the_best_step_has_the_highest_auroc_and_missing_ones_do_not_count(tmp_p
 
 
 @pytest.fixture
-def resumable(run_config) -> Path:
+def mixture(run_config) -> Mixture:
+    return load_mixture(run_config)
+
+
+@pytest.fixture
+def resumable(run_config, mixture) -> Path:
     """A checkpoint's settings and position."""
     folder = checkpoints_folder(run_config) / "step_00000002"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(to_json(run_config))
-    digest = load_mixture(run_config).digest
-    (folder / POSITION).write_text(json.dumps({"manifest": digest}))
+    (folder / POSITION).write_text(json.dumps({"manifest": mixture.digest}))
     return folder
 
 
-def test_settings_that_do_not_change_the_result_may_differ_on_resume(run_config, resumable):
-    check_resumable(run_config, resumable)
-    check_resumable(replace(run_config, steps=100, workers=2, resume=True), resumable)
-    check_resumable(replace(run_config, steps=2), resumable)  # no step is left, but the export may be
+def test_settings_that_do_not_change_the_result_may_differ_on_resume(run_config, resumable, mixture):
+    check_resumable(run_config, resumable, mixture)
+    check_resumable(replace(run_config, steps=100, workers=2, resume=True), resumable, mixture)
+    check_resumable(
+        replace(run_config, steps=2), resumable, mixture
+    )  # no step is left, but the export may be
 
 
-def test_a_training_that_began_before_there_were_lanes_goes_on(run_config, resumable):
+def test_a_training_that_began_before_there_were_lanes_goes_on(run_config, resumable, mixture):
     began = json.loads((resumable / "config.json").read_text())
     del began["order"]
     (resumable / "config.json").write_text(json.dumps(began))
-    check_resumable(run_config, resumable)
+    check_resumable(run_config, resumable, mixture)
 
 
-def test_a_training_that_began_before_there_were_mixes_goes_on(run_config, resumable):
+def test_a_training_that_began_before_there_were_mixes_goes_on(run_config, resumable, mixture):
     began = json.loads((resumable / "config.json").read_text())
     (began["shards"],) = began["shards"]
     del began["mix"]
     (resumable / "config.json").write_text(json.dumps(began))
-    check_resumable(run_config, resumable)
+    check_resumable(run_config, resumable, mixture)
 
 
-def test_fewer_steps_than_are_done_are_refused(run_config, resumable):
+def test_fewer_steps_than_are_done_are_refused(run_config, resumable, mixture):
     with pytest.raises(CheckpointError, match="beyond --steps 1 already; give 2 or more"):
-        check_resumable(replace(run_config, steps=1), resumable)
+        check_resumable(replace(run_config, steps=1), resumable, mixture)
 
 
 @pytest.mark.parametrize(
@@ -92,12 +98,12 @@ def test_fewer_steps_than_are_done_are_refused(run_config, resumable):
         ("mix", (1.0,)),
     ],
 )
-def test_settings_that_change_the_result_may_not(name, value, run_config, resumable):
+def test_settings_that_change_the_result_may_not(name, value, run_config, resumable, mixture):
     with pytest.raises(CheckpointError, match=f"{name} differs"):
-        check_resumable(replace(run_config, **{name: value}), resumable)
+        check_resumable(replace(run_config, **{name: value}), resumable, mixture)
 
 
-def test_other_shards_are_refused(run_config, resumable):
+def test_other_shards_are_refused(run_config, resumable, mixture):
     (resumable / POSITION).write_text(json.dumps({"manifest": "0"}))
     with pytest.raises(CheckpointError, match="other shards"):
-        check_resumable(run_config, resumable)
+        check_resumable(run_config, resumable, mixture)

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from vetdino.platform.core.config import to_json
 from vetdino.platform.core.errors import CheckpointError, ConfigError, StorageError
 from vetdino.platform.core.location import Location
-from vetdino.platform.core.storage import listing, localized, read_bytes, remove, upload
+from vetdino.platform.core.storage import listing, localized, read_bytes, remove, upload, write_bytes
 from vetdino.platform.models.loading import load
 from vetdino.platform.training import checkpoint
+from vetdino.pretrain import job
 from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.job import pretrain
 from vetdino.pretrain.run_storage import RunStorage, run_folder
@@ -105,6 +107,106 @@ def test_a_local_training_has_its_own_folder_and_nothing_is_brought_in_line(tmp_
 
 
 @pytest.mark.slow
+def test_workers_begin_with_the_settings_of_the_job_and_without_what_an_earlier_one_left(
+    at_urls, monkeypatch
+):
+    """Of a training that was stopped before its first checkpoint."""
+    config = at_urls("left")
+    left = {"metrics.jsonl": b"{}\n", "status.json": b'{"step": 2}', "run.json": b"{}", "config.json": b"{}"}
+    for name, content in left.items():
+        write_bytes(config.out / name, content)
+    with pytest.raises(ConfigError, match="no whole checkpoint to resume from"):
+        pretrain(replace(config, resume=True))
+    assert {name: read_bytes(config.out / name) for name in listing(config.out)} == left
+    seen = {}
+
+    def workers(function, argument, *rest):
+        seen.update({name: there(config, name) for name in listing(config.out)})
+        raise InterruptedError
+
+    monkeypatch.setattr(job, "run_on_ray", workers)
+    with pytest.raises(InterruptedError):
+        pretrain(config)
+    assert seen == {"config.json": to_json(config)}
+
+
+@pytest.mark.slow
+def test_an_error_that_ends_the_training_leaves_its_record_and_the_bad_batches_at_the_url(launch, at_urls):
+    config = at_urls("bad", bad_in_a_row=2, checkpoint_every=12)
+    launch([(config, None, list(range(1, 12)))], 1)
+    assert (run_folder(config) / "failure.txt").read_text().startswith("TrainingError: step 2")
+    names = set(listing(config.out))
+    assert {"metrics.jsonl", "bad/step_00000001.json", "bad/step_00000001.safetensors"} <= names
+    assert losses(there(config, "metrics.jsonl"))[-1]["step"] == 2
+
+
+def checkpoint_at(config: PretrainConfig, name: str, *files: str) -> None:
+    for file in files:
+        write_bytes(config.out / f"checkpoints/{name}/{file}", b"x")
+
+
+@pytest.mark.slow
+def test_a_new_checkpoint_of_a_step_begins_without_leftovers_and_leaves_the_whole_one(at_urls):
+    config = at_urls("begun")
+    checkpoint_at(config, "step_00000004", "teacher.safetensors", "seal.json")
+    checkpoint_at(config, "step_00000006", "teacher.safetensors", "engine/worker0001.safetensors")
+    checkpoint_at(config, ".draft_00000002", "engine/worker0001.safetensors")
+    checkpoint_at(config, ".draft_00000006", "engine/worker0001.safetensors")
+    storage = RunStorage(config)
+    for step in (4, 6):
+        storage.begin_checkpoint(step)
+    assert set(listing(config.out / "checkpoints")) == {
+        "step_00000004/teacher.safetensors",
+        "step_00000004/seal.json",
+    }
+
+
+@pytest.mark.slow
+def test_a_worker_on_another_machine_sends_its_file_and_one_beside_the_first_never_does(
+    at_urls, tmp_path, monkeypatch
+):
+    config, file = at_urls("sent"), Path("engine/worker0001.safetensors")
+    checkpoint_at(config, "step_00000004", str(file), "seal.json")
+
+    def machine(name: str) -> tuple[RunStorage, Path]:
+        monkeypatch.setenv("VETDINO_CACHE", str(tmp_path / name))
+        return RunStorage(config), run_folder(config) / "checkpoints" / ".draft_00000004"
+
+    second, draft = machine("second")
+    (draft / file).parent.mkdir(parents=True)
+    (draft / "config.json").write_text("{}")  # of a killed training whose first worker was here
+    second.pull()
+    assert not draft.exists()
+    send = second.sender(4)
+    (draft / file).parent.mkdir(parents=True)
+    (draft / file).write_text("its part")
+    send(draft / file)
+    assert there(config, f"checkpoints/step_00000004/{file}") == "x"
+
+    first, draft = machine("first")
+    draft.mkdir(parents=True)
+    (draft / "config.json").write_text("{}")
+    beside = first.sender(4)
+    first.collect(4, [draft / file])
+    assert (draft / file).read_text() == "its part"
+    draft.rename(draft.with_name("step_00000004"))  # the first worker may do this once all files are there
+    beside(draft / file)
+    assert not [name for name in listing(config.out / "checkpoints") if ".draft_" in name]
+
+
+@pytest.mark.slow
+def test_the_advice_after_workers_were_lost_knows_the_checkpoints_at_the_url(at_urls, failing_s3):
+    config = at_urls("advised")
+    storage = RunStorage(config)
+    checkpoint_at(config, "step_00000004", "teacher.safetensors")
+    assert job._advice(storage) == "run the same command again"
+    checkpoint_at(config, "step_00000004", "seal.json")
+    assert job._advice(storage) == f"{config.out} holds a checkpoint: run again with --resume"
+    failing_s3(403, "AccessDenied", -1)
+    assert job._advice(storage) == "run the same command again"
+
+
+@pytest.mark.slow
 def test_stopped_and_resumed_on_an_empty_disk_a_training_has_the_records_and_weights_of_a_local_one(
     launch, at_urls, local
 ):
@@ -129,8 +231,10 @@ def test_two_machines_put_a_checkpoint_together_and_each_can_be_lost(launch, at_
     base = at_urls(f"machines-{zero}")
     config = replace(base, optim=replace(base.optim, zero=zero), workers=2)
     launch([(config, 7)], 2, machines=True)
-    parts = [name for name in listing(config.out / "checkpoints/step_00000006") if "worker" in name]
+    names = listing(config.out / "checkpoints")
+    parts = [name for name in names if name.startswith("step_00000006/") and "worker" in name]
     assert len(parts) == (2 if zero else 1)
+    assert not [name for name in names if ".draft_" in name]  # what the machines exchanged
     second = Path(os.environ["VETDINO_CACHE"]) / "machine1"
     assert len(list(second.rglob(".draft_*"))) == (1 if zero else 0)
     shutil.rmtree(second)

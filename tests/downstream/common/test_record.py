@@ -21,7 +21,7 @@ from vetdino.downstream.common.record import (
     run_tags,
     write_record,
 )
-from vetdino.platform.core.errors import DataError
+from vetdino.platform.core.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -173,3 +173,14 @@ def test_what_an_unfinished_measurement_keeps_is_ours(tmp_path):
     (out / "thesis.docx").write_text("years of work")
     with pytest.raises(DataError, match=r"thesis\.docx"):
         check_ours(out)
+
+
+def test_a_url_is_refused_and_no_folder_of_its_name_made(tmp_path, monkeypatch):
+    """The commands write a record to a folder of this machine, and upload it."""
+    monkeypatch.chdir(tmp_path)
+    for write in (publish, write_record):
+        with pytest.raises(ConfigError, match=r"^s3://bucket/out: a URL, and only a local path"):
+            write(record_of(), "s3://bucket/out")
+    with pytest.raises(ConfigError, match="only a local path"):
+        check_ours("s3://bucket/out")
+    assert list(tmp_path.iterdir()) == []

@@ -64,6 +64,14 @@ def test_a_path_is_a_path(text):
     assert location == Location(Path(text))
 
 
+def test_the_parent_of_a_url_ends_with_its_bucket():
+    assert Location("s3://bucket/a/b.parquet").parent == Location("s3://bucket/a")
+    assert Location("s3://bucket/a").parent == Location("s3://bucket")
+    assert Location("a/b").parent == Location("a")
+    with pytest.raises(ConfigError, match="has two slashes"):
+        _ = Location("s3://bucket").parent
+
+
 def test_file_urls_are_paths():
     assert Location("file:///data/x").path == Path("/data/x")
     assert Location("file://localhost/data").path == Path("/data")

@@ -95,6 +95,16 @@ def test_a_version_beside_another_leaves_the_mark_in_place(place, order):
     assert order == ["v2/a", "v2/manifest.json", "CURRENT", "-v1/manifest.json", "-v1/a"]
 
 
+def test_a_feature_table_is_none_while_its_parts_are_replaced(place, order):
+    with published(place, "test") as folder:
+        write(folder, **{"a.parquet": "1", "z.parquet": "1", "_features_json": "{}"})
+    assert order == ["a.parquet", "z.parquet", "_features.json"]
+    order.clear()
+    with published(place, "test") as folder:
+        write(folder, **{"a.parquet": "2", "_features_json": "{ }"})
+    assert order == ["-_features.json", "a.parquet", "_features.json"]
+
+
 def test_an_output_can_be_one_file(place):
     with published(f"{place}.html", "test") as path:
         path.write_text("page")

@@ -172,6 +172,17 @@ def test_a_missing_library_and_an_unknown_kind_of_url_are_named(monkeypatch):
         filesystem("s3://b/x")
 
 
+@pytest.mark.parametrize(
+    "use", [filesystem, listing, localized, read_bytes, lambda place: write_bytes(place, b"")]
+)
+@pytest.mark.parametrize("scheme", ["http", "HTTPS"])
+def test_a_web_address_is_no_object_storage(use, scheme):
+    with pytest.raises(
+        ConfigError, match=r"^https?://host/x: a web address, .*AWS_ENDPOINT_URL names the server"
+    ):
+        use(f"{scheme}://host/x")
+
+
 def test_errors_of_this_machine_are_not_blamed_on_the_storage(tmp_path):
     for error in (
         OSError(errno.ENOSPC, "No space left on device"),

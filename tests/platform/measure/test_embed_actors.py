@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -11,6 +15,7 @@ import torch
 
 from tests.platform.measure.test_embedding import contents, embedded, job_of, shards
 from vetdino.platform.core.errors import ConfigError, FeaturesError
+from vetdino.platform.core.mirror import Mirror
 from vetdino.platform.measure.embed_actors import ActorPlan, ShardEmbedder, actor_plan, embed_on_ray
 from vetdino.platform.measure.embedding import finish_table, missing_parts
 from vetdino.platform.models.backbone import random_backbone, random_like
@@ -123,3 +128,37 @@ def test_an_actor_answers_with_the_message_of_an_error(folder, backbone, tmp_pat
     actor = ShardEmbedder((job, lost, job.wanted), ActorPlan(1, 1, 0, torch.get_num_threads()))
     answer = actor({"item": np.array([0])})
     assert answer["error"][0].startswith("study k")
+
+
+@pytest.mark.slow
+def test_an_output_at_a_url_is_refused_on_several_nodes(ray, folder, backbone, tmp_path, monkeypatch):
+    """Last of the module: a second node joins its Ray."""
+    monkeypatch.setenv("VETDINO_CACHE", str(tmp_path / "cache"))
+    mirror = Mirror("s3://bucket/features")
+    mirror.home.mkdir(parents=True)
+    (mirror.home / "url").write_text(str(mirror.location))
+    job = job_of(folder, mirror.path, backbone)
+    address = ray.get_runtime_context().gcs_address
+    node = [
+        str(Path(sys.executable).parent / "ray"),
+        "start",
+        "--address",
+        address,
+        "--block",
+        "--num-cpus",
+        "1",
+    ]
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    process = subprocess.Popen([*node, "--object-store-memory", "80000000"], **options)
+    try:
+        end = time.monotonic() + 120
+        while len([one for one in ray.nodes() if one["Alive"]]) < 2:
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.5)
+        with pytest.raises(ConfigError, match=r"^s3://bucket/features: a URL, and the actors of 2 nodes"):
+            on_ray(job, backbone)
+        assert not list(job.out.glob("*.parquet"))
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(60)

@@ -294,6 +294,17 @@ def test_a_shard_of_other_views_than_promised_is_refused(folder, backbone, tmp_p
     assert not job.part(wrong).exists()
 
 
+def test_a_table_lists_no_part_that_is_not_there(folder, backbone, tmp_path):
+    """As where another machine wrote it to a disk of its own."""
+    job = job_of(folder, tmp_path / "out", backbone)
+    embed_shards(job, backbone, job.wanted[1:])
+    with pytest.raises(
+        FeaturesError, match=r"train-000000.parquet: missing, as 1 of \d+ parts are; .*all machines"
+    ):
+        finish_table(job, backbone)
+    assert not (job.out / "_features.json").exists()
+
+
 def test_a_full_disk_leaves_the_parts_before_it(folder, backbone, whole, tmp_path, monkeypatch):
     write, written = module.atomic_write, []
 
@@ -344,6 +355,17 @@ def test_the_size_of_patch_tokens_is_known_before(folder, backbone, tmp_path):
     assert module.patch_bytes(job, backbone, job.wanted) == views * 16 * 48 * 2
 
 
+def other_part(path, change):
+    """The same rows in a part of another table: other facts in its metadata, or none."""
+    part = pyarrow.parquet.read_table(path)
+    facts = (
+        None
+        if change is None
+        else {"vetdino": json.dumps(json.loads(part.schema.metadata[b"vetdino"]) | change)}
+    )
+    pyarrow.parquet.write_table(part.replace_schema_metadata(facts), path, write_page_checksum=True)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -362,6 +384,14 @@ def test_the_size_of_patch_tokens_is_known_before(folder, backbone, tmp_path):
             ),
             "rows repeat a study|train-000001.parquet: damaged",
         ),
+        *(
+            (
+                lambda out, change=change: other_part(out / "val-000000.parquet", change),
+                f"val-000000.parquet: its {next(iter(change))} is another than that of _features.json",
+            )
+            for change in ({"backbone": "b"}, {"level": "view"}, {"dtype": "float16"}, {"findings": ["rare"]})
+        ),
+        (lambda out: other_part(out / "val-000000.parquet", None), "val-000000.parquet: damaged"),
     ],
 )
 def test_a_folder_that_is_not_whole_is_refused(folder, backbone, tmp_path, damage, message):

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vetdino.platform.core.errors import FeaturesError
+from vetdino.platform.core.errors import ConfigError, FeaturesError, StorageError
+from vetdino.platform.core.location import Location
+from vetdino.platform.core.storage import listing, write_bytes
 from vetdino.platform.measure.features import (
     Features,
     FeatureTable,
@@ -211,3 +213,27 @@ def test_a_table_that_was_loaded_is_taken_apart_like_one_in_memory(tmp_path):
         )
         assert one.projections == other.projections
     assert (back.level, len(back.of("val"))) == ("view", 0)
+
+
+@pytest.mark.slow
+def test_a_table_is_saved_to_a_url_and_loaded_from_it(s3, tmp_path):
+    place = f"{s3.bucket}/features"
+    assert save_features(table(), place) == Location(f"{place}/features.parquet")
+    assert save_features(table(5), f"{place}/any.parquet") == Location(f"{place}/any.parquet")
+    assert set(listing(place)) == {"features.parquet", "any.parquet"}  # and no lock
+    for source, rows in ((place, 4), (Location(f"{place}/any.parquet"), 5)):
+        np.testing.assert_array_equal(load_features(source).vectors, table(rows).vectors)
+    write_bytes(f"{place}/features.parquet", b"x")
+    with pytest.raises(FeaturesError, match=f"^{place}/features.parquet: damaged"):
+        load_features(place)
+    write_bytes(f"{place}/_features.json", b"{}")
+    for taken in (place, f"{place}/more.parquet"):
+        with pytest.raises(FeaturesError, match=f"^{place}: holds what `vetdino embed` wrote"):
+            save_features(table(), taken)
+    with pytest.raises(StorageError, match="nothing is there"):
+        load_features(f"{place}/nowhere")
+
+
+def test_a_table_at_a_url_is_not_sought_in_a_folder_of_its_name():
+    with pytest.raises(ConfigError, match=r"^s3://bucket/features: a URL"):
+        FeatureTable("s3://bucket/features")

@@ -17,6 +17,13 @@ PERMUTATION = [[9, 2, 6, 0], [1, 3, 5, 4], [3, 8, 9, 0], [1, 5, 7, 2]]
 LANES = [[1, 2, 3, 6], [0, 11, 5, 4], [10, 9, 8, 7], [10, 5, 7, 2]]
 """The same of 4 shards of 3 studies, window 2, 2 lanes."""
 
+FOUR = [
+    [20, 8, 6, 12, 9, 1, 2, 18],
+    [4, 14, 13, 5, 16, 9, 0, 11],
+    [7, 10, 11, 4, 3, 22, 17, 2],
+]
+"""Rows of the first steps of a mix of four archives: the phases of three levels count."""
+
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 9))
 def test_no_study_comes_twice_in_an_epoch(studies, batch, seed):
@@ -314,6 +321,8 @@ def test_each_worker_has_its_share_of_each_archive_too(weights):
 def test_a_mix_is_on_record():
     order = MixedOrder(((3, 1), (2,)), (2, 1), 4, 0, window=1, lanes=2)
     assert [order.rows(step).tolist() for step in range(4)] == MIXED
+    four = MixedOrder(((4, 4), (5,), (2, 4), (7,)), (4, 3, 2, 1), 8, 0, window=1, lanes=4)
+    assert [four.rows(step).tolist() for step in range(3)] == FOUR
 
 
 def test_weights_by_numbers_of_studies_are_the_concatenation():
