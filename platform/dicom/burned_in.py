@@ -190,6 +190,11 @@ def _reader() -> RapidOCR:
     )
 
 
+def load_networks() -> None:
+    """Loads what `find_text` needs; it takes about a second."""
+    find_text(np.zeros((SEARCH_SIDE, SEARCH_SIDE), np.uint8))
+
+
 def painted_over(pixels_HW: np.ndarray, boxes: Sequence[TextBox]) -> np.ndarray:
     """The picture, (H, W) of the same type, with each box filled with the median of what surrounds it."""
     painted_HW = pixels_HW.copy()

@@ -6,9 +6,7 @@ Identifiers in clear text stay inside the workers: a result knows its patient an
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -22,8 +20,7 @@ import numpy as np
 
 from ..archive.containers import HEAD, check_no_container
 from ..archive.discovery import ListedFile, has_changed, open_bytes
-from ..core.errors import ConfigError, DicomError
-from ..core.processes import without_main_script
+from ..core.errors import DicomError
 from ..data.samples import stored_bits, stored_view
 from ..data.study import StoredView
 from ..dicom.header import check_radiograph, identity_of, is_dicom, read_header
@@ -32,6 +29,7 @@ from ..dicom.screening import screened
 from .config import IngestConfig
 from .output.near_duplicates import difference_hash
 from .pseudonyms import pseudonym
+from .workers import prepare_worker, silence_output, worker_context, worker_environment
 
 Task = tuple[Callable[..., Any], Any]
 """What a worker does: a function of (root, files, secret, config), and the files."""
@@ -43,12 +41,6 @@ END = object()
 
 WINDOW = 256
 """Answers that a pool holds back, at most, because an earlier one is not there yet."""
-
-LONGEST_TMPDIR = 75
-"""Bytes of the path of temporary files: a socket below it has a path of at most 107."""
-
-PRELOAD = ["cv2", "imagecodecs", "numpy", "PIL.Image", "pydicom.encaps", "pydicom.pixels", __name__]
-"""Modules that the fork server imports once, so that a new worker starts in a moment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,18 +211,12 @@ class DecodeWorker:
         self._is_ready = False
 
     def _start_process(self) -> None:
-        if len(os.fsencode(folder := tempfile.gettempdir())) > LONGEST_TMPDIR:
-            raise ConfigError(
-                f"{folder}: too long a path for the sockets of worker processes; set TMPDIR to a shorter one"
-            )
-        context = multiprocessing.get_context("forkserver")  # a fork of a process with threads may hang
-        context.set_forkserver_preload(PRELOAD)
+        context = worker_context(__name__)
         self.pipe, far_end = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(far_end, dict(os.environ), *self._arguments), daemon=True
+            target=_serve, args=(far_end, worker_environment(), *self._arguments), daemon=True
         )
-        with without_main_script():
-            self._process.start()
+        self._process.start()
         far_end.close()
 
     def start(self, number: int, task: Task) -> None:
@@ -281,31 +267,10 @@ def _serve(
 
     environment: of the pool's process now; the fork server has that of its own start, perhaps without credentials.
     """
-    os.environ.update(environment)
-    import signal
-
-    import cv2
-    import imagecodecs  # noqa: F401  before memory is limited
-    import pydicom.pixels  # noqa: F401
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    cv2.setNumThreads(1)
-    _limit_memory(config.memory_gib)
-    null = os.open(os.devnull, os.O_WRONLY)
+    prepare_worker(environment, config.memory_gib)
     with suppress(EOFError, BrokenPipeError):  # the parent is gone
         pipe.send(None)
-        os.dup2(null, 1)  # C libraries print what they read, and that may be a name
-        os.dup2(null, 2)
+        silence_output()
         while True:
             function, files = pipe.recv()
             pipe.send(function(root, files, secret, config))
-
-
-def _limit_memory(gib: float) -> None:
-    """Caps this process's address space at what it has plus `gib`, where the system reports what it has."""
-    status = Path("/proc/self/statm")
-    if status.exists():
-        import resource
-
-        used = int(status.read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + int(gib * 2**30), resource.RLIM_INFINITY))

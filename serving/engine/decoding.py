@@ -8,7 +8,6 @@ quotes no text of the file. No process writes a file.
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import threading
 from collections.abc import Iterator
@@ -18,13 +17,14 @@ from dataclasses import replace
 from typing import Any
 
 from ...platform.core.errors import DicomError
-from ...platform.core.processes import without_main_script
 from ...platform.data.config import ShardConfig
 from ...platform.data.study import StoredView
+from ...platform.dicom.burned_in import load_networks
 from ...platform.dicom.config import DicomConfig
 from ...platform.dicom.file_view import file_view
 from ...platform.dicom.header import is_dicom
-from ...platform.ingest.decoding import PRELOAD, _limit_memory
+from ...platform.dicom.screening import with_known_search
+from ...platform.ingest.workers import prepare_worker, silence_output, worker_context, worker_environment
 from ..config import ServiceConfig
 from .errors import MEMORY, overloaded
 
@@ -36,28 +36,29 @@ TASKS = 64
 
 
 class UploadDecoder:
-    """Warm processes that decode one file at a time."""
+    """Warm processes that decode one file at a time.
+
+    Whether text in pixels is searched is decided here, as ingest decides it. Raises ConfigError where it shall be and
+    cannot, or where processes cannot be started.
+    """
 
     def __init__(self, config: ServiceConfig) -> None:
-        self.config = config
+        self.config = replace(config, dicom=with_known_search(config.dicom))
         self._waiting = 0
         self._lock = threading.Lock()
         self._closed = False
         self._pool = self._start()
-        with without_main_script():  # the first file starts all processes
-            self._pool.schedule(os.getpid).result()
+        self._pool.schedule(os.getpid).result()  # the first file starts all processes
 
     def _start(self) -> Any:
         from pebble import ProcessPool
 
-        context: Any = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([*PRELOAD, __name__])
         return ProcessPool(
             self.config.decoders,
             max_tasks=TASKS,
             initializer=_start_process,
-            initargs=(self.config.limits.decode_gib,),
-            context=context,
+            initargs=(worker_environment(), self.config.limits.decode_gib, self.config.dicom),
+            context=worker_context(__name__),
         )
 
     def _living(self) -> Any:
@@ -150,17 +151,9 @@ def decode_file(
         return "DECODE_FAILED", type(error).__name__
 
 
-def _start_process(memory_gib: float) -> None:
-    """Runs first in each process: limits its memory, and silences C libraries, which print what they read."""
-    import signal
-
-    import cv2
-    import imagecodecs  # noqa: F401  before memory is limited
-    import pydicom.pixels  # noqa: F401
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    cv2.setNumThreads(1)
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
-    _limit_memory(memory_gib)
+def _start_process(environment: dict[str, str], memory_gib: float, dicom: DicomConfig) -> None:
+    """Runs first in each process. dicom: with `search_text` decided; networks are loaded before memory is limited."""
+    silence_output()
+    if dicom.search_text != "none":
+        load_networks()
+    prepare_worker(environment, memory_gib)

@@ -7,13 +7,18 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
+from tests.platform.ingest.image.test_text import written
 
 from tests.platform.ingest.radiographs import RAMP, radiograph
+from vetdino.platform.archive.discovery import DecodeTask, ListedFile
 from vetdino.platform.core.errors import DicomError
 from vetdino.platform.data.config import ShardConfig
 from vetdino.platform.dicom.config import DicomConfig
 from vetdino.platform.dicom.file_view import file_view
 from vetdino.platform.dicom.header import CODES
+from vetdino.platform.dicom.screening import with_known_search
+from vetdino.platform.ingest.config import IngestConfig
+from vetdino.platform.ingest.decoding import decode
 
 
 def dicom(pixels=RAMP, **tags) -> bytes:
@@ -70,3 +75,35 @@ def test_more_pixels_than_allowed_are_refused_by_the_header_alone(data, monkeypa
         view(data, megapixels=0.004)
     assert refusal.value.code == "TOO_LARGE"
     assert refusal.value.code in CODES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("dicom_config", "encoding"),
+    [
+        (DicomConfig(), "jpeg"),
+        (DicomConfig(burned_in="mask"), "png"),
+        (DicomConfig(burned_in="report", side=300), "png16"),
+        (DicomConfig(burned_in="keep", crop=True), "png16"),
+    ],
+)
+def test_it_is_the_view_that_ingest_stores(tmp_path, dicom_config, encoding):
+    shards = ShardConfig(encoding=encoding)
+    config = IngestConfig(dicom=with_known_search(dicom_config), shards=shards)
+    text = np.pad(written("REX CANARY 17.07.1977").astype(np.uint16) * 15, 30)
+    wide = np.linspace(0, 4000, 500 * 400).reshape(500, 400).astype(np.uint16)
+    contents = [dicom(pixels) for pixels in (RAMP, wide, text)]
+    contents += [png(written("BELLO CANARY")), dicom(BurnedInAnnotation="NO")]
+    for number, content in enumerate(contents):
+        path = tmp_path / str(number)
+        path.write_bytes(content)
+        named = None if content[128:132] == b"DICM" else ("patient", "study", "UNKNOWN")
+        result = decode(tmp_path, ListedFile(DecodeTask(path.name, named)), b"key", config)
+        if result.view is None:
+            with pytest.raises(DicomError) as refusal:
+                file_view(content, dicom_config, shards)
+            assert (refusal.value.code, refusal.value.detail) == (result.code, result.detail)
+            continue
+        ours = file_view(content, dicom_config, shards)
+        assert ours.encoded == result.view.encoded
+        assert ours.facts.get("text") == result.view.facts.get("text")
