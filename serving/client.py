@@ -6,7 +6,8 @@
             print(match.key, match.score)
 
 Files are sent without their names, which may name a patient. A request that the service is too busy for (429, 503) is
-sent again after the time that it says; so is one that found no connection.
+sent again after the time that it says; so is one that found no connection. A change of a gallery is sent again only
+where nothing of it can have been done.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ File = str | Path | bytes
 
 NPY = "application/x-npy"
 BUSY = (429, 503)
+NOTHING_DONE = ("TooManyRequests", "Overloaded", "Busy")
+"""Types of errors after which even a change may be sent again."""
 LONGEST_PAUSE = 30.0
 """Seconds to wait before a request is sent again, at most."""
 
@@ -169,16 +172,60 @@ class Client:
         """Patch tokens of each file, (files, patches, width)."""
         return self._run(embed(files, "patch", backbone, dtype))
 
-    def search(self, query: np.ndarray | Sequence[File], k: int = 10, **options: Any) -> SearchResult:
+    def search(
+        self,
+        query: np.ndarray | Sequence[File],
+        k: int = 10,
+        *,
+        exclude_patient: str | Sequence[str] = (),
+        present: Sequence[str] = (),
+        absent: Sequence[str] = (),
+        projection: Sequence[str] = (),
+        split: str | None = None,
+        digest: str | None = None,
+        partial: bool = False,
+        backbone: int = 0,
+    ) -> SearchResult:
         """Similar studies of vectors (queries, D), or of the study that files form.
 
-        options: exclude_patient, present, absent (findings), projection, split, digest, partial, backbone; see
-        POST /v1/search.
+        exclude_patient: pseudonyms of patients whose rows are left out, for all queries. present, absent: findings that
+        a match must, or must not have; projection: of which it has at least one; split: that it is in. digest: of the
+        vectors; another gallery's is refused. partial: what is found without shards that do not answer, see `missing`.
         """
+        options = {
+            **_filter(present, absent, projection, split),
+            "exclude_patient": [exclude_patient]
+            if isinstance(exclude_patient, str)
+            else list(exclude_patient),
+            "digest": digest,
+            "partial": partial,
+            "backbone": backbone,
+        }
         return self._run(search(query, k, options))
 
-    def neighbors(self, study: str, k: int = 10, **options: Any) -> SearchResult:
-        """Studies of other patients that are similar to one of the gallery, by its key or its name."""
+    def neighbors(
+        self,
+        study: str,
+        k: int = 10,
+        *,
+        present: Sequence[str] = (),
+        absent: Sequence[str] = (),
+        projection: Sequence[str] = (),
+        split: str | None = None,
+        only_shown: bool = False,
+        partial: bool = False,
+        backbone: int = 0,
+    ) -> SearchResult:
+        """Studies of other patients that are similar to one of the gallery, by its key or its name.
+
+        only_shown: those that the service's shards hold. The rest is as in `search`.
+        """
+        options = {
+            **_filter(present, absent, projection, split),
+            "only_shown": only_shown,
+            "partial": partial,
+            "backbone": backbone,
+        }
         return self._run(neighbors(study, k, options))
 
     def similarity(
@@ -279,12 +326,52 @@ class AsyncClient:
         """See `Client.embed_patches`."""
         return await self._run(embed(files, "patch", backbone, dtype))
 
-    async def search(self, query: np.ndarray | Sequence[File], k: int = 10, **options: Any) -> SearchResult:
+    async def search(
+        self,
+        query: np.ndarray | Sequence[File],
+        k: int = 10,
+        *,
+        exclude_patient: str | Sequence[str] = (),
+        present: Sequence[str] = (),
+        absent: Sequence[str] = (),
+        projection: Sequence[str] = (),
+        split: str | None = None,
+        digest: str | None = None,
+        partial: bool = False,
+        backbone: int = 0,
+    ) -> SearchResult:
         """See `Client.search`."""
+        options = {
+            **_filter(present, absent, projection, split),
+            "exclude_patient": [exclude_patient]
+            if isinstance(exclude_patient, str)
+            else list(exclude_patient),
+            "digest": digest,
+            "partial": partial,
+            "backbone": backbone,
+        }
         return await self._run(search(query, k, options))
 
-    async def neighbors(self, study: str, k: int = 10, **options: Any) -> SearchResult:
+    async def neighbors(
+        self,
+        study: str,
+        k: int = 10,
+        *,
+        present: Sequence[str] = (),
+        absent: Sequence[str] = (),
+        projection: Sequence[str] = (),
+        split: str | None = None,
+        only_shown: bool = False,
+        partial: bool = False,
+        backbone: int = 0,
+    ) -> SearchResult:
         """See `Client.neighbors`."""
+        options = {
+            **_filter(present, absent, projection, split),
+            "only_shown": only_shown,
+            "partial": partial,
+            "backbone": backbone,
+        }
         return await self._run(neighbors(study, k, options))
 
     async def similarity(
@@ -351,6 +438,8 @@ class Tries:
         """Seconds to wait where the service is busy and a try is left; None: this is the answer."""
         if response.status_code not in BUSY or self.left <= 0:
             return None
+        if not self.call.is_safe and error_type(response) not in NOTHING_DONE:
+            return None
         pause = self._next_pause()
         said = response.headers.get("retry-after", "")
         return min(float(said), LONGEST_PAUSE) if said.isdecimal() else pause
@@ -359,6 +448,14 @@ class Tries:
         self.left -= 1
         self.pause *= 2
         return min(self.pause / 2, LONGEST_PAUSE)
+
+
+def error_type(response: httpx.Response) -> str:
+    """The `error_type` of an answer, empty where it has none."""
+    try:
+        return str(response.json()["error_type"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def checked(response: httpx.Response) -> httpx.Response:
@@ -457,11 +554,22 @@ def delete_items(keys: Sequence[str], patients: Sequence[str], backbone: int) ->
 
 def compact(backbone: int) -> Call[dict[str, Any]]:
     """POST /v1/index/compact."""
-    return Call("POST", "/v1/index/compact", _json, request={"params": {"backbone": backbone}})
+    return Call("POST", "/v1/index/compact", _json, is_safe=False, request={"params": {"backbone": backbone}})
 
 
 def _headers(token: str | None) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"} if token else {}
+
+
+def _filter(
+    present: Sequence[str], absent: Sequence[str], projection: Sequence[str], split: str | None
+) -> dict[str, Any]:
+    """Which rows may be found, as parameters. Raises TypeError for a text where names are listed."""
+    names = {"present": present, "absent": absent, "projection": projection}
+    for name, given in names.items():
+        if isinstance(given, str):
+            raise TypeError(f"{name}: give a list of names")
+    return {**{name: list(given) for name, given in names.items()}, "split": split}
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,8 @@ class Limits:
 
     body_mib: int = 256
     """Bytes of a request's body, in MiB."""
+    json_mib: int = 64
+    """Bytes of a JSON body, in MiB; send many vectors as .npy."""
     inflight_mib: int = 1024
     """Bytes of all bodies that are being received or decoded, in MiB; 503 above."""
     files: int = 32
@@ -51,6 +53,8 @@ class Limits:
     """Query vectors of one request, and rows of one addition to a gallery."""
     json_numbers: int = 200_000
     """Numbers in a JSON answer; more are given as application/x-npy only."""
+    encoded_mib: int = 512
+    """Bytes of the patch tokens and attention of views looked at last, which are kept, in MiB."""
     uploads: int = 256
     """Studies that are kept for the page; the oldest goes when another comes."""
     uploads_mib: int = 1024
@@ -76,7 +80,8 @@ class ServiceConfig(DeviceConfig):
     galleries: tuple[Location, ...] = ()
     """Galleries that `vetdino index build` made, the i-th of the i-th backbone's vectors."""
     gallery_shards: int = 1
-    """Parts that each gallery is divided into, one for each of as many actors of the Ray that runs; 1: none, no Ray."""
+    """Parts that each gallery is divided into, one for each of as many actors of the Ray that runs; 1: none, no Ray.
+    Above 1, Ray must run (`--ray-config`, or RAY_ADDRESS)."""
     shards: Location | None = None
     """Folder of shards whose studies can be looked at."""
     split: Literal["train", "val", "test"] = "test"
@@ -87,7 +92,8 @@ class ServiceConfig(DeviceConfig):
     """Side of the square input image in pixels for patches and attention, a multiple of every backbone's patch size;
     larger than in training gives a finer grid of patches. None: the backbone's own."""
     read_only: bool = False
-    """Refuse changes of galleries, whatever the token. Those at URLs are never changed: what is served is a copy."""
+    """Refuse changes of galleries, whatever the token. Always so where a gallery is at a URL: what is served of it is a
+    copy."""
     batch: int = 32
     """Most views in one pass through a backbone."""
     wait_ms: float = 3.0

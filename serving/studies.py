@@ -18,6 +18,9 @@ from ..platform.data.study import SPLITS, Study
 Place = tuple[str, int]
 """Where a study is: its split and its position there, as `StudyIndex` counts."""
 
+DIGITS = 12
+"""Most digits of a number in a name."""
+
 
 class NotHereError(DataError):
     """A request names a study, view, head or backbone that the app does not have."""
@@ -49,7 +52,8 @@ class StudyPlaces:
         split, position = place
         if not 0 <= position < self._counts.get(split, 0):
             return None
-        return self._indexes[split].key(position)
+        with self._lock:
+            return self._indexes[split].key(position)
 
     def __repr__(self) -> str:
         return f"StudyPlaces({sum(self._counts.values())} studies)"
@@ -58,7 +62,8 @@ class StudyPlaces:
 class StudyBrowser:
     """Loads studies by place; thread-safe.
 
-    split, limit: the studies that can be opened. Raises ConfigError for an empty split.
+    split, limit: the studies of that split that can be opened; those of other splits can, too. Raises ConfigError for
+    an empty split.
     """
 
     def __init__(self, shards: str | Path, split: str, limit: int | None) -> None:
@@ -78,17 +83,19 @@ class StudyBrowser:
     def places(self, splits: Iterable[str]) -> StudyPlaces:
         """Where the studies of these splits are; of the app's own split, those that can be opened."""
         indexes = {split: self._index(split) for split in splits}
-        counts = {split: self.count if split == self.split else len(indexes[split]) for split in indexes}
+        counts = {split: self._size(split) for split in indexes}
         return StudyPlaces(indexes, counts, self._lock)
 
-    def key(self, place: Place) -> str:
-        """The key of a study. Raises NotHereError."""
-        return self.load(place).key
+    def _size(self, split: str) -> int:
+        """How many studies of a split can be opened."""
+        if split == self.split:
+            return self.count
+        return len(self._index(split)) if split in SPLITS else 0
 
     def _load(self, place: Place) -> Study:
         split, position = place
         with self._lock:
-            if split not in SPLITS or not 0 <= position < len(self._index(split)):
+            if not 0 <= position < self._size(split):
                 raise NotHereError(
                     f"There is no study {study_name(place)} here; choose one of the {self.count} in the list."
                 )
@@ -110,7 +117,7 @@ def parse_study(name: str) -> Place:
     ('test', 12)
     """
     split, _, position = name.rpartition("-")
-    if split not in SPLITS or not position.isdecimal():
+    if split not in SPLITS or not is_number(position):
         raise NotHereError(f"{name[:40]!r} names no study; a study is called like `test-12`.")
     return split, int(position)
 
@@ -118,9 +125,18 @@ def parse_study(name: str) -> Place:
 def parse_view(name: str) -> tuple[Place, int]:
     """The place of the study and the number of the view in `test-12/0`. Raises NotHereError."""
     study, _, view = name.partition("/")
-    if not view.isdecimal():
+    if not is_number(view):
         raise NotHereError(f"{name[:40]!r} names no view; a study's first is called like `test-12/0`.")
     return parse_study(study), int(view)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number that any study or view may have; one of thousands of digits is not even converted.
+
+    >>> is_number("12"), is_number("-1"), is_number("9" * 5000)
+    (True, False, False)
+    """
+    return text.isascii() and text.isdecimal() and len(text) <= DIGITS
 
 
 def view_pixels(study: Study, view: int) -> np.ndarray:

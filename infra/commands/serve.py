@@ -28,6 +28,10 @@ class Serve(ServiceConfig, ListenConfig, Command):
 
     @contextmanager
     def _prepared(self, action: str) -> Iterator[Self]:
+        if self.ray_config is not None:  # before anything is copied
+            from ...serving.service.ray_serve import check_local
+
+            check_local(self.galleries)
         is_copy = any(not place.is_local for place in self.galleries)
         with super()._prepared(action) as local:
             yield replace(local, read_only=local.read_only or is_copy)

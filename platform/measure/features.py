@@ -19,8 +19,8 @@ from ..core.files import atomic_path, explain_os_error
 from ..core.location import Location
 from ..core.mirror import published
 from ..core.storage import Place, localized, naming, read_bytes
+from ..core.vectors import mean_vectors
 from .descriptors import RowLevel
-from .neighbors import unit_vectors
 from .probes import Probes
 from .texts import Column, Texts, group_starts, rows_of, take_rows, text_codes
 
@@ -109,13 +109,11 @@ def by_study(views: Features) -> Features:
     The views of a study are neighboring rows, as extraction leaves them.
     """
     starts = group_starts(views.keys)
-    counts_N1 = np.diff([*starts, len(views)]).astype(np.float32)[:, None]
-    means_ND = np.add.reduceat(views.vectors.astype(np.float32, copy=False), starts) / counts_N1
     spans = zip(starts, [*starts[1:], len(views)], strict=True)
     return replace(
         views.rows(starts),
         views=("",) * len(starts),
-        vectors=unit_vectors(means_ND, "the studies"),
+        vectors=mean_vectors(views.vectors, starts, "the studies"),
         projections=tuple(_joined(views.projections[start:stop]) for start, stop in spans)
         if len(views.projections)
         else (),

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..core.device import DeviceChoice, resolve_device
 from ..core.errors import FeaturesError
+from ..core.vectors import check_lengths, float32_rows, unit_vectors
 
 if TYPE_CHECKING:
     import torch
@@ -187,14 +188,6 @@ def _ratio(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
 
 
-def unit_vectors(vectors_ND: np.ndarray, whose: str = "the table") -> np.ndarray:
-    """The vectors as float32 of length 1. Raises FeaturesError where one has no direction."""
-    vectors_ND = _float32(vectors_ND, whose)
-    length_N1 = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
-    _check_lengths(length_N1, whose)
-    return vectors_ND / length_N1
-
-
 class UnitRows:
     """Vectors (N, D) of any float type, of which blocks and rows are read as float32 of length 1.
 
@@ -209,11 +202,11 @@ class UnitRows:
         else:
             self._length_N1 = np.concatenate(
                 [
-                    np.linalg.norm(_float32(self._stored_ND[rows], whose), axis=1, keepdims=True)
+                    np.linalg.norm(float32_rows(self._stored_ND[rows], whose), axis=1, keepdims=True)
                     for rows in self._slices()
                 ]
             )
-            _check_lengths(self._length_N1, whose)
+            check_lengths(self._length_N1, whose)
 
     @property
     def dimensions(self) -> int:
@@ -242,22 +235,6 @@ class UnitRows:
 
     def __repr__(self) -> str:
         return f"UnitRows({len(self)}, {self.dimensions} dimensions)"
-
-
-def _float32(vectors_ND: np.ndarray, whose: str) -> np.ndarray:
-    vectors_ND = np.ascontiguousarray(vectors_ND, dtype=np.float32)
-    if vectors_ND.ndim != 2:
-        raise FeaturesError(f"{whose} has shape {vectors_ND.shape}; vectors must be (N, D)")
-    return vectors_ND
-
-
-def _check_lengths(length_N1: np.ndarray, whose: str) -> None:
-    bad = int((~np.isfinite(length_N1) | (length_N1 == 0)).sum())
-    if bad:
-        raise FeaturesError(
-            f"{bad} of {len(length_N1)} vectors of {whose} are NaN, infinite or zero and have no direction; "
-            "check the backbone and extract them again"
-        )
 
 
 def _ranked(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..core.errors import ConfigError, FeaturesError
+from ..core.vectors import mean_vectors, unit_vectors
 from ..data.config import ShardConfig
 from ..dicom.config import DicomConfig
 from ..dicom.file_view import file_view
@@ -57,14 +58,7 @@ def study_vector(backbone: Backbone, paths: Sequence[ImageFile]) -> np.ndarray:
     if not views:
         raise FeaturesError("no files: a study has at least one view")
     vectors_BD = backbone.tokens(backbone.prepare_many(views)).cls.float().cpu().numpy()
-    vectors_BD = vectors_BD / np.linalg.norm(vectors_BD, axis=1, keepdims=True)
-    mean_D = np.add.reduceat(vectors_BD, [0])[0] / np.float32(len(vectors_BD))
-    length = np.linalg.norm(mean_D)
-    if not np.isfinite(length) or length == 0:
-        raise FeaturesError(
-            "the study's vector is NaN, infinite or zero and has no direction; check the backbone"
-        )
-    return mean_D / length
+    return mean_vectors(unit_vectors(vectors_BD, "the views"), [0], "the study")[0]
 
 
 def patch_similarity(

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from ...platform.core.errors import DicomError, VetdinoError
+from ...platform.core.errors import DicomError, ShardError, VetdinoError
 from ...platform.data.study import SPLITS, StoredView, Study, View
 from ...platform.measure.features import Features
 from ...platform.models.similarity import BoxScore, cosine_matrix, quantized, top_boxes
@@ -26,17 +25,17 @@ from ..gallery.gallery import check_digest, check_probes
 from ..gallery.manifest import GalleryManifest
 from ..gallery.searching import GalleryMatch
 from ..images import jpeg, shrunk
-from ..studies import NotHereError, Place, StudyBrowser, StudyPlaces, parse_study, view_pixels
+from ..studies import NotHereError, Place, StudyBrowser, StudyPlaces, parse_study, study_name, view_pixels
 from .decoding import UploadDecoder
+from .encoded import EncodedViews
 from .errors import RefusedError, refusal_of
-from .index import IndexPort, SearchAnswer, SearchFilter
+from .index import BY_VIEW, IndexPort, ItemPage, SearchAnswer, SearchFilter
 from .model import EncodedView, ModelPort, study_vector
 from .uploads import PREFIX, UploadStore
 
 Level = Literal["image", "study", "patch"]
 
-ENCODED = 128
-"""Views of the shards whose tokens are kept."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +57,16 @@ class ShownMatch:
     match: GalleryMatch
     place: Place | None
     views: tuple[View | StoredView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbors:
+    """Similar studies. digest, gallery, missing: as of `SearchAnswer`."""
+
+    shown: list[ShownMatch]
+    digest: str
+    gallery: str
+    missing: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -88,11 +97,14 @@ class ServiceEngine:
         self.config, self.limits = config, config.limits
         self.models, self.decoder, self.browser = list(models), decoder, browser
         self.indexes = [*indexes, *[None] * (len(models) - len(indexes))]
+        self._encoded = EncodedViews(self.limits.encoded_mib << 20)
         self.uploads = UploadStore(
-            self.limits.upload_minutes * 60, self.limits.uploads, self.limits.uploads_mib << 20
+            self.limits.upload_minutes * 60,
+            self.limits.uploads,
+            self.limits.uploads_mib << 20,
+            on_delete=self._encoded.remove_study,
         )
         self.places = browser.places(SPLITS) if browser else StudyPlaces({}, {}, threading.Lock())
-        self._encoded = OrderedDict[tuple[int, Place, int], EncodedView]()
         self._checked: dict[int, str] = {}
 
     # Which backbone and which gallery -------------------------------------------------------------------------
@@ -119,7 +131,7 @@ class ServiceEngine:
         index = self.indexes[number]
         if index is None:
             return None
-        manifest = await index.manifest()
+        manifest = await self._in_time(index.manifest())
         if self._checked.get(number) != manifest.digest:
             model, bundle = self.model(number), Path(self.config.galleries[number])
             check_digest(bundle, manifest, model.card.digest)
@@ -137,7 +149,7 @@ class ServiceEngine:
             try:
                 await self.check(number)
             except VetdinoError as error:
-                found.append(f"gallery {number}: {error}")
+                found.append(f"gallery {number}: {refusal_of(error) or type(error).__name__}")
         return found
 
     # Files ----------------------------------------------------------------------------------------------------
@@ -180,8 +192,7 @@ class ServiceEngine:
         decoded = await self.decode(files)
         good = [view for view in decoded if isinstance(view, StoredView)]
         if not good:
-            await self.study_views(files[:1])
-            raise AssertionError("the first file is refused")
+            raise next(view for view in decoded if isinstance(view, RefusedError))
         if level == "image":
             return Embedded(decoded, await model.vectors(_pixels(good)))
         encoded = await model.encode(_pixels(good))
@@ -194,12 +205,19 @@ class ServiceEngine:
     # Studies by name ------------------------------------------------------------------------------------------
 
     async def study(self, name: str, session: str) -> Study:
-        """A study of the shards (`test-12`) or an upload of this session. Raises NotHereError."""
+        """A study of the shards (`test-12`) or an upload of this session. Raises NotHereError, ShardError."""
         if name.startswith(PREFIX):
             return self.uploads.get(name, session).study
         if self.browser is None:
             raise NotHereError("There are no studies to look at here; start the service with --shards.")
-        return await asyncio.to_thread(self.browser.load, parse_study(name))
+        return await self._loaded(parse_study(name))
+
+    async def _loaded(self, place: Place) -> Study:
+        assert self.browser is not None
+        try:
+            return await asyncio.to_thread(self.browser.load, place)
+        except OSError as error:
+            raise ShardError(f"a shard cannot be read ({type(error).__name__})") from None
 
     async def pixels(self, name: str, view: int, session: str) -> np.ndarray:
         """A view of a study, (H, W) uint8. Raises NotHereError."""
@@ -211,24 +229,18 @@ class ServiceEngine:
         return await asyncio.to_thread(lambda: jpeg(shrunk(pixels, side)))
 
     async def encoded(self, name: str, view: int, session: str, backbone: int) -> EncodedView:
-        """AccessTokens and attention of a study's view; those looked at last are kept."""
+        """Patch tokens and attention of a study's view; those looked at last are kept."""
         model = self.model(backbone)
-        if name.startswith(PREFIX):
-            kept = self.uploads.get(name, session).encoded
-            if (backbone, view) not in kept:
-                pixels = await self.pixels(name, view, session)
-                (kept[backbone, view],) = await model.encode([pixels])
-            return kept[backbone, view]
         pixels = await self.pixels(name, view, session)
-        key = (backbone, parse_study(name), view)
-        if key not in self._encoded:
+        is_upload = name.startswith(PREFIX)
+        key = (backbone, name if is_upload else study_name(parse_study(name)), view)
+        encoded = self._encoded.get(key)
+        if encoded is None:
             (encoded,) = await model.encode([pixels])
-            self._encoded[key] = encoded
-            while len(self._encoded) > ENCODED:
-                self._encoded.popitem(last=False)
-            return encoded
-        self._encoded.move_to_end(key)
-        return self._encoded[key]
+            if is_upload:
+                self.uploads.get(name, session)  # deleted meanwhile: nothing of it is kept
+            self._encoded.add(key, encoded)
+        return encoded
 
     async def similarity_matrix(self, views: Sequence[EncodedView]) -> tuple[bytes, float, float]:
         """Cosines between all patches of these views as uint8 rows, and the cosines that 0 and 255 stand for."""
@@ -274,13 +286,16 @@ class ServiceEngine:
         self,
         vectors: np.ndarray,
         k: int,
-        exclude: Sequence[str | None],
+        exclude: Sequence[Sequence[str]],
         where: SearchFilter,
         *,
         backbone: int = 0,
         allow_partial: bool = False,
     ) -> SearchAnswer:
-        """The k nearest rows of each vector (M, D), with the gallery checked against the backbone first."""
+        """The k nearest rows of each vector (M, D), with the gallery checked against the backbone first.
+
+        exclude: the patients whose rows are left out, for each vector.
+        """
         index = self.index(backbone)
         await self.check(backbone)
         return await self._in_time(index.search(vectors, k, exclude, where, allow_partial))
@@ -304,59 +319,87 @@ class ServiceEngine:
         backbone: int = 0,
         only_shown: bool = False,
         allow_partial: bool = False,
-    ) -> tuple[list[ShownMatch], tuple[tuple[int, int], ...]]:
-        """The k most similar studies of other patients, and the rows of shards that did not answer.
+    ) -> Neighbors:
+        """The k most similar studies of other patients.
 
-        name: of a study of the shards or an upload, or a key of the gallery. only_shown: those that the shards hold,
-        with their views.
+        name: an upload, a key of the gallery, or a study of the shards. only_shown: those among the `limits.k` most
+        similar that the shards hold, with their views.
         """
-        index = self.index(backbone)
+        self.index(backbone)
         await self.check(backbone)
         wanted = k
         while True:
-            if name.startswith(PREFIX):
-                vector_1D = await self._upload_vector(name, session, backbone)
-                answer = await self._in_time(index.search(vector_1D, wanted, [None], where, allow_partial))
-            else:
-                key = self._key_of(name)
-                answer = await self._in_time(index.similar(key, "", wanted, where, allow_partial))
+            answer = await self._similar(name, wanted, where, session, backbone, allow_partial)
             (matches,) = answer.matches
-            places = self.places.find([match.item.key for match in matches])
-            shown = [ShownMatch(match, place) for match, place in zip(matches, places, strict=True)]
-            if not only_shown:
-                return shown, answer.missing
-            shown = [one for one in shown if one.place is not None]
-            if len(shown) >= k or len(matches) < wanted:
-                return [await self._with_views(one) for one in shown[:k]], answer.missing
-            wanted *= 4
+            shown = await self.shown(matches)
+            if only_shown:
+                is_all = len(matches) < wanted or wanted >= self.limits.k
+                shown = [one for one in shown if one.place is not None][:k]
+                if len(shown) < k and not is_all:
+                    wanted = min(4 * wanted, self.limits.k)
+                    continue
+                shown = [await self._with_views(one) for one in shown]
+            return Neighbors(shown, answer.digest, answer.gallery, answer.missing)
 
-    def _key_of(self, name: str) -> str:
+    async def shown(self, matches: Sequence[GalleryMatch]) -> list[ShownMatch]:
+        """Matches with the places of their studies."""
+        places = await self.find_places([match.item.key for match in matches])
+        return [ShownMatch(match, place) for match, place in zip(matches, places, strict=True)]
+
+    async def find_places(self, keys: Sequence[str]) -> list[Place | None]:
+        """Where studies are among the shards, by their keys; None where they are not."""
+        return await asyncio.to_thread(self.places.find, keys)
+
+    async def page(self, where: SearchFilter, after: int, count: int, backbone: int) -> ItemPage:
+        """Rows of a gallery that pass a filter, with ids above `after`."""
+        return await self._in_time(self.index(backbone).page(where, after, count))
+
+    async def _similar(
+        self, name: str, k: int, where: SearchFilter, session: str, backbone: int, allow_partial: bool
+    ) -> SearchAnswer:
+        index = self.index(backbone)
+        if name.startswith(PREFIX):
+            vector_1D = await self._upload_vector(name, session, backbone)
+            return await self._in_time(index.search(vector_1D, k, [[]], where, allow_partial))
+        try:
+            return await self._in_time(index.similar(name, "", k, where, allow_partial))
+        except NotHereError as error:
+            unknown: VetdinoError = error
+        except RefusedError as error:  # as a deployment of Ray says it
+            if error.status != 404:
+                raise
+            unknown = error
         try:
             place = parse_study(name)
         except NotHereError:
-            return name
+            raise unknown from None
         if self.browser is None:
             raise NotHereError("There are no studies to look at here; start the service with --shards.")
-        return self.browser.key(place)
+        key = await asyncio.to_thread(self.places.key, place)
+        if key is None:
+            raise NotHereError(f"There is no study {study_name(place)} here.")
+        return await self._in_time(index.similar(key, "", k, where, allow_partial))
 
     async def _upload_vector(self, name: str, session: str, backbone: int) -> np.ndarray:
-        manifest = await self.index(backbone).manifest()
+        manifest = await self.manifest(backbone)
         if manifest.level == "view":
-            raise RefusedError(422, "WrongLevel", "this gallery is by view; search with one of the views")
+            raise RefusedError(422, "WrongLevel", BY_VIEW)
         views = self.uploads.get(name, session).study.views
         return study_vector(await self.model(backbone).vectors(_pixels(views)))[None]
 
     async def _with_views(self, shown: ShownMatch) -> ShownMatch:
-        assert self.browser is not None
         assert shown.place is not None
-        study = await asyncio.to_thread(self.browser.load, shown.place)
-        return replace(shown, views=study.views)
+        return replace(shown, views=(await self._loaded(shown.place)).views)
 
-    async def _in_time(self, search: Coroutine[Any, Any, SearchAnswer]) -> SearchAnswer:
-        """Raises RefusedError (503) after `limits.inference_s`."""
+    async def manifest(self, backbone: int) -> GalleryManifest:
+        """Of the version of a gallery that is in use."""
+        return await self._in_time(self.index(backbone).manifest())
+
+    async def _in_time(self, answer: Coroutine[Any, Any, T]) -> T:
+        """What a gallery answers. Raises RefusedError (503) after `limits.inference_s`."""
         try:
             async with asyncio.timeout(self.limits.inference_s):
-                return await search
+                return await answer
         except TimeoutError:
             seconds = self.limits.inference_s
             raise RefusedError(

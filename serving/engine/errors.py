@@ -3,8 +3,17 @@ was reached."""
 
 from __future__ import annotations
 
-from ...platform.core.errors import DataError, DicomError, FeaturesError, GalleryError, VetdinoError
+from ...platform.core.errors import (
+    DataError,
+    DicomError,
+    FeaturesError,
+    GalleryError,
+    ShardError,
+    StorageError,
+    VetdinoError,
+)
 from ..gallery.bundle import BusyGalleryError
+from ..gallery.manifest import BackboneMismatchError
 from ..gallery.sharded import MissingShardsError
 from ..studies import NotHereError
 
@@ -46,6 +55,14 @@ def refusal_of(error: Exception) -> RefusedError | None:
             return RefusedError(503, "MissingShards", str(error), retry_after=2)
         case BusyGalleryError():
             return RefusedError(503, "Busy", "the gallery is being changed", retry_after=2)
+        case BackboneMismatchError():
+            return RefusedError(409, "BackboneMismatch", error.plain)
+        case ShardError():  # its text names files of this machine
+            return RefusedError(
+                503, "ShardsDamaged", "this study's shard is damaged or missing", retry_after=30
+            )
+        case StorageError():
+            return RefusedError(503, "StorageUnavailable", "the storage of the studies fails", retry_after=5)
         case DicomError(code="TOO_LARGE"):
             return RefusedError(413, error.code, str(error), "megapixels")
         case DicomError(code="NOT_DICOM" | "NOT_PICTURE"):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+import logging
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,20 +23,25 @@ import numpy as np
 from ...platform.core.errors import GalleryError
 from ...platform.measure.features import Features
 from ..gallery.build import FeaturesSource
-from ..gallery.bundle import current_version
+from ..gallery.bundle import BusyGalleryError, current_version
 from ..gallery.changes import add, compact, delete
-from ..gallery.gallery import Gallery
-from ..gallery.manifest import GalleryManifest
+from ..gallery.gallery import Gallery, rebuild
+from ..gallery.manifest import BackboneMismatchError, DamagedGalleryError, GalleryManifest
 from ..gallery.metadata import GalleryItem, item_filter
 from ..gallery.searching import GalleryMatch
 from ..gallery.shard import GalleryShard
-from ..gallery.sharded import ShardedGallery
+from ..gallery.sharded import MissingShardsError, ShardedGallery
 from ..gallery.vectors import unit_rows
 from ..studies import NotHereError
 from .errors import RefusedError
 
+log = logging.getLogger("vetdino.service")
+
 THREADS = 4
 """Searches at a time; SQLite and numpy let go of Python's lock for most of one."""
+
+BY_VIEW = "this gallery is by view; search with the views of the study"
+"""Why a study as a whole is no query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +59,15 @@ class SearchFilter:
 
 @dataclass(frozen=True, slots=True)
 class SearchAnswer:
-    """Matches of each query, and the first and last ids of the shards that did not answer; () where all did."""
+    """Matches of each query, and what was searched.
+
+    digest: of the vectors; gallery: of the version. missing: first and last ids of the shards that did not answer; ()
+    where all did.
+    """
 
     matches: list[list[GalleryMatch]]
+    digest: str
+    gallery: str
     missing: tuple[tuple[int, int], ...] = ()
 
 
@@ -77,16 +90,19 @@ class IndexPort(Protocol):
         self,
         vectors: np.ndarray,
         k: int,
-        exclude: Sequence[str | None],
+        exclude: Sequence[Sequence[str]],
         where: SearchFilter,
         allow_partial: bool,
     ) -> SearchAnswer:
-        """The k nearest rows of each vector (M, D). exclude: a patient for each, or None."""
+        """The k nearest rows of each vector (M, D). exclude: the patients to leave out, for each."""
 
     async def similar(
         self, key: str, view: str, k: int, where: SearchFilter, allow_partial: bool
     ) -> SearchAnswer:
-        """The k rows of other patients that are nearest to a row. Raises NotHereError."""
+        """The k rows of other patients that are nearest to a row.
+
+        Raises NotHereError, and RefusedError where a gallery by view needs the view.
+        """
 
     async def page(self, where: SearchFilter, after: int, count: int) -> ItemPage:
         """Rows that pass a filter, with ids above `after`."""
@@ -114,6 +130,7 @@ class _Opened:
         else:
             self.gallery = Gallery.open(bundle)
         self.version, self.manifest = self.gallery.version, self.gallery.manifest
+        self.digest = self.manifest.digest
         self.metadata = self.gallery.metadata
         self.vectors = GalleryShard(self.version, self.manifest, 0, 0)  # for its vectors alone
 
@@ -126,10 +143,12 @@ class LocalIndex:
 
     def __init__(self, bundle: Path, *, shards: int = 1) -> None:
         self.bundle, self.shards = bundle, shards
-        self._lock, self._changing = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
         self._opened = _Opened(bundle, shards)
         self.backbone, self.level = self._opened.manifest.backbone, self._opened.manifest.level
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="gallery")
+        # One after the other, and never in the place of a search.
+        self._changes = ThreadPoolExecutor(1, thread_name_prefix="gallery-change")
 
     def current(self) -> _Opened:
         """The version in use, opened anew where it is another than before.
@@ -139,7 +158,10 @@ class LocalIndex:
         with self._lock:
             if current_version(self.bundle) != self._opened.version:
                 # The one before stays open for searches that run; its files close with the last of them.
-                opened = _Opened(self.bundle, self.shards)
+                try:
+                    opened = _Opened(self.bundle, self.shards)
+                except GalleryError as error:
+                    raise DamagedGalleryError(str(error)) from None
                 manifest = opened.manifest
                 if (manifest.backbone, manifest.level) != (self.backbone, self.level):
                     raise RefusedError(
@@ -152,7 +174,33 @@ class LocalIndex:
             return self._opened
 
     async def _in_thread(self, function: Any, *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments))
+        call = partial(self._plainly, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+
+    async def _changed(self, function: Any) -> Any:
+        call = partial(self._plainly, function)
+        return await asyncio.get_running_loop().run_in_executor(self._changes, call)
+
+    def _plainly(self, function: Any, *arguments: Any) -> Any:
+        """The function's result. Its errors name no path of this machine; the log does, where files are damaged."""
+        try:
+            return function(*arguments)
+        except (DamagedGalleryError, FileNotFoundError) as error:
+            log.error(json.dumps({"damaged": str(error)}))
+            raise RefusedError(
+                503,
+                "GalleryDamaged",
+                f"the gallery of vectors {self.backbone[:12]} is damaged or missing; copy it again, or {rebuild()}",
+                retry_after=30,
+            ) from None
+        except OSError as error:
+            raise RefusedError(
+                503, "StorageUnavailable", f"the gallery's storage fails ({error.strerror})", retry_after=5
+            ) from None
+        except (BusyGalleryError, MissingShardsError, BackboneMismatchError):
+            raise
+        except GalleryError as error:
+            raise GalleryError(str(error).replace(f"{self.bundle}: ", "")) from None
 
     async def manifest(self) -> GalleryManifest:
         """See `IndexPort.manifest`."""
@@ -162,27 +210,16 @@ class LocalIndex:
         self,
         vectors: np.ndarray,
         k: int,
-        exclude: Sequence[str | None],
+        exclude: Sequence[Sequence[str]],
         where: SearchFilter,
         allow_partial: bool,
     ) -> SearchAnswer:
         """See `IndexPort.search`."""
-        return await self._in_thread(self._search, vectors, k, exclude, where, allow_partial)
 
-    def _search(
-        self,
-        vectors: np.ndarray,
-        k: int,
-        exclude: Sequence[str | None],
-        where: SearchFilter,
-        allow_partial: bool,
-    ) -> SearchAnswer:
-        gallery = self.current().gallery
-        arguments = {"exclude_patient": list(exclude), **where.arguments()}
-        if allow_partial and isinstance(gallery, ShardedGallery):
-            partial_matches = gallery.search_partial(vectors, k, **arguments)
-            return SearchAnswer(partial_matches.matches, partial_matches.missing)
-        return SearchAnswer(gallery.search(vectors, k, **arguments))
+        def search() -> SearchAnswer:
+            return _search(self.current(), vectors, k, exclude, where, allow_partial)
+
+        return await self._in_thread(search)
 
     async def similar(
         self, key: str, view: str, k: int, where: SearchFilter, allow_partial: bool
@@ -191,12 +228,14 @@ class LocalIndex:
 
         def similar() -> SearchAnswer:
             opened = self.current()
+            if opened.manifest.level == "view" and not view:
+                raise RefusedError(422, "WrongLevel", BY_VIEW)
             item = opened.metadata.find(key, view)
             if item is None:
                 name = "row" if view else "study"
                 raise NotHereError(f"There is no {name} of this name in the gallery.")
             vector_1D = unit_rows(opened.vectors.vectors(np.array([item.id])))
-            return self._search(vector_1D, k, [item.patient], where, allow_partial)
+            return _search(opened, vector_1D, k, [[item.patient]], where, allow_partial)
 
         return await self._in_thread(similar)
 
@@ -224,11 +263,9 @@ class LocalIndex:
                     f"these vectors are of backbone {rows.backbone[:12]}, the gallery's of {manifest.backbone[:12]}; "
                     "embed them with the gallery's backbone",
                 )
-            with self._changing:
-                add(self.bundle, _AddedRows(rows, manifest))
-            return self.current().manifest
+            return add(self.bundle, _AddedRows(rows, manifest))
 
-        return await self._in_thread(change)
+        return await self._changed(change)
 
     async def delete(self, keys: Sequence[str], patients: Sequence[str]) -> GalleryManifest:
         """See `IndexPort.delete`."""
@@ -239,30 +276,41 @@ class LocalIndex:
             unknown += sum(not len(metadata.of_patient(patient)) for patient in patients)
             if unknown:
                 raise NotHereError(f"{unknown} of these are not in the gallery; nothing is deleted.")
-            with self._changing:
-                delete(self.bundle, keys, patients)
-            return self.current().manifest
+            return delete(self.bundle, keys, patients)
 
-        return await self._in_thread(change)
+        return await self._changed(change)
 
     async def compact(self) -> GalleryManifest:
         """See `IndexPort.compact`."""
-
-        def change() -> GalleryManifest:
-            with self._changing:
-                compact(self.bundle)
-            return self.current().manifest
-
-        return await self._in_thread(change)
+        return await self._changed(lambda: compact(self.bundle))
 
     def close(self) -> None:
         """Closes the files and ends the actors."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        for threads in (self._threads, self._changes):
+            threads.shutdown(wait=True, cancel_futures=True)
         self._opened.gallery.close()
         self._opened.vectors.close()
 
     def __repr__(self) -> str:
         return f"LocalIndex({self._opened.gallery!r})"
+
+
+def _search(
+    opened: _Opened,
+    vectors: np.ndarray,
+    k: int,
+    exclude: Sequence[Sequence[str]],
+    where: SearchFilter,
+    allow_partial: bool,
+) -> SearchAnswer:
+    gallery, missing = opened.gallery, ()
+    arguments = {"exclude_patient": list(exclude), **where.arguments()}
+    if allow_partial and isinstance(gallery, ShardedGallery):
+        found = gallery.search_partial(vectors, k, **arguments)
+        matches, missing = found.matches, found.missing
+    else:
+        matches = gallery.search(vectors, k, **arguments)
+    return SearchAnswer(matches, opened.manifest.backbone, opened.digest, missing)
 
 
 class _AddedRows(FeaturesSource):

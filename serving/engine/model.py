@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ...platform.core.errors import ConfigError, FeaturesError
+from ...platform.core.vectors import mean_vectors
 from ...platform.measure.descriptors import Descriptor
 from ...platform.measure.extraction import view_vectors
 from ...platform.models.similarity import PatchGrid
@@ -29,6 +30,11 @@ class EncodedView:
     tokens: np.ndarray
     attention: np.ndarray
     grid: PatchGrid
+
+    @property
+    def size(self) -> int:
+        """Bytes of both."""
+        return self.tokens.nbytes + self.attention.nbytes
 
     def __repr__(self) -> str:
         return f"EncodedView({len(self.tokens)} patches, {len(self.attention)} heads)"
@@ -183,9 +189,14 @@ def load_backbones(config: ServiceConfig) -> list[Backbone]:
     ]
 
 
+def load_backbone(config: ServiceConfig, number: int) -> Backbone:
+    """The number-th of `load_backbones`, and no other but the one whose architecture random weights have."""
+    chosen = config.backbones[number]
+    if str(chosen) == RANDOM and number:
+        return load_backbones(replace(config, backbones=(config.backbones[0], RANDOM)))[1]
+    return load_backbones(replace(config, backbones=(chosen,)))[0]
+
+
 def study_vector(vectors_BD: np.ndarray) -> np.ndarray:
     """The vector of a study from its views': their mean, made length 1, (D,) float32. As in a feature table."""
-    from ...platform.measure.neighbors import unit_vectors
-
-    mean_1D = np.add.reduceat(vectors_BD, [0]) / np.float32(len(vectors_BD))
-    return unit_vectors(mean_1D, "the study")[0]
+    return mean_vectors(vectors_BD, [0], "the study")[0]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...platform.core.errors import ConfigError
 from ...platform.core.location import Location
+from ...platform.ingest.workers import check_temporary_folder
 from ...platform.measure.descriptors import Descriptor
+from ...platform.training.cluster import ray_is_running
 from ..config import ServiceConfig
 from ..gallery.gallery import check_digest, open_version
 from ..studies import StudyBrowser
@@ -22,15 +25,17 @@ if TYPE_CHECKING:
     from ..gallery.manifest import GalleryManifest
 
 
-def open_engine(config: ServiceConfig) -> ServiceEngine:
-    """The engine, ready to answer.
+def open_engine(config: ServiceConfig, backbones: Sequence[Backbone] | None = None) -> ServiceEngine:
+    """The engine, ready to answer. backbones: those of the config where they are loaded already.
 
     Raises ConfigError, CheckpointError, ShardError, and GalleryError where a gallery is damaged or of another backbone
     than the one it is given for.
     """
     check_numbers(config)
+    check_ray(config)
+    check_temporary_folder()
     browser = open_browser(config)
-    backbones = load_backbones(config)
+    backbones = load_backbones(config) if backbones is None else backbones
     for backbone in backbones:
         check_side(config.side or backbone.side, backbone)
     descriptors = [descriptor_for(config, number, backbone) for number, backbone in enumerate(backbones)]
@@ -62,6 +67,15 @@ def check_numbers(config: ServiceConfig) -> None:
     for name, room in (("queue", limits.queue), ("decode_queue", limits.decode_queue)):
         if limits.files > room:
             raise ConfigError(f"limits.{name} {room} must be at least limits.files {limits.files}")
+
+
+def check_ray(config: ServiceConfig) -> None:
+    """Raises ConfigError where galleries shall be divided and no Ray runs."""
+    if config.gallery_shards > 1 and not ray_is_running():
+        raise ConfigError(
+            f"gallery_shards {config.gallery_shards} divides galleries among actors of a Ray that runs, and none does; "
+            "start one and set RAY_ADDRESS, write a config for Ray Serve with --ray-config, or leave it at 1"
+        )
 
 
 def open_browser(config: ServiceConfig) -> StudyBrowser | None:

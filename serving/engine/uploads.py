@@ -8,8 +8,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from ...platform.data.study import StoredView, Study
 from ..studies import NotHereError
@@ -28,25 +27,32 @@ def new_session() -> str:
 
 @dataclass(slots=True, eq=False)
 class Upload:
-    """One uploaded study. expires: by `time.monotonic`. encoded: what backbones made of its views, deleted with it."""
+    """One uploaded study. expires: by `time.monotonic`."""
 
     session: str
     study: Study
     expires: float
     size: int
-    encoded: dict[tuple[int, int], Any] = field(default_factory=dict)
 
 
 class UploadStore:
     """Uploads by name; thread-safe.
 
-    seconds: how long one is kept. most, most_bytes: of all; the oldest goes when another needs its place.
+    seconds: how long one is kept. most, most_bytes: of all; the oldest goes when another needs its place. on_delete:
+    called with the name of each that is deleted.
     """
 
     def __init__(
-        self, seconds: float, most: int, most_bytes: int, clock: Callable[[], float] = time.monotonic
+        self,
+        seconds: float,
+        most: int,
+        most_bytes: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_delete: Callable[[str], None] = lambda name: None,
     ) -> None:
         self.seconds, self.most, self.most_bytes, self._clock = seconds, most, most_bytes, clock
+        self._on_delete = on_delete
         self._uploads: OrderedDict[str, Upload] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -61,7 +67,7 @@ class UploadStore:
             self._sweep()
             self._uploads[name] = Upload(session, study, self._clock() + self.seconds, size)
             while len(self._uploads) > self.most or self._size() > self.most_bytes:
-                self._uploads.popitem(last=False)
+                self._delete_oldest()
         return name
 
     def get(self, name: str, session: str) -> Upload:
@@ -77,7 +83,8 @@ class UploadStore:
         """Deletes an upload of this session. Raises NotHereError."""
         self.get(name, session)
         with self._lock:
-            self._uploads.pop(name, None)
+            if self._uploads.pop(name, None) is not None:
+                self._on_delete(name)
 
     def sweep(self) -> None:
         """Deletes what has expired."""
@@ -87,12 +94,17 @@ class UploadStore:
     def clear(self) -> None:
         """Deletes all."""
         with self._lock:
-            self._uploads.clear()
+            while self._uploads:
+                self._delete_oldest()
 
     def _sweep(self) -> None:
         now = self._clock()
         while self._uploads and next(iter(self._uploads.values())).expires <= now:
-            self._uploads.popitem(last=False)
+            self._delete_oldest()
+
+    def _delete_oldest(self) -> None:
+        name, _ = self._uploads.popitem(last=False)
+        self._on_delete(name)
 
     def _size(self) -> int:
         return sum(upload.size for upload in self._uploads.values())

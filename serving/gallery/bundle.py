@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ...platform.core.errors import GalleryError
 from ...platform.core.files import atomic_write, fsync_path
-from .manifest import MANIFEST, FileRecord, GalleryManifest, short_digest
+from .manifest import MANIFEST, DamagedGalleryError, FileRecord, GalleryManifest, short_digest
 
 CURRENT, LOCK = "CURRENT", ".lock"
 
@@ -42,11 +42,11 @@ def current_version(bundle: Path) -> Path:
     try:
         name = (bundle / CURRENT).read_text(encoding="ascii").strip()
     except (FileNotFoundError, NotADirectoryError):
-        raise GalleryError(f"{bundle}: no gallery here; make one with `vetdino index build`") from None
+        raise DamagedGalleryError(f"{bundle}: no gallery here; make one with `vetdino index build`") from None
     except UnicodeDecodeError:
         name = ""
     if not name or name.startswith(".") or Path(name).name != name:
-        raise GalleryError(f"{bundle / CURRENT}: names no version; build the gallery again") from None
+        raise DamagedGalleryError(f"{bundle / CURRENT}: names no version; build the gallery again") from None
     return bundle / name
 
 
@@ -67,7 +67,9 @@ def check_hashes(version: Path, manifest: GalleryManifest) -> None:
 
 
 def _damaged(path: Path, what: str) -> GalleryError:
-    return GalleryError(f"{path}: {what}; copy the gallery again, or build it with `vetdino index build`")
+    return DamagedGalleryError(
+        f"{path}: {what}; copy the gallery again, or build it with `vetdino index build`"
+    )
 
 
 @dataclass(frozen=True, slots=True)

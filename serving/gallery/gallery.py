@@ -18,7 +18,7 @@ import numpy as np
 from ...platform.core.errors import GalleryError
 from ...platform.measure.descriptors import Descriptor
 from .bundle import check_hashes, check_sizes, current_version
-from .manifest import GalleryManifest, read_manifest
+from .manifest import BackboneMismatchError, DamagedGalleryError, GalleryManifest, read_manifest
 from .metadata import GalleryItem
 from .searching import Excluded, GalleryMatch, Searcher
 from .shard import GalleryShard
@@ -76,8 +76,8 @@ class Gallery:
         """The k rows of largest cosine for each query, best first, of equal cosines the smaller id.
 
         vectors: (queries, dimensions), of any length but 0. exclude_patient: a patient whose rows are left out, for all
-        queries, or a list with one (or None) for each. findings: only rows where these are known to be present (True)
-        or absent (False). projections: only rows with a view of at least one of these. split: only rows of this split.
+        queries, or a list with one, several or None for each. findings: only rows where these are known to be present
+        (True) or absent (False). projections: only rows with a view of at least one of these. split: only this split.
         Fewer than k come back only where the gallery has no more.
 
         Raises GalleryError for another shape or a name that the gallery does not have, FeaturesError for a query that
@@ -146,7 +146,7 @@ def open_version(bundle: Path, opened: Callable[[Path, GalleryManifest], T], *, 
                 continue
             if isinstance(error, GalleryError):
                 raise
-            raise GalleryError(
+            raise DamagedGalleryError(
                 f"{error.filename}: missing; copy the gallery again, or build it with `vetdino index build`"
             ) from None
 
@@ -164,8 +164,8 @@ def check_digest(bundle: Path, manifest: GalleryManifest, loaded: str) -> Descri
     """What the backbone of this digest makes its vectors by. Raises GalleryError where it did not make these."""
     made_by, descriptor = Descriptor.of_digest(manifest.backbone, manifest.level)
     if made_by != loaded:
-        raise GalleryError(
-            f"{bundle}: its vectors are of backbone {made_by[:12]}, the loaded one is {loaded[:12]}; {_rebuild(bundle)}"
+        raise _mismatch(
+            bundle, f"its vectors are of backbone {made_by[:12]}, the loaded one is {loaded[:12]}; "
         )
     return descriptor
 
@@ -174,14 +174,19 @@ def check_probes(bundle: Path, manifest: GalleryManifest, vectors_PD: np.ndarray
     """Raises GalleryError where the probes' vectors are now other than when the gallery was made."""
     cosines = manifest.stored_probes().cosines(vectors_PD)
     if not cosines.min() > ALIKE:
-        raise GalleryError(
-            f"{bundle}: backbone {manifest.backbone[:12]} does not compute what it did when these vectors were made (a "
-            f"probe's cosine is {cosines.min():.4f}, at least {ALIKE} is needed): another version of a library? "
-            f"{_rebuild(bundle)}"
+        raise _mismatch(
+            bundle,
+            f"backbone {manifest.backbone[:12]} does not compute what it did when these vectors were made (a "
+            f"probe's cosine is {cosines.min():.4f}, at least {ALIKE} is needed): another version of a library? ",
         )
 
 
-def _rebuild(bundle: Path) -> str:
+def _mismatch(bundle: Path, what: str) -> BackboneMismatchError:
+    return BackboneMismatchError(f"{bundle}: {what}{rebuild(str(bundle))}", f"the gallery: {what}{rebuild()}")
+
+
+def rebuild(bundle: str = "GALLERY") -> str:
+    """How a gallery is made again."""
     return (
         "make it again: `vetdino embed BACKBONE SHARDS FEATURES`, then "
         f"`vetdino index build FEATURES {bundle}`"

@@ -17,6 +17,7 @@ import numpy as np
 from ...platform.core.errors import GalleryError
 from ...platform.measure.neighbors import GRAIN
 from .config import IndexKind
+from .manifest import DamagedGalleryError
 from .vectors import near_best, unit_blocks, unit_rows
 
 FOR_MATCHES = 10
@@ -67,7 +68,7 @@ def load_index(path: Path) -> Any:
     try:
         return import_faiss().read_index(str(path))
     except RuntimeError:
-        raise GalleryError(
+        raise DamagedGalleryError(
             f"{path}: damaged; copy the gallery again, or build it with `vetdino index build`"
         ) from None
 

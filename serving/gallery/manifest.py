@@ -21,6 +21,18 @@ INDEX, VECTORS, METADATA, TAIL = "index.faiss", "vectors.f16.npy", "meta.sqlite"
 vectors of rows that were added since."""
 
 
+class DamagedGalleryError(GalleryError):
+    """A gallery, or a file of it, that is missing or not what was written."""
+
+
+class BackboneMismatchError(GalleryError):
+    """Vectors of another backbone. plain: the message without the paths of this machine."""
+
+    def __init__(self, message: str, plain: str = "") -> None:
+        super().__init__(message)
+        self.plain = plain or message
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileRecord:
     """One file of a version; sha256 in hexadecimal."""
@@ -126,17 +138,17 @@ def read_manifest(version: Path) -> GalleryManifest:
     path = version / MANIFEST
     content = path.read_bytes()
     if not version.name.endswith(short_digest(hashlib.sha256(content).hexdigest())):
-        raise GalleryError(
+        raise DamagedGalleryError(
             f"{path}: not what was written; build the gallery again with `vetdino index build`"
         )
     try:
         manifest = from_json(GalleryManifest, content.decode(), str(path))
     except (ConfigError, UnicodeDecodeError):
-        raise GalleryError(
+        raise DamagedGalleryError(
             f"{path}: of another version of vetdino; build the gallery again with `vetdino index build`"
         ) from None
     if manifest.version != VERSION:
-        raise GalleryError(
+        raise DamagedGalleryError(
             f"{path}: version {manifest.version}, this vetdino reads {VERSION}; build it again"
         )
     return manifest

@@ -25,7 +25,7 @@ from ...platform.core.config import nearest
 from ...platform.core.errors import GalleryError
 from ...platform.data.study import SPLITS
 from ...platform.measure.features import Features
-from .manifest import GalleryManifest
+from .manifest import DamagedGalleryError, GalleryManifest
 
 # N rows.
 
@@ -185,7 +185,7 @@ class Metadata:
             with self._lock:
                 return self._connection.execute(statement, values).fetchall()
         except sqlite3.DatabaseError:
-            raise GalleryError(
+            raise DamagedGalleryError(
                 f"{self.path}: damaged; copy the gallery again, or build it with `vetdino index build`"
             ) from None
 

@@ -27,8 +27,8 @@ EXACT_BELOW = 2000
 Ask = Callable[[ShardQuery], list[list[Candidates]]]
 """The candidates of every shard, for each query."""
 
-Excluded = str | Sequence[str | None] | None
-"""A patient whose rows are not to be found: one for all queries, one for each, or none."""
+Excluded = str | Sequence[str | Sequence[str] | None] | None
+"""Patients whose rows are not to be found: one for all queries, one (or several, or None) for each, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,16 @@ class Searcher:
         if len(each) != queries:
             raise GalleryError(f"{len(each)} patients to leave out for {queries} queries; give one for each")
         nobody = np.empty(0, np.int64)
-        return [nobody if patient is None else self.metadata.of_patient(patient) for patient in each]
+        return [
+            np.unique(np.concatenate([nobody, *map(self.metadata.of_patient, _patients(one))]))
+            for one in each
+        ]
+
+
+def _patients(each: str | Sequence[str] | None) -> Sequence[str]:
+    if each is None:
+        return ()
+    return (each,) if isinstance(each, str) else each
 
 
 def _best(candidates: Candidates, count: int, excluded: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ...platform.core.errors import GalleryError
 from .indexes import (
     ApproximateIndex,
     Candidates,
@@ -24,7 +23,7 @@ from .indexes import (
     load_index,
     part_of_index,
 )
-from .manifest import INDEX, METADATA, TAIL, VECTORS, GalleryManifest
+from .manifest import INDEX, METADATA, TAIL, VECTORS, DamagedGalleryError, GalleryManifest
 from .metadata import ItemFilter, Metadata
 from .vectors import exact_cosines, unit_blocks
 
@@ -74,7 +73,9 @@ class GalleryShard:
             return flat_index(self._stored[start:stop], start)
         index = load_index(version / INDEX)
         if index.ntotal != manifest.indexed or index.d != manifest.dimensions:
-            raise GalleryError(f"{version / INDEX}: not the index of this gallery; copy the gallery again")
+            raise DamagedGalleryError(
+                f"{version / INDEX}: not the index of this gallery; copy the gallery again"
+            )
         if manifest.kind == "flat":
             return ExactIndex(index, 0)
         if whole:
@@ -156,5 +157,7 @@ def load_vectors(path: Path, rows: int, dimensions: int) -> np.ndarray:
     except ValueError:
         stored = None
     if stored is None or (stored.shape, stored.dtype) != ((rows, dimensions), np.float16):
-        raise GalleryError(f"{path}: damaged; copy the gallery again, or build it with `vetdino index build`")
+        raise DamagedGalleryError(
+            f"{path}: damaged; copy the gallery again, or build it with `vetdino index build`"
+        )
     return stored

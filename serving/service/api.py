@@ -15,6 +15,7 @@ from .auth import AccessTokens
 from .gate import Gate, error_body, refusal_headers
 from .health_routes import health_routes
 from .metrics import Metrics
+from .parameters import known_parameters
 from .study_routes import list_routes, matrix_routes, picture_routes, similarity_routes, upload_routes
 from .vector_routes import embed_routes, index_routes, search_routes
 
@@ -44,7 +45,7 @@ def create_app(engine: ServiceEngine, tokens: AccessTokens | None = None, *, loc
     Raises ConfigError if fastapi is not installed.
     """
     require_extra("fastapi", "the service")
-    from fastapi import FastAPI
+    from fastapi import Depends, FastAPI
 
     app = FastAPI(
         title="vetdino",
@@ -55,9 +56,8 @@ def create_app(engine: ServiceEngine, tokens: AccessTokens | None = None, *, loc
         redoc_url=None,
     )
     metrics = Metrics(engine)
-    app.include_router(health_routes(engine, metrics))
-    for routes in ROUTES:
-        app.include_router(routes(engine))
+    for router in (health_routes(engine, metrics), *(routes(engine) for routes in ROUTES)):
+        app.include_router(router, dependencies=[Depends(known_parameters())])
     _add_errors(app)
     app.add_middleware(
         Gate, tokens=tokens or AccessTokens({}), limits=engine.limits, metrics=metrics, local=local

@@ -5,6 +5,7 @@ The names of files and of form fields are never kept: they may name a patient.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -56,14 +57,36 @@ def unsupported_type(known: list[str]) -> RefusedError:
     return RefusedError(415, "UnsupportedType", f"the Content-Type must be one of {', '.join(known)}")
 
 
-async def read_json(request: Request, model: type[Model]) -> Model:
-    """The body as what `model` describes. Raises RefusedError: 415 for another type, 422 for other content."""
-    from pydantic import ValidationError
+async def read_json(request: Request, model: type[Model], limits: Limits) -> Model:
+    """The body as what `model` describes; parsed in a thread, since a large one takes long.
 
+    Raises RefusedError: 413 for more bytes than `limits.json_mib`, 415 for another type, 422 for other content.
+    """
     if content_type(request) != "application/json":
         raise unsupported_type(["application/json"])
+    body = bytearray()
+    _check_json_size(int(request.headers.get("content-length", "0")), limits)
+    async for chunk in request.stream():
+        body += chunk
+        _check_json_size(len(body), limits)
+    return await asyncio.to_thread(_parsed, bytes(body), model)
+
+
+def _check_json_size(size: int, limits: Limits) -> None:
+    if size > limits.json_mib << 20:
+        raise RefusedError(
+            413,
+            "TooLarge",
+            f"the JSON is larger than {limits.json_mib} MiB; send vectors as .npy",
+            "json_mib",
+        )
+
+
+def _parsed(body: bytes, model: type[Model]) -> Model:
+    from pydantic import ValidationError
+
     try:
-        return model.model_validate_json(await request.body())
+        return model.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         known = _field_names(model.model_json_schema())

@@ -37,6 +37,9 @@ OPEN = ("/health/live", "/health/ready")
 CONTENT_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
 """Content-Security-Policy: the browser fetches nothing from other servers."""
 
+CLIENT_GONE = 499
+"""The status in log and metrics of a request whose client left before its body had arrived; nothing is sent."""
+
 METHODS = ("GET", "HEAD", "POST", "DELETE")
 
 
@@ -152,6 +155,8 @@ class _Exchange:
             self._record(time.perf_counter() - began)
 
     async def _answer(self) -> None:
+        from starlette.requests import ClientDisconnect
+
         caller = None
         try:
             caller = self.gate.admit(self.scope, self.headers)
@@ -161,6 +166,8 @@ class _Exchange:
             return
         try:
             await self.gate.app(self.scope, self.receive, self.send)
+        except ClientDisconnect:  # nobody is there to answer
+            self.status, self.scope["state"]["error_type"] = CLIENT_GONE, "ClientDisconnect"
         except Exception as error:
             refusal = refusal_of(error)
             if refusal is None:

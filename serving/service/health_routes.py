@@ -54,8 +54,8 @@ async def info_answer(engine: ServiceEngine) -> dict[str, Any]:
     """What GET /v1/info tells."""
     backbones = []
     for number, model in enumerate(engine.models):
-        index = engine.indexes[number]
-        gallery = None if index is None else gallery_answer(await index.manifest())
+        has_gallery = engine.indexes[number] is not None
+        gallery = gallery_answer(await engine.manifest(number)) if has_gallery else None
         backbones.append({**asdict(model.card), "patches": model.card.patches, "gallery": gallery})
     browser = engine.browser
     shards = browser and {

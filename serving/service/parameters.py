@@ -85,6 +85,27 @@ def filter_parameters() -> Callable[..., SearchFilter]:
     return chosen
 
 
+def known_parameters() -> Callable[..., Any]:
+    """A dependency of all routes: refuses a parameter of the query string that the route does not have."""
+    from fastapi import Request
+
+    async def checked(request: Request) -> None:
+        known = _query_names(request.scope["route"].dependant)
+        if unknown := set(request.query_params) - known:  # their names are the caller's text
+            have = f"those known here are {', '.join(sorted(known))}" if known else "none is known here"
+            raise RefusedError(
+                422, "UnknownParameter", f"{len(unknown)} unknown parameters of the query; {have}"
+            )
+
+    return checked
+
+
+def _query_names(dependant: Any) -> set[str]:
+    """Names of the query parameters that a route and what it depends on take."""
+    names = {parameter.alias for parameter in dependant.query_params}
+    return names.union(*map(_query_names, dependant.dependencies))
+
+
 def check_k(k: int, engine: ServiceEngine) -> None:
     """Raises RefusedError for more matches than allowed."""
     if k > engine.limits.k:

@@ -42,7 +42,11 @@ TARGET = f"{__name__}:build"
 """What a config file names as the application."""
 
 WAIT_S = 60.0
-"""Seconds for an answer of a deployment, which may be starting a lost replica again."""
+"""Seconds for an answer of a deployment, which may be starting a lost replica again; a change of a gallery may take
+longer."""
+
+CHANGES = ("add", "delete", "compact")
+"""Methods of `IndexPort` that change a gallery."""
 
 ONGOING, QUEUED = 64, 128
 """Requests that a replica works on, and that wait for a deployment's replicas at the gateway."""
@@ -51,13 +55,14 @@ ONGOING, QUEUED = 64, 128
 def write_ray_config(config: ServiceConfig, listen: ListenConfig, path: Path) -> Path:
     """Writes a config file for `serve run` and `serve deploy`, with absolute paths; JSON, which is YAML, too.
 
-    Raises ConfigError where tokens are in the environment, which other machines do not have, and where settings
-    contradict.
+    Raises ConfigError where tokens are in the environment, which other machines do not have, for a gallery at a URL,
+    and where settings contradict.
     """
     from ..engine.opening import check_numbers
     from .auth import load_tokens
 
     check_numbers(config)
+    check_local(config.galleries)
     if load_tokens(listen) and listen.tokens is None:
         raise ConfigError("on Ray, tokens come from a file that all machines can read; give --tokens FILE")
     absolute = replace(
@@ -92,6 +97,15 @@ def write_ray_config(config: ServiceConfig, listen: ListenConfig, path: Path) ->
     }
     atomic_write(path, json.dumps(content, indent=2) + "\n")
     return path
+
+
+def check_local(galleries: Sequence[Location]) -> None:
+    """Raises ConfigError for a gallery at a URL, of which every machine would need a copy."""
+    for place in map(Location, galleries):
+        if not place.is_local:
+            raise ConfigError(
+                f"{place}: on Ray a gallery is a folder on storage that all machines share; copy it there"
+            )
 
 
 def build(arguments: dict[str, Any]) -> Application:
@@ -139,24 +153,20 @@ class BackboneReplica:
     """One backbone in a process of its own."""
 
     def __init__(self, service: str, number: int) -> None:
-        from ..engine.model import LocalModel, load_backbones
+        from ..engine.model import LocalModel, load_backbone
         from ..engine.opening import descriptor_for
 
         config = from_json(ServiceConfig, service)
-        backbone = load_backbones(config)[number]
+        backbone = load_backbone(config, number)
         self.model = LocalModel(backbone, descriptor_for(config, number, backbone), config)
 
     async def card(self) -> BackboneInfo:
         """See `ModelPort.card`."""
         return self.model.card
 
-    async def vectors(self, views: list[np.ndarray]) -> np.ndarray | RefusedError:
-        """See `ModelPort.vectors`."""
-        return await _answer(self.model.vectors(views))
-
-    async def encode(self, views: list[np.ndarray]) -> list[EncodedView] | RefusedError:
-        """See `ModelPort.encode`."""
-        return await _answer(self.model.encode(views))
+    async def call(self, method: str, views: list[np.ndarray]) -> tuple[BackboneInfo, Any]:
+        """A method of `ModelPort`: what answers, and its answer or refusal."""
+        return self.model.card, await _answer(getattr(self.model, method)(views))
 
 
 class GalleryReplica:
@@ -209,29 +219,41 @@ class Gateway:
             self.engine.close()
 
 
-async def _called(call: Callable[[], Awaitable[Any]], what: str) -> Any:
-    """What a deployment answers. Raises RefusedError: its own, or 503 where it is busy, restarting or gone."""
+async def _called(call: Callable[[], Awaitable[Any]], what: str, wait_s: float | None = WAIT_S) -> Any:
+    """What a deployment answers. Raises RefusedError: its own, or 503 where it is busy, restarting or gone.
+
+    Only where it was too busy (Overloaded) is it certain that nothing was done. wait_s: None waits for ever.
+    """
     from ray.exceptions import RayError
     from ray.serve.exceptions import BackPressureError, RayServeException
 
     try:
-        async with asyncio.timeout(WAIT_S):
+        async with asyncio.timeout(wait_s):
             result = await call()
     except TimeoutError:
-        raise overloaded(f"{what} gave no answer within {WAIT_S:g} s", None, 5) from None
+        raise RefusedError(
+            503, "Timeout", f"{what} gave no answer within {wait_s:g} s", retry_after=5
+        ) from None
     except BackPressureError:
         raise overloaded(f"too many requests wait for {what}", None) from None
     except RayServeException:
-        raise overloaded(f"{what} is not available", None, 2) from None
+        raise RefusedError(503, "Unavailable", f"{what} is not available", retry_after=2) from None
     except RayError as error:
         from ray.exceptions import RayTaskError
 
         if isinstance(error, RayTaskError):  # a fault in the replica's code
             raise
-        raise overloaded(f"{what} was lost and is started again", None, 2) from None
+        raise RefusedError(
+            503, "Unavailable", f"{what} was lost and is started again", retry_after=2
+        ) from None
     if isinstance(result, RefusedError):
         raise result
     return result
+
+
+def _is_same(card: BackboneInfo, other: BackboneInfo) -> bool:
+    """Whether two replicas have the same backbone, on whatever device."""
+    return replace(card, device="") == replace(other, device="")
 
 
 class RayModel:
@@ -242,18 +264,33 @@ class RayModel:
 
     async def vectors(self, views: Sequence[np.ndarray]) -> np.ndarray:
         """See `ModelPort.vectors`."""
-        return await _called(lambda: self.handle.vectors.remote(list(views)), "the backbone")
+        return await self._call("vectors", views)
 
     async def encode(self, views: Sequence[np.ndarray]) -> list[EncodedView]:
         """See `ModelPort.encode`."""
-        return await _called(lambda: self.handle.encode.remote(list(views)), "the backbone")
+        return await self._call("encode", views)
+
+    async def _call(self, method: str, views: Sequence[np.ndarray]) -> Any:
+        """Raises RefusedError (503) where a replica with another backbone answers."""
+        card, answer = await _called(lambda: self.handle.call.remote(method, list(views)), "the backbone")
+        if not _is_same(card, self.card):
+            raise RefusedError(
+                503,
+                "BackboneMismatch",
+                f"a replica has vectors of {card.vectors[:12]}, this service of {self.card.vectors[:12]}; deploy again",
+                retry_after=30,
+            )
+        if isinstance(answer, RefusedError):
+            raise answer
+        return answer
 
     async def alive(self) -> bool:
         """Whether a replica answers, with the same backbone as at the start."""
         try:
-            return await _called(lambda: self.handle.card.remote(), "the backbone") == self.card
+            card = await _called(lambda: self.handle.card.remote(), "the backbone")
         except RefusedError:
             return False
+        return _is_same(card, self.card)
 
     def close(self) -> None:
         """Nothing: Ray Serve ends its replicas."""
@@ -266,7 +303,8 @@ class RayIndex:
         self.handle = handle
 
     async def _call(self, method: str, *arguments: Any) -> Any:
-        return await _called(lambda: self.handle.call.remote(method, *arguments), "the gallery")
+        wait_s = None if method in CHANGES else WAIT_S
+        return await _called(lambda: self.handle.call.remote(method, *arguments), "the gallery", wait_s)
 
     async def manifest(self) -> GalleryManifest:
         """See `IndexPort.manifest`."""
@@ -276,7 +314,7 @@ class RayIndex:
         self,
         vectors: np.ndarray,
         k: int,
-        exclude: Sequence[str | None],
+        exclude: Sequence[Sequence[str]],
         where: SearchFilter,
         allow_partial: bool,
     ) -> SearchAnswer:

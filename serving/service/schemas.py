@@ -6,8 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from ..engine.errors import RefusedError
+
 Key = Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
 """A key or pseudonym: no path, no text."""
+
+Patient = Annotated[str, Field(max_length=64)]
 
 Number = FiniteFloat
 
@@ -65,7 +69,7 @@ class EmbedAnswer(BaseModel):
 
 
 class SearchQuery(_Request):
-    """Query vectors, and for each a patient whose rows are left out (or null)."""
+    """Query vectors, and for each a patient whose rows are left out, or a list of patients, or null."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -73,7 +77,18 @@ class SearchQuery(_Request):
         json_schema_extra={"example": {"vectors": [[0.1, -0.2, 0.3]], "exclude_patients": [None]}},
     )
     vectors: list[list[Number]] = Field(min_length=1)
-    exclude_patients: list[str | None] | None = None
+    exclude_patients: list[Patient | Annotated[list[Patient], Field(max_length=1000)] | None] | None = None
+
+    def patients(self, vectors: int) -> list[list[str]]:
+        """The patients to leave out for each of so many vectors. Raises RefusedError where the numbers differ."""
+        each = self.exclude_patients or [None] * vectors
+        if len(each) != vectors:
+            raise RefusedError(
+                422,
+                "RequestError",
+                f"{len(each)} patients for {vectors} vectors; give one for each, or a list",
+            )
+        return [[] if one is None else [one] if isinstance(one, str) else one for one in each]
 
 
 class MatchAnswer(BaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ...platform.core.errors import ConfigError
@@ -28,18 +29,29 @@ def serve(config: ServiceConfig, listen: ListenConfig) -> None:
     """
     for library in ("fastapi", "uvicorn"):
         require_extra(library, "the service")
-    from ..engine.opening import open_engine
+    from ..engine.opening import check_ray, open_engine
     from .api import create_app
     from .auth import load_tokens
 
     tokens = load_tokens(listen)
-    with bound_socket(listen.host, listen.port) as listener:
+    check_ray(config)
+    with bound_socket(listen.host, listen.port) as listener, _ray(config):
         engine = open_engine(config)
         try:
             app = create_app(engine, tokens, local=listen.host == HOST)
             run(app, listener, config.limits.body_s, "The service")
         finally:
             engine.close()
+
+
+def _ray(config: ServiceConfig) -> AbstractContextManager[None]:
+    """A connection to the Ray that runs, where galleries are divided."""
+    if config.gallery_shards == 1:
+        return nullcontext()
+    require_extra("ray", "a gallery in shards")
+    from ...platform.training.cluster import ray_connection
+
+    return ray_connection()
 
 
 def run(app: FastAPI, listener: socket.socket, header_s: float, name: str) -> None:

@@ -12,7 +12,7 @@ from ..engine.errors import RefusedError
 from ..engine.index import SearchFilter
 from ..engine.model import EncodedView
 from ..engine.uploads import PREFIX, SESSION, new_session
-from ..studies import NotHereError, findings_by_state, parse_view
+from ..studies import NotHereError, findings_by_state, is_number, parse_view
 from .answers import grid_answer, item_answer, match_answer, missing_answer, view_answer
 from .body import content_type, read_files, read_json
 from .parameters import BINARY, ERRORS, FILES, NPY_ANSWER, body_of, check_k, filter_parameters, json_body
@@ -66,8 +66,8 @@ def list_routes(engine: ServiceEngine) -> "APIRouter":
         backbone: Backbone = 0,
     ) -> Response:
         """A page of the gallery's studies that pass a filter; `next` is the next page's `after`, null at the end."""
-        page = await engine.index(backbone).page(where, after, count)
-        places = engine.places.find([item.key for item in page.items])
+        page = await engine.page(where, after, count, backbone)
+        places = await engine.find_places([item.key for item in page.items])
         listed = [item_answer(item, place) for item, place in zip(page.items, places, strict=True)]
         return JSONResponse({"studies": listed, "total": page.total, "next": page.last})
 
@@ -82,19 +82,24 @@ def list_routes(engine: ServiceEngine) -> "APIRouter":
         only_shown: bool = False,
         partial: bool = False,
     ) -> Response:
-        """The most similar studies of other patients. name: `test-12`, an upload, or a key of the gallery.
+        """The most similar studies of other patients. name: a key of the gallery, `test-12`, or an upload.
 
-        only_shown: those that the shards hold, with their views. partial: as in POST /v1/search.
+        only_shown: those among the `limits.k` most similar that the shards hold, with their views. partial: as in POST
+        /v1/search.
         """
         check_k(k, engine)
         session = session_of(request)
-        matches, missing = await engine.neighbors(
+        found = await engine.neighbors(
             name, k, where, session=session, backbone=backbone, only_shown=only_shown, allow_partial=partial
         )
-        manifest = await engine.index(backbone).manifest()
-        answer: dict[str, Any] = {"digest": manifest.backbone, "gallery": manifest.digest}
-        answer |= {"matches": list(map(match_answer, matches)), "missing": missing_answer(missing)}
-        return JSONResponse(answer)
+        return JSONResponse(
+            {
+                "digest": found.digest,
+                "gallery": found.gallery,
+                "matches": list(map(match_answer, found.shown)),
+                "missing": missing_answer(found.missing),
+            }
+        )
 
     return router
 
@@ -273,7 +278,7 @@ async def _named(engine: ServiceEngine, name: str, request: "Request", backbone:
     study, _, view = name.rpartition("/")
     if not study.startswith(PREFIX):
         parse_view(name)  # says what is wrong
-    if not view.isdecimal() or len(view) > 4:
+    if not is_number(view):
         raise NotHereError("There is no such view here.")
     return await engine.encoded(study, int(view), session_of(request), backbone)
 
@@ -284,7 +289,7 @@ async def _views(
     """The views that a body names or carries."""
     model = engine.model(backbone)
     if content_type(request) == "application/json":
-        names = (await read_json(request, query)).model_dump().values()
+        names = (await read_json(request, query, engine.limits)).model_dump().values()
         return [await _named(engine, name, request, backbone) for name in names]
     views = await engine.study_views(await read_files(request, engine.limits, count=count))
     return await model.encode([view.decode().pixels for view in views])

@@ -2,13 +2,14 @@
 
 # No `from __future__ import annotations`: FastAPI reads the annotations of functions whose names are local here.
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
 from ...platform.data.study import StoredView
 from ...platform.measure.features import Features
-from ..engine.engine import Embedded, ServiceEngine, ShownMatch
+from ..engine.engine import Embedded, ServiceEngine
 from ..engine.errors import RefusedError
 from ..engine.index import SearchFilter, rows_digest
 from ..gallery.manifest import GalleryManifest
@@ -79,6 +80,7 @@ def search_routes(engine: ServiceEngine) -> "APIRouter":
     from fastapi.responses import JSONResponse
 
     router = APIRouter(prefix="/v1", responses=ERRORS, tags=["vectors"])
+    Patients = Annotated[list[Annotated[str, Query(max_length=64)]], Query(max_length=1000)]
 
     @router.post(
         "/search",
@@ -90,30 +92,29 @@ def search_routes(engine: ServiceEngine) -> "APIRouter":
         where: Annotated[SearchFilter, Depends(filter_parameters())],
         k: Annotated[int, Query(ge=1)] = 10,
         backbone: Annotated[int, Query(ge=0)] = 0,
-        exclude_patient: Annotated[str | None, Query(max_length=64)] = None,
+        exclude_patient: Patients = [],  # noqa: B006  never changed
         digest: Annotated[str | None, Query(max_length=128)] = None,
         partial: bool = False,
     ) -> Response:
         """The k rows of the gallery that are most similar to a study (its files) or to each of several vectors.
 
-        Vectors come as JSON or .npy (vectors, D). In a gallery by view each file is a query of its own. digest: of the
+        Vectors come as JSON or .npy (vectors, D). In a gallery by view each file is a query of its own.
+        exclude_patient: pseudonym of a patient whose rows are left out; may be given several times. digest: of the
         vectors, refused with 409 where the gallery's differ. partial: where shards of a divided gallery do not answer,
         search the others and tell in `missing` which rows were not searched, instead of 503.
         """
         check_k(k, engine)
-        index = engine.index(backbone)
-        manifest = await index.manifest()
+        manifest = await engine.manifest(backbone)
         check_digest_given(digest, manifest.backbone)
-        vectors, exclude = await _queries(engine, request, manifest, backbone)
-        exclude = exclude or [exclude_patient] * len(vectors)
+        vectors, patients = await _queries(engine, request, manifest, backbone)
+        exclude = [[*exclude_patient, *each] for each in patients]
         answer = await engine.search(vectors, k, exclude, where, backbone=backbone, allow_partial=partial)
-        places = iter(engine.places.find([match.item.key for row in answer.matches for match in row]))
-        matches = [[match_answer(ShownMatch(match, next(places))) for match in row] for row in answer.matches]
+        shown = iter(await engine.shown([match for row in answer.matches for match in row]))
         return JSONResponse(
             {
-                "digest": manifest.backbone,
-                "gallery": manifest.digest,
-                "matches": matches,
+                "digest": answer.digest,
+                "gallery": answer.gallery,
+                "matches": [[match_answer(next(shown)) for _ in row] for row in answer.matches],
                 "missing": missing_answer(answer.missing),
             }
         )
@@ -136,24 +137,21 @@ def _items(embedded: Embedded, level: str, rows: list[Any]) -> list[dict[str, An
 
 async def _queries(
     engine: ServiceEngine, request: "Request", manifest: GalleryManifest, backbone: int
-) -> tuple[np.ndarray, list[str | None]]:
-    """The query vectors of a request (M, D), and the patients to leave out, if the body names them."""
+) -> tuple[np.ndarray, list[list[str]]]:
+    """The query vectors of a request (M, D), and for each the patients to leave out that the body names."""
     kind = content_type(request)
     if kind == "application/json":
-        query = await read_json(request, SearchQuery)
-        vectors = json_vectors(query.vectors, engine.limits)
-        excluded = list(query.exclude_patients or [])
-        if excluded and len(excluded) != len(vectors):
-            raise RefusedError(
-                422, "RequestError", f"{len(excluded)} patients for {len(vectors)} vectors; give one for each"
-            )
+        query = await read_json(request, SearchQuery, engine.limits)
+        vectors = await asyncio.to_thread(json_vectors, query.vectors, engine.limits)
+        patients = query.patients(len(vectors))
     elif kind == NPY:
-        vectors, excluded = npy_vectors(await request.body(), engine.limits), []
+        vectors = npy_vectors(await request.body(), engine.limits)
+        patients = [[] for _ in vectors]
     else:
-        files = await read_files(request, engine.limits)
-        return await engine.query_vectors(files, backbone), []
+        vectors = await engine.query_vectors(await read_files(request, engine.limits), backbone)
+        return vectors, [[] for _ in vectors]
     check_vectors(vectors, manifest.dimensions)
-    return vectors, excluded
+    return vectors, patients
 
 
 def index_routes(engine: ServiceEngine) -> "APIRouter":
@@ -168,12 +166,10 @@ def index_routes(engine: ServiceEngine) -> "APIRouter":
     @router.post("/items", response_model=IndexAnswer, openapi_extra=body_of(json_body(NewItems)))
     async def add(request: Request, backbone: Backbone = 0) -> Response:
         """Adds rows to the gallery; 409 where their vectors are of another backbone."""
-        engine.index(backbone)
-        rows = await read_json(request, NewItems)
-        manifest = await engine.add(
-            _features(rows, await engine.index(backbone).manifest(), engine), backbone
-        )
-        return JSONResponse(index_answer(manifest))
+        gallery = await engine.manifest(backbone)
+        rows = await read_json(request, NewItems, engine.limits)
+        features = await asyncio.to_thread(_features, rows, gallery, engine)
+        return JSONResponse(index_answer(await engine.add(features, backbone)))
 
     @router.delete("/items", response_model=IndexAnswer)
     async def delete(key: Keys = [], patient: Keys = [], backbone: Backbone = 0) -> Response:  # noqa: B006

@@ -45,11 +45,12 @@ def test_a_bad_file_is_its_own_error_but_spoils_a_study(engine, files):
 
 
 def test_similar_studies_are_of_other_patients(engine):
-    shown, missing = run(engine.neighbors("test-0", 8, ALL, only_shown=True))
+    found = run(engine.neighbors("test-0", 8, ALL, only_shown=True))
+    shown = found.shown
     assert sorted(one.place[1] for one in shown) == [2, 3, 4]
     assert [len(one.views) for one in sorted(shown, key=lambda one: one.place)] == [3, 1, 3]
-    assert missing == ()
-    by_key, _ = run(engine.neighbors(shown[0].match.item.key, 1, ALL))
+    assert found.missing == ()
+    by_key = run(engine.neighbors(shown[0].match.item.key, 1, ALL)).shown
     assert by_key[0].match.item.key != shown[0].match.item.key
 
 
@@ -58,8 +59,8 @@ def test_an_upload_is_looked_at_like_a_study(engine, files):
     assert run(engine.pixels(name, 2, "mine")).shape == (140, 230)
     encoded = run(engine.encoded(name, 0, "mine", 0))
     assert run(engine.encoded(name, 0, "mine", 0)) is encoded
-    shown, _ = run(engine.neighbors(name, 1, ALL, session="mine"))
-    searched = run(engine.search(run(engine.embed(files, "study")).vectors, 1, [None], ALL))
+    shown = run(engine.neighbors(name, 1, ALL, session="mine")).shown
+    searched = run(engine.search(run(engine.embed(files, "study")).vectors, 1, [[]], ALL))
     assert [one.match for one in shown] == searched.matches[0]
     for session in ("", "other"):
         with pytest.raises(NotHereError):

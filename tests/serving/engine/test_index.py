@@ -47,7 +47,7 @@ def run(call):
 
 
 def test_it_finds_what_the_gallery_finds(index, folder):
-    exclude = [None, "patient3", None, "patient0"]
+    exclude = [[], ["patient3", "patient4"], [], ["patient0"]]
     answer = run(index.search(QUERIES, 7, exclude, SearchFilter(split="test"), False))
     whole = Gallery.open(folder).search(QUERIES, 7, exclude_patient=exclude, split="test")
     assert [found(each) for each in answer.matches] == [found(each) for each in whole]
@@ -98,7 +98,7 @@ def test_rows_of_another_backbone_or_shape_are_refused(index):
 
 def test_a_gallery_that_became_one_of_another_backbone_is_refused_with_409(index, folder):
     build(FeaturesSource(replace(table(60, 16), backbone="e" * 64)), folder)
-    for call in (index.manifest(), index.search(QUERIES, 3, [None] * 4, ALL, False)):
+    for call in (index.manifest(), index.search(QUERIES, 3, [[]] * 4, ALL, False)):
         with pytest.raises(RefusedError) as refusal:
             run(call)
         assert refusal.value.status == 409
@@ -132,16 +132,16 @@ def test_a_dead_shard_is_503_or_named_in_a_partial_answer(folder, tmp_path):
     try:
         index = LocalIndex(folder, shards=3)
         whole = Gallery.open(folder).search(QUERIES, 5)
-        answer = run(index.search(QUERIES, 5, [None] * 4, ALL, True))
+        answer = run(index.search(QUERIES, 5, [[]] * 4, ALL, True))
         assert [found(each) for each in answer.matches] == [found(each) for each in whole]
         assert answer.missing == ()
         assert run(index.similar("key5", "", 7, ALL, False)).matches[0]
         ray.kill(index.current().gallery._actors[1], no_restart=True)
         with pytest.raises(MissingShardsError) as error:
-            run(index.search(QUERIES, 5, [None] * 4, ALL, False))
+            run(index.search(QUERIES, 5, [[]] * 4, ALL, False))
         refusal = refusal_of(error.value)
         assert (refusal.status, refusal.kind, refusal.retry_after) == (503, "MissingShards", 2)
-        partial = run(index.search(QUERIES, 5, [None] * 4, ALL, True))
+        partial = run(index.search(QUERIES, 5, [[]] * 4, ALL, True))
         assert partial.missing == ((20, 39),)
         assert not [m for row in partial.matches for m in row if 20 <= m.item.id < 40]
         index.close()

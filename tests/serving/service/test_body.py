@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from contextlib import suppress
 
 import pytest
@@ -100,8 +101,8 @@ def test_the_number_of_files_may_be_fixed():
         files_of(FORM, form(b"x"), count=2)
 
 
-def json_of(model, content: bytes, kind: str = "application/json"):
-    return asyncio.run(read_json(request(kind, content), model))
+def json_of(model, content: bytes, kind: str = "application/json", limits: Limits = LIMITS):
+    return asyncio.run(read_json(request(kind, content), model, limits))
 
 
 def test_json_is_what_the_model_says():
@@ -143,3 +144,45 @@ def test_another_type_is_415():
     with pytest.raises(RefusedError) as refusal:
         json_of(SearchQuery, b'{"vectors": [[1]]}', "text/plain")
     assert refusal.value.status == 415
+
+
+def test_json_of_more_bytes_than_allowed_is_refused_while_it_comes(monkeypatch):
+    limits = Limits(json_mib=1)
+    content = json.dumps({"vectors": [[1.0] * 200_000]}).encode()
+    assert len(content) < 1 << 20
+    assert json_of(SearchQuery, content, limits=limits)
+    read = []
+
+    async def receive():
+        read.append(bytes(1 << 18))
+        return {"type": "http.request", "body": read[-1], "more_body": True}
+
+    headers = [(b"content-type", b"application/json")]
+    endless = Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive)
+    with pytest.raises(RefusedError, match="larger than 1 MiB") as refusal:
+        asyncio.run(read_json(endless, SearchQuery, limits))
+    assert (refusal.value.status, refusal.value.limit, len(read)) == (413, "json_mib", 5)
+    promised = Request({**endless.scope, "headers": [*headers, (b"content-length", b"2000000")]}, receive)
+    with pytest.raises(RefusedError):
+        asyncio.run(read_json(promised, SearchQuery, limits))
+    assert len(read) == 5
+
+
+def test_large_json_is_parsed_beside_the_event_loop(monkeypatch):
+    threads = []
+    parse = SearchQuery.model_validate_json
+
+    def parsed(body):
+        threads.append(threading.current_thread())
+        return parse(body)
+
+    monkeypatch.setattr(SearchQuery, "model_validate_json", parsed)
+    json_of(SearchQuery, b'{"vectors": [[1]]}')
+    assert threads != [threading.main_thread()]
+
+
+def test_patients_are_one_or_several_for_each_vector():
+    query = {"vectors": [[1], [2], [3]], "exclude_patients": ["a", ["b", "c"], None]}
+    assert json_of(SearchQuery, json.dumps(query).encode()).patients(3) == [["a"], ["b", "c"], []]
+    del query["exclude_patients"]
+    assert json_of(SearchQuery, json.dumps(query).encode()).patients(3) == [[], [], []]
