@@ -22,7 +22,9 @@ def test_a_name_and_its_place_belong_together(place):
     assert parse_view(f"{study_name(place)}/3") == (place, 3)
 
 
-@pytest.mark.parametrize("name", ["", "etc-passwd", "test-", "test--1", "test-1x", "../test-1/0"])
+@pytest.mark.parametrize(
+    "name", ["", "etc-passwd", "test-", "test--1", "test-1x", "../test-1/0", "test-" + "9" * 5000, "test-٣"]
+)
 def test_what_names_no_study_is_refused(name):
     with pytest.raises(NotHereError, match="names no study"):
         parse_study(name)
@@ -52,6 +54,9 @@ def test_a_limit_leaves_later_studies_out_of_the_places(folder, studies):
     assert places.find([*keys, "elsewhere"]) == [("test", 0), ("test", 1), None, None]
     assert [places.key(("test", place)) for place in (0, 1, 2)] == [*keys[:2], None]
     assert places.key(("train", 0)) is None
+    assert browser.load(("test", 1)).key == keys[1]
+    with pytest.raises(NotHereError, match="one of the 2"):
+        browser.load(("test", 2))
 
 
 def test_an_empty_split_is_refused_with_the_counts_of_the_others(folder):

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.serving.conftest import dicom_file
+from vetdino.platform.core.errors import ShardError
 from vetdino.platform.data.study import StoredView
 from vetdino.platform.models.loading import load
-from vetdino.serving.engine.errors import RefusedError
-from vetdino.serving.engine.index import SearchFilter
+from vetdino.serving.engine.errors import RefusedError, refusal_of
+from vetdino.serving.engine.index import SearchAnswer, SearchFilter
+from vetdino.serving.gallery.metadata import GalleryItem
+from vetdino.serving.gallery.searching import GalleryMatch
 from vetdino.serving.studies import NotHereError
 
 ALL = SearchFilter()
@@ -40,8 +46,22 @@ def test_a_bad_file_is_its_own_error_but_spoils_a_study(engine, files):
     assert embedded.vectors.shape == (2, 48)
     with pytest.raises(RefusedError, match="file 1: LOW_CONTRAST"):
         run(engine.embed(mixed, "study"))
-    with pytest.raises(RefusedError, match="LOW_CONTRAST"):
-        run(engine.embed([flat], "image"))
+
+
+def test_files_that_are_all_bad_are_refused_as_the_first_is_and_decoded_once(engine, monkeypatch):
+    flat = dicom_file(np.full((50, 40), 7, np.uint8))
+    decoded, decode = [], engine.decoder.decode
+
+    async def once(data):
+        decoded.append(data)
+        return await decode(data)
+
+    monkeypatch.setattr(engine.decoder, "decode", once)
+    for level in ("image", "patch"):
+        with pytest.raises(RefusedError, match="LOW_CONTRAST") as refusal:
+            run(engine.embed([flat, b"GIF89a"], level))
+        assert refusal.value.status == 422
+    assert len(decoded) == 4
 
 
 def test_similar_studies_are_of_other_patients(engine):
@@ -113,3 +133,133 @@ def test_a_click_builds_no_index(engine, monkeypatch):
 def test_an_unknown_backbone_is_refused(engine, number):
     with pytest.raises(NotHereError, match="choose 0 to 2"):
         run(engine.embed([b"x"], "study", number))
+
+
+def test_of_an_upload_that_is_deleted_nothing_is_kept(engine, files):
+    name = run(engine.upload(files, "mine"))
+    run(engine.encoded(name, 0, "mine", 0))
+    run(engine.encoded(name, 1, "mine", 0))
+    assert engine._encoded.get((0, name, 1)) is not None
+    engine.uploads.remove(name, "mine")
+    assert [key for key in engine._encoded._views if key[1] == name] == []
+
+    async def deleted_meanwhile():
+        again = await engine.upload(files, "mine")
+        encoding = asyncio.create_task(engine.encoded(again, 0, "mine", 0))
+        encode = engine.models[0].encode
+        with pytest.MonkeyPatch.context() as patch:
+
+            async def slow(views):
+                engine.uploads.remove(again, "mine")
+                return await encode(views)
+
+            patch.setattr(engine.models[0], "encode", slow)
+            with pytest.raises(NotHereError):
+                await encoding
+        assert engine._encoded.get((0, again, 0)) is None
+
+    run(deleted_meanwhile())
+
+
+class ManyMatches:
+    """A gallery of so many rows that the shards do not hold."""
+
+    def __init__(self, level: str = "study") -> None:
+        self.level, self.wanted = level, []
+
+    async def manifest(self):
+        return SimpleNamespace(level=self.level, digest="v")
+
+    async def similar(self, key, view, k, where, allow_partial):
+        self.wanted.append(k)
+        if key != "key":
+            raise NotHereError("There is no study of this name in the gallery.")
+        items = [GalleryItem(id, f"x{id}", "", "p", "test", (), {}) for id in range(k)]
+        return SearchAnswer([[GalleryMatch(item, 0.5) for item in items]], "vectors", "version")
+
+
+@pytest.fixture
+def instead(engine, monkeypatch):
+    """Puts another gallery in the place of the first."""
+
+    def put(index):
+        monkeypatch.setattr(engine, "indexes", [index])
+        monkeypatch.setitem(engine._checked, 0, "v")
+        return index
+
+    return put
+
+
+def test_a_search_for_what_the_shards_hold_ends(engine, instead):
+    index = instead(ManyMatches())
+    found = run(engine.neighbors("key", 8, ALL, only_shown=True))
+    assert found.shown == []
+    assert index.wanted == [8, 32, 128, 512, 1000]
+    assert (found.digest, found.gallery) == ("vectors", "version")
+
+
+def test_a_key_of_the_gallery_is_looked_up_before_the_name_of_a_place(engine, instead, studies):
+    index = instead(ManyMatches())
+    with pytest.raises(NotHereError, match="of this name in the gallery"):
+        run(engine.neighbors("nobody", 3, ALL))
+    with pytest.raises(NotHereError, match="test-77"):
+        run(engine.neighbors("test-77", 3, ALL))
+    keys = []
+
+    async def similar(key, *_):
+        keys.append(key)
+        raise RefusedError(404, "NotFound", "as a deployment of Ray says it")
+
+    index.similar = similar
+    with pytest.raises(RefusedError):
+        run(engine.neighbors("test-0", 3, ALL))
+    assert keys == ["test-0", studies[0].key]
+
+
+def test_a_gallery_that_does_not_answer_in_time_is_503(engine, instead, monkeypatch):
+    class Silent(ManyMatches):
+        async def manifest(self):
+            await asyncio.sleep(60)
+
+        async def page(self, where, after, count):
+            await asyncio.sleep(60)
+
+    index = instead(Silent())
+    monkeypatch.setattr(engine, "limits", replace(engine.limits, inference_s=0.05))
+    calls = [engine.check, engine.manifest, lambda number: engine.page(ALL, -1, 5, number)]
+    calls.append(lambda number: engine.search(np.ones((1, 48)), 3, [[]], ALL, backbone=number))
+    for call in calls:
+        with pytest.raises(RefusedError) as refusal:
+            run(call(0))
+        assert (refusal.value.status, refusal.value.limit) == (503, "inference_s")
+    assert index.wanted == []
+
+
+def test_disks_are_read_beside_the_event_loop(engine, studies, monkeypatch):
+    threads = set()
+
+    def watched(function):
+        def call(*arguments):
+            threads.add(threading.current_thread())
+            return function(*arguments)
+
+        return call
+
+    for thing, name in ((engine.places, "find"), (engine.places, "key"), (engine.browser, "load")):
+        monkeypatch.setattr(thing, name, watched(getattr(thing, name)))
+    assert run(engine.neighbors("test-0", 3, ALL, only_shown=True)).shown
+    assert run(engine.find_places([studies[1].key])) == [("test", 1)]
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+def test_a_shard_that_is_gone_is_503_without_its_path(engine, monkeypatch):
+    def gone(place):
+        raise FileNotFoundError(2, "No such file", "/home/CANARY7/shard.tar")
+
+    monkeypatch.setattr(engine.browser, "load", gone)
+    with pytest.raises(ShardError) as error:
+        run(engine.study("test-0", ""))
+    refusal = refusal_of(error.value)
+    assert (refusal.status, refusal.kind) == (503, "ShardsDamaged")
+    assert "CANARY7" not in str(refusal) + str(error.value)

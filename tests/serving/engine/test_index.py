@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from shutil import copytree
 
@@ -112,6 +113,70 @@ def test_changes_at_the_same_time_take_turns(index):
 
     asyncio.run(all_at_once())
     assert run(index.manifest()).tail == 8
+
+
+def test_a_change_takes_the_place_of_no_search(index, monkeypatch):
+    may_end = threading.Event()
+    monkeypatch.setattr("vetdino.serving.engine.index.compact", lambda bundle: may_end.wait(60))
+
+    async def meanwhile():
+        changes = [asyncio.create_task(index.compact()) for _ in range(6)]
+        await asyncio.sleep(0.05)
+        try:
+            async with asyncio.timeout(20):
+                return await index.search(QUERIES, 3, [[]] * 4, ALL, False)
+        finally:
+            may_end.set()
+            await asyncio.gather(*changes)
+
+    assert len(run(meanwhile()).matches) == 4
+
+
+def test_an_answer_names_the_version_that_was_searched(index, folder, monkeypatch):
+    whole = Gallery.search
+
+    def changed_meanwhile(gallery, *arguments, **more):
+        matches = whole(gallery, *arguments, **more)
+        add(folder, FeaturesSource(renamed(table(1, 16, seed=2), "new")))
+        return matches
+
+    before = run(index.manifest()).digest
+    monkeypatch.setattr(Gallery, "search", changed_meanwhile)
+    answer = run(index.search(QUERIES, 3, [[]] * 4, ALL, False))
+    assert (answer.digest, answer.gallery) == ("a" * 64, before)
+    assert run(index.manifest()).digest != before
+
+
+def test_errors_name_no_path_of_this_machine(index, folder, tmp_path):
+    new = replace(renamed(table(3, 16, seed=2), "new"), probes=None)
+    with pytest.raises(GalleryError) as error:
+        run(index.add(replace(new, findings=("gout", "mass"))))
+    assert "findings that the gallery has not" in str(error.value)
+    errors = [error.value]
+    for damage in (lambda: (folder / "CURRENT").write_text("000009-gone"), (folder / "CURRENT").unlink):
+        damage()
+        for call in (index.manifest, index.compact, lambda: index.page(ALL, -1, 5)):
+            with pytest.raises(RefusedError) as refusal:
+                run(call())
+            assert (refusal.value.status, refusal.value.kind) == (503, "GalleryDamaged")
+            assert "aaaaaaaaaaaa" in str(refusal.value)
+            assert "vetdino index build FEATURES GALLERY" in str(refusal.value)
+            errors.append(refusal.value)
+    assert len(errors) == 7
+    assert not any("/" in str(error) for error in errors)
+
+
+def test_a_gallery_by_view_needs_views(tmp_path):
+    by_view = replace(table(12, 16), views=tuple(f"view{n % 2}" for n in range(12)))
+    build(FeaturesSource(by_view), tmp_path / "gallery")
+    index = LocalIndex(tmp_path / "gallery")
+    try:
+        with pytest.raises(RefusedError) as refusal:
+            run(index.similar("key5", "", 3, ALL, False))
+        assert (refusal.value.status, refusal.value.kind) == (422, "WrongLevel")
+        assert run(index.similar("key5", "view1", 3, ALL, False)).matches[0]
+    finally:
+        index.close()
 
 
 def test_the_digest_of_added_rows_is_of_their_content():

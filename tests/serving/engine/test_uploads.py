@@ -78,3 +78,17 @@ def test_names_are_not_to_be_guessed(store):
     names = {store.add("a", [VIEW]) for _ in range(200)}
     assert len(names) == 200
     assert all(len(name) == len("upload-") + 32 for name in names)
+
+
+def test_each_that_is_deleted_is_told(clock):
+    deleted = []
+    store = UploadStore(60, most=2, most_bytes=1000, clock=clock, on_delete=deleted.append)
+    names = [store.add("a", [VIEW]) for _ in range(4)]
+    assert deleted == names[:2]
+    store.remove(names[2], "a")
+    clock.now += 60
+    store.sweep()
+    assert deleted == names
+    names.append(store.add("a", [VIEW]))
+    store.clear()
+    assert deleted == names

@@ -154,3 +154,16 @@ def test_what_cannot_be_searched_is_refused_in_one_line(changed, queries, argume
 
 def test_no_queries_have_no_answers(changed):
     assert changed[0]["flat"].search(np.empty((0, 16))) == []
+
+
+@pytest.mark.parametrize("index", ["flat", "ivf"])
+def test_several_patients_are_left_out(changed, index):
+    gallery, queries = changed[0][index], table(6, 16, seed=5).vectors
+    patients = sorted({item.patient for items in gallery.metadata.all_items(1000) for item in items})
+    some, others = patients[:3], patients[3:5]
+    exclude = [[some, others, [], patients[0], None, [*some, "nobody"]][m] for m in range(6)]
+    searched = divided(gallery, 2).search(queries, 30, exclude, None, None, None)
+    every = divided(gallery, 2).search(queries, len(gallery), None, None, None, None)
+    for names, matches, whole in zip(exclude, searched, every, strict=True):
+        left_out = [names] if isinstance(names, str) else names or []
+        assert found(matches) == found([match for match in whole if match.item.patient not in left_out])[:30]
