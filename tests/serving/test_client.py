@@ -120,9 +120,13 @@ class Script(BaseHTTPRequestHandler):
 
     answers: list = []  # noqa: RUF012
     bodies: list = []  # noqa: RUF012
+    kind = "Overloaded"
+
+    def do_DELETE(self):
+        self._answer()
 
     def do_POST(self):
-        self.bodies.append(self.rfile.read(int(self.headers["content-length"])))
+        self.bodies.append(self.rfile.read(int(self.headers.get("content-length", 0))))
         self._answer()
 
     def do_GET(self):
@@ -134,7 +138,7 @@ class Script(BaseHTTPRequestHandler):
             self.connection.close()
             return
         self.send_response(status)
-        content = json.dumps({"error": "busy", "error_type": "Overloaded", "request_id": "r"}).encode()
+        content = json.dumps({"error": "busy", "error_type": self.kind, "request_id": "r"}).encode()
         for name, value in {**headers, "content-length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
@@ -146,7 +150,7 @@ class Script(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def script():
-    Script.answers, Script.bodies = [], []
+    Script.answers, Script.bodies, Script.kind = [], [], "Overloaded"
     server = HTTPServer(("127.0.0.1", 0), Script)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -186,6 +190,60 @@ def test_a_lost_connection_is_tried_again_but_not_for_a_change_that_may_have_arr
         with pytest.raises(ServiceError, match="does not answer"):
             client.add_items([{"key": "k", "patient": "p", "vector": [1.0]}], "d")
     assert pauses == [0.25]
+
+
+CHANGES = [
+    lambda client: client.add_items([{"key": "k", "patient": "p", "vector": [1.0]}], "d"),
+    lambda client: client.delete_items(["k"]),
+    lambda client: client.compact(),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    ("status", "kind", "is_sent_again"),
+    [
+        (429, "TooManyRequests", True),
+        (503, "Overloaded", True),
+        (503, "Busy", True),
+        (503, "Timeout", False),
+        (503, "Unavailable", False),
+        (503, "GalleryDamaged", False),
+    ],
+)
+def test_a_change_is_sent_again_only_where_nothing_was_done(
+    script, pauses, change, status, kind, is_sent_again
+):
+    Script.kind = kind
+    Script.answers += [(status, {})]
+    with Client(script) as client:
+        if is_sent_again:
+            assert change(client)
+        else:
+            with pytest.raises(ServiceError) as refusal:
+                change(client)
+            assert refusal.value.kind == kind
+        assert len(pauses) == is_sent_again
+        Script.answers[:] = [(status, {})]
+        assert client.info()
+
+
+def test_options_have_names_and_others_are_refused(client, studies):
+    from inspect import signature
+
+    for method in ("search", "neighbors"):
+        ours, theirs = (list(signature(getattr(kind, method)).parameters) for kind in (Client, AsyncClient))
+        assert ours == theirs
+    vectors = np.ones((1, 48), np.float32)
+    with pytest.raises(TypeError, match="exclude_patients"):
+        client.search(vectors, exclude_patients=["x"])
+    with pytest.raises(TypeError, match="present: give a list"):
+        client.search(vectors, present="lung_mass")
+    patients = [study.patient for study in studies[:3]]
+    result = client.search(vectors, exclude_patient=patients, digest=client.info()["backbones"][0]["vectors"])
+    assert {match.key for match in result.matches[0]} == {study.key for study in studies[3:]}
+    (shown,) = client.neighbors("test-0", only_shown=True, split="test").matches
+    assert {match.study for match in shown} == {"test-2", "test-3", "test-4"}
 
 
 def test_nobody_there_is_said_in_one_sentence(script, pauses):

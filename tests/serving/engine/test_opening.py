@@ -66,5 +66,7 @@ def test_settings_that_contradict_are_refused_first(folder, gallery):
         open_engine(replace(config(folder, gallery), galleries=(gallery, gallery)))
     with pytest.raises(ConfigError, match=r"limits\.queue 3 must be at least limits\.files 4"):
         open_engine(config(folder, gallery, limits=Limits(queue=3, files=4)))
+    with pytest.raises(ConfigError, match=r"gallery_shards 2 .* none does"):
+        open_engine(config(folder, gallery, gallery_shards=2))
     with pytest.raises(ConfigError, match=r"limits\.k is 0"):
         Limits(k=0)

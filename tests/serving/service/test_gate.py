@@ -211,6 +211,27 @@ def test_a_request_leaves_one_line_without_what_the_caller_wrote(gated, caplog):
     assert not any("CANARY7" in json.dumps(line) for line in lines)
 
 
+def test_a_client_that_leaves_is_no_fault_of_ours(gated, caplog, capfd):
+    gone = [{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}]
+    app, sent = gated().app, []
+
+    async def receive():
+        return gone.pop(0)
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST"}
+    scope |= {"path": "/v1/count", "raw_path": b"/v1/count", "query_string": b"", "root_path": ""}
+    scope |= {"scheme": "http", "headers": [(b"host", b"127.0.0.1")]}
+    with caplog.at_level(logging.INFO, "vetdino.service"):
+        asyncio.run(app(scope, receive, send))
+    assert sent == []
+    (line,) = [json.loads(record.message) for record in caplog.records if record.name == "vetdino.service"]
+    assert (line["status"], line["error_type"]) == (499, "ClientDisconnect")
+    assert "Traceback" not in caplog.text + "".join(capfd.readouterr())
+
+
 def test_every_answer_forbids_other_sites(gated):
     headers = gated().get("/v1/count").headers
     assert "default-src 'self'" in headers["content-security-policy"]

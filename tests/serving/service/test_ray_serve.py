@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -19,11 +21,13 @@ import pytest
 
 import vetdino
 from vetdino.client import Client, ServiceError
-from vetdino.platform.core.config import from_json
+from vetdino.platform.core.config import from_json, to_json
 from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.models.loading import load
 from vetdino.serving.config import ListenConfig, ServiceConfig
-from vetdino.serving.service.ray_serve import build, write_ray_config
+from vetdino.serving.engine.errors import RefusedError
+from vetdino.serving.engine.model import load_backbone
+from vetdino.serving.service.ray_serve import BackboneReplica, RayIndex, RayModel, build, write_ray_config
 
 ROOT = Path(vetdino.__file__).parent
 
@@ -72,6 +76,93 @@ def test_tokens_of_the_environment_cannot_travel(service, tmp_path, monkeypatch)
     assert "t" * 20 not in path.read_text()
     with pytest.raises(ConfigError, match="3 galleries for 2"):
         write_ray_config(replace(service, galleries=service.galleries * 3), ListenConfig(), path)
+
+
+def test_a_gallery_at_a_url_is_refused_before_it_is_copied(service, tmp_path):
+    from vetdino.infra.commands.serve import Serve
+    from vetdino.platform.core.location import Location
+
+    galleries = (Location("s3://bucket-that-is-not-there/gallery"),)
+    with pytest.raises(ConfigError, match="storage that all machines share"):
+        write_ray_config(replace(service, galleries=galleries), ListenConfig(), tmp_path / "service.yaml")
+    command = Serve(galleries=galleries, backbones=("backbone0",), ray_config=tmp_path / "service.yaml")
+    with pytest.raises(ConfigError, match="s3://bucket-that-is-not-there/gallery"), command.prepared("serve"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+QUIET = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own schemas, as they are imported
+
+
+class Handle:
+    """A deployment in this process, with the methods of a replica."""
+
+    def __init__(self, replica):
+        self.replica = replica
+
+    def __getattr__(self, method):
+        return SimpleNamespace(remote=getattr(self.replica, method))
+
+
+@pytest.fixture(scope="module")
+def replica(folder):
+    replica = BackboneReplica(to_json(ServiceConfig(backbones=(folder / "backbone0", "random"))), 0)
+    yield replica
+    replica.model.close()
+
+
+VIEWS = [np.random.default_rng(2).integers(0, 256, (90, 70), np.uint8)]
+
+
+@QUIET
+def test_a_replica_answers_with_its_backbone(replica):
+    model = RayModel(replica.model.card, Handle(replica))
+    assert asyncio.run(model.alive())
+    vectors = asyncio.run(model.vectors(VIEWS))
+    np.testing.assert_array_equal(vectors, asyncio.run(replica.model.vectors(VIEWS)))
+    assert len(asyncio.run(model.encode(VIEWS))) == 1
+
+
+@QUIET
+def test_a_replica_with_another_backbone_is_refused(replica):
+    model = RayModel(replace(replica.model.card, digest="f" * 64), Handle(replica))
+    assert not asyncio.run(model.alive())
+    for call in (model.vectors, model.encode):
+        with pytest.raises(RefusedError) as refusal:
+            asyncio.run(call(VIEWS))
+        assert (refusal.value.status, refusal.value.kind) == (503, "BackboneMismatch")
+    elsewhere = RayModel(replace(replica.model.card, device="cuda:0"), Handle(replica))
+    assert asyncio.run(elsewhere.alive())
+
+
+def test_a_replica_loads_its_own_backbone_alone(folder, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(
+        "vetdino.platform.models.loading.load", lambda source, device: loaded.append(source) or load(source)
+    )
+    backbones = (str(folder / "backbone0"), str(folder / "backbone1"), "random")
+    config = ServiceConfig(backbones=backbones)
+    for number, sources in enumerate([backbones[:1], backbones[1:2], backbones[:1]]):
+        loaded.clear()
+        backbone = load_backbone(config, number)
+        assert tuple(loaded) == sources
+        assert backbone.card.label.startswith("random") == (number == 2)
+
+
+@QUIET
+def test_a_change_of_a_gallery_takes_as_long_as_it_takes(monkeypatch):
+    class Slow:
+        async def call(self, method, *arguments):
+            await asyncio.sleep(0.2)
+            return method
+
+    monkeypatch.setattr("vetdino.serving.service.ray_serve.WAIT_S", 0.05)
+    index = RayIndex(Handle(Slow()))
+    assert asyncio.run(index.compact()) == "compact"
+    assert asyncio.run(index.delete(["x"], [])) == "delete"
+    with pytest.raises(RefusedError) as refusal:
+        asyncio.run(index.manifest())
+    assert (refusal.value.status, refusal.value.kind) == (503, "Timeout")
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -89,6 +90,8 @@ def test_what_cannot_be_served_is_refused_before_anything_is_loaded(tmp_path):
         taken.listen()
         with pytest.raises(ConfigError, match="cannot be used"):
             serve(config, ListenConfig(port=taken.getsockname()[1]))
+    with pytest.raises(ConfigError, match="gallery_shards 3"):
+        serve(replace(config, gallery_shards=3), ListenConfig())
     with pytest.raises(ConfigError, match="needs tokens"):
         serve(config, ListenConfig(host="0.0.0.0"))
     with pytest.raises(ConfigError, match="port 99999"):

@@ -33,6 +33,9 @@ def form(files):
         ("/v1/studies/nobody/neighbours", 404, "no study of this name"),
         ("/v1/studies/upload-00/neighbours", 404, "no such upload"),
         ("/v1/studies/test-0/neighbours?k=100000", 422, "at most 1000"),
+        ("/v1/studies/test-0/neighbours?only_show=true", 422, "1 unknown parameters of the query"),
+        ("/v1/info?x=1", 422, "none is known here"),
+        (f"/v1/similarity?a=test-{'9' * 80}/0&b=test-0/1", 404, "names no study"),
         ("/v1/nothing", 404, "Not Found"),
     ],
 )
@@ -148,3 +151,19 @@ def test_attention_is_a_row_for_each_head(http, files):
     by_name = http.post("/v1/attention", json={"view": "test-0/0"}, headers={"Accept": NPY})
     assert np.load(io.BytesIO(by_name.content)).shape == (3, 64)
     assert http.post("/v1/attention", files=form(files[:2])).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["test-" + "9" * 5000, "test-" + "٣" * 5000, "x" * 100_000, "upload-" + "9" * 9999],
+    ids=["digits", "other digits", "name", "upload"],
+)
+@pytest.mark.parametrize("view", ["0", "9" * 5000], ids=["0", "digits"])
+def test_a_very_long_name_names_nothing(http, name, view):
+    pair = {"a": f"{name}/{view}", "b": "test-0/1"}
+    answers = [http.post("/v1/similarity?patch=1", json=pair)]
+    answers.append(http.post("/v1/similarity?patch=1", json={"a": "test-0/1", "b": pair["a"]}))
+    answers.append(http.post("/v1/attention", json={"view": pair["a"]}))
+    for answer in answers:
+        assert answer.status_code == 404
+        assert len(answer.text) < 500

@@ -89,6 +89,8 @@ def test_a_bad_file_is_its_own_error_among_images_and_the_whole_one_s_of_a_study
         ("/v1/search?k=1001", "application/json", b'{"vectors":[[1]]}', 422, "at most 1000"),
         ("/v1/search?k=0", "application/json", b'{"vectors":[[1]]}', 422, "k: "),
         ("/v1/search", "application/json", b'{"vectors":[[1]]}', 422, "the gallery has 48"),
+        ("/v1/search?exclude_patients=abc", "application/json", b'{"vectors":[[1]]}', 422, "1 unknown"),
+        ("/v1/embed?exclude=CANARY&CANARY", "image/png", b"x", 422, "those known here are backbone, dtype"),
         ("/v1/search?digest=abc", "application/json", b'{"vectors":[[1]]}', 409, "not of the digest"),
         ("/v1/search?present=gout", "image/png", b"x", 415, ""),
         ("/v1/search", NPY, b"x", 400, "not a .npy"),
@@ -138,6 +140,11 @@ def test_a_search_leaves_out_patients_and_filters(http, expected, studies):
     both = http.post("/v1/search?present=lung_mass&absent=lung_mass", json=one)
     assert both.status_code == 422
     assert http.post("/v1/search?present=gout", json=one).status_code == 422
+    several = "&".join(f"exclude_patient={study.patient}" for study in studies[:3])
+    assert len(http.post(f"/v1/search?k=9&{several}", json=one).json()["matches"][0]) == 2
+    both = one | {"exclude_patients": [[studies[3].patient, studies[4].patient]]}
+    (match, *rest) = http.post(path, json=both).json()["matches"][0]
+    assert (match["key"], rest) == (studies[2].key, [])
     query["exclude_patients"] = [None]
     assert http.post("/v1/search", json=query).status_code == 422
 
@@ -149,6 +156,7 @@ def admin(folder, gallery, tmp_path):
         ServiceConfig(
             backbones=(folder / "backbone0",),
             galleries=(tmp_path / "gallery",),
+            decoders=1,
             limits=Limits(vectors=4, files=2, json_numbers=50),
         )
     )
@@ -235,7 +243,9 @@ def test_a_gallery_that_became_another_backbone_s_is_409_and_not_ready(admin, fo
     build(FeaturesSource(other), tmp_path / "gallery")
     answer = admin.post("/v1/search", json={"vectors": [expected[0].tolist()]})
     assert (answer.status_code, answer.json()["error_type"]) == (409, "BackboneMismatch")
+    assert str(tmp_path) not in answer.text
     ready = admin.get("/health/ready")
+    assert str(tmp_path) not in ready.text
     assert (ready.status_code, ready.json()["error_type"]) == (503, "NotReady")
     assert "retry-after" in ready.headers
 
@@ -255,3 +265,29 @@ def test_in_a_gallery_by_view_every_file_is_a_query(folder, files, tmp_path):
         assert all(match["view"].startswith("view") for row in matches for match in row)
     finally:
         engine.close()
+
+
+def test_a_gallery_that_is_damaged_is_503_with_what_to_do(admin, tmp_path, expected):
+    (tmp_path / "gallery" / "CURRENT").unlink()
+    for answer in (
+        admin.post("/v1/search", json={"vectors": [expected[0].tolist()]}),
+        admin.get("/v1/info"),
+        admin.get("/health/ready"),
+        admin.post("/v1/index/compact"),
+    ):
+        assert answer.status_code == 503
+        assert "vetdino index build FEATURES GALLERY" in answer.json()["error"]
+        assert str(tmp_path) not in answer.text
+        assert "retry-after" in answer.headers
+
+
+def test_probes_that_come_out_otherwise_are_409_without_a_path(admin, monkeypatch, tmp_path, expected):
+    from vetdino.platform.measure.probes import Probes
+    from vetdino.serving.gallery.changes import delete
+
+    delete(tmp_path / "gallery", ["0canarykey000000000000"])  # a version that is not checked yet
+    monkeypatch.setattr(Probes, "cosines", lambda probes, vectors: np.zeros(8))
+    answer = admin.post("/v1/search", json={"vectors": [expected[0].tolist()]})
+    assert (answer.status_code, answer.json()["error_type"]) == (409, "BackboneMismatch")
+    assert "vetdino index build FEATURES GALLERY" in answer.json()["error"]
+    assert str(tmp_path) not in answer.text
