@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
+from pathlib import Path
+from typing import Any
 
+import vetdino
 from vetdino.platform.data.study import StoredView
 from vetdino.serving.engine.engine import ShownMatch
 from vetdino.serving.engine.errors import RefusedError
@@ -38,3 +43,26 @@ def test_a_view_is_told_without_its_facts_and_an_error_with_its_limit():
         "limit": "megapixels",
     }
     assert missing_answer(((0, 9),)) == [[0, 9]]
+
+
+MANUAL = Path(vetdino.__file__).parent / "docs" / "service.md"
+
+
+def names(answer: Any) -> Any:
+    """What an answer holds by which names, and how deep; lists by their first element."""
+    if isinstance(answer, dict):
+        return {name: names(value) for name, value in answer.items()}
+    return [names(answer[0])] if isinstance(answer, list) and answer else isinstance(answer, list)
+
+
+def test_the_manual_quotes_answers_as_they_are(http, files):
+    blocks = re.findall(r"```json\n(.*?)```", MANUAL.read_text(encoding="utf-8"), re.S)
+    embedded, searched, query, error = map(json.loads, blocks)
+    form = [("files", ("name", file, "application/dicom")) for file in files]
+    answer = http.post("/v1/embed", files=form).json()
+    assert names(answer) == names(embedded)
+    assert names(http.post("/v1/search", files=form).json()) == names(searched)
+    query["vectors"] = [answer["items"][0]["vector"]] * 2
+    assert http.post("/v1/search", json=query).status_code == 200
+    refused = http.post("/v1/search?k=5000", json=query).json()
+    assert refused | {"request_id": ""} == error | {"request_id": ""}
