@@ -19,7 +19,7 @@ def unit_vectors(vectors_ND: np.ndarray, whose: str = "the table") -> np.ndarray
     return vectors_ND / length_N1
 
 
-def mean_vectors(vectors_VD: np.ndarray, starts_N: Sequence[int], whose: str) -> np.ndarray:
+def mean_vectors(vectors_VD: np.ndarray, starts_N: Sequence[int] | np.ndarray, whose: str) -> np.ndarray:
     """The mean of the rows from each start up to the next, made length 1, (N, D) float32.
 
     Raises FeaturesError where one has no direction.

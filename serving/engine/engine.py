@@ -21,7 +21,7 @@ from ...platform.measure.features import Features
 from ...platform.models.similarity import BoxScore, cosine_matrix, quantized, top_boxes
 from ..attention import MEAN_COLOR, attention_maps, head_colors, mean_attention_map, overlay
 from ..config import ServiceConfig
-from ..gallery.gallery import check_digest, check_probes
+from ..gallery.gallery import check_digest, check_probes, rebuild
 from ..gallery.manifest import GalleryManifest
 from ..gallery.searching import GalleryMatch
 from ..images import jpeg, shrunk
@@ -298,7 +298,7 @@ class ServiceEngine:
         """
         index = self.index(backbone)
         await self.check(backbone)
-        return await self._in_time(index.search(vectors, k, exclude, where, allow_partial))
+        return await self._answer(index.search(vectors, k, exclude, where, allow_partial), backbone)
 
     async def query_vectors(self, files: Sequence[bytes], backbone: int) -> np.ndarray:
         """Files as queries of the gallery, (M, D): one for the study, or one for each view in a gallery by view."""
@@ -360,9 +360,9 @@ class ServiceEngine:
         index = self.index(backbone)
         if name.startswith(PREFIX):
             vector_1D = await self._upload_vector(name, session, backbone)
-            return await self._in_time(index.search(vector_1D, k, [[]], where, allow_partial))
+            return await self._answer(index.search(vector_1D, k, [[]], where, allow_partial), backbone)
         try:
-            return await self._in_time(index.similar(name, "", k, where, allow_partial))
+            return await self._answer(index.similar(name, "", k, where, allow_partial), backbone)
         except NotHereError as error:
             unknown: VetdinoError = error
         except RefusedError as error:  # as a deployment of Ray says it
@@ -378,7 +378,7 @@ class ServiceEngine:
         key = await asyncio.to_thread(self.places.key, place)
         if key is None:
             raise NotHereError(f"There is no study {study_name(place)} here.")
-        return await self._in_time(index.similar(key, "", k, where, allow_partial))
+        return await self._answer(index.similar(key, "", k, where, allow_partial), backbone)
 
     async def _upload_vector(self, name: str, session: str, backbone: int) -> np.ndarray:
         manifest = await self.manifest(backbone)
@@ -394,6 +394,18 @@ class ServiceEngine:
     async def manifest(self, backbone: int) -> GalleryManifest:
         """Of the version of a gallery that is in use."""
         return await self._in_time(self.index(backbone).manifest())
+
+    async def _answer(self, search: Coroutine[Any, Any, SearchAnswer], backbone: int) -> SearchAnswer:
+        """A search's answer. Raises RefusedError (409) where what answers, perhaps not what was checked, has vectors of
+        another backbone."""
+        answer, vectors = await self._in_time(search), self.model(backbone).card.vectors
+        if answer.digest != vectors:
+            raise RefusedError(
+                409,
+                "BackboneMismatch",
+                f"the gallery has vectors of {answer.digest[:12]}, the service of {vectors[:12]}; {rebuild()}",
+            )
+        return answer
 
     async def _in_time(self, answer: Coroutine[Any, Any, T]) -> T:
         """What a gallery answers. Raises RefusedError (503) after `limits.inference_s`."""

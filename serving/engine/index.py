@@ -303,7 +303,8 @@ def _search(
     where: SearchFilter,
     allow_partial: bool,
 ) -> SearchAnswer:
-    gallery, missing = opened.gallery, ()
+    gallery = opened.gallery
+    missing: tuple[tuple[int, int], ...] = ()
     arguments = {"exclude_patient": list(exclude), **where.arguments()}
     if allow_partial and isinstance(gallery, ShardedGallery):
         found = gallery.search_partial(vectors, k, **arguments)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -56,15 +56,10 @@ def open_app(config: AppConfig) -> Iterator[ServiceEngine]:
 
     Raises ConfigError, ShardError, CheckpointError, FeaturesError or GalleryError.
     """
-    if len(config.features) > len(config.backbones):
-        raise ConfigError(
-            f"{len(config.features)} feature tables for {len(config.backbones)} backbones; "
-            "give the i-th table for the i-th backbone"
-        )
     with TemporaryDirectory(prefix="vetdino-galleries-") as folder:
-        backbones = load_backbones(service_config(config))
-        found = tuple(map(Location, galleries(config, backbones, Path(folder))))
-        engine = open_engine(replace(service_config(config), galleries=found), backbones)
+        backbones, found = galleries(config, Path(folder))
+        service = replace(service_config(config), galleries=tuple(map(Location, found)))
+        engine = open_engine(service, backbones)
         try:
             yield engine
         finally:
@@ -83,14 +78,21 @@ def service_config(config: AppConfig) -> ServiceConfig:
     )
 
 
-def galleries(config: AppConfig, backbones: Sequence[Backbone], folder: Path) -> tuple[Path, ...]:
-    """A gallery for each backbone: the one given, or one built from the features given, or computed, in a folder."""
+def galleries(config: AppConfig, folder: Path) -> tuple[list[Backbone], list[Path]]:
+    """The backbones, and a gallery for each: the one given, or one built from the features given, or computed, in a
+    folder."""
     from ...platform.measure.extraction import extract
     from ...platform.measure.features import load_features
 
     service = service_config(config)
+    if len(config.features) > len(config.backbones):
+        raise ConfigError(
+            f"{len(config.features)} feature tables for {len(config.backbones)} backbones; "
+            "give the i-th table for the i-th backbone"
+        )
     browser = open_browser(service)
     assert browser is not None
+    backbones = load_backbones(service)
     given = [_bundle(path) if is_bundle(path) else load_features(path) for path in map(Path, config.features)]
     for backbone in backbones:  # before any of them embeds a split
         check_side(config.side or backbone.side, backbone)
@@ -104,7 +106,7 @@ def galleries(config: AppConfig, backbones: Sequence[Backbone], folder: Path) ->
         places = browser.places(sorted(set(features.splits)))
         rebuild = f"vetdino embed {config.backbones[number]} {config.shards}"
         found.append(gallery_from_table(features, backbone, places, folder / str(number), rebuild=rebuild))
-    return tuple(found)
+    return backbones, found
 
 
 def _bundle(path: Path) -> Path:

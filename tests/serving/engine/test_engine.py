@@ -164,18 +164,18 @@ def test_of_an_upload_that_is_deleted_nothing_is_kept(engine, files):
 class ManyMatches:
     """A gallery of so many rows that the shards do not hold."""
 
-    def __init__(self, level: str = "study") -> None:
-        self.level, self.wanted = level, []
+    def __init__(self, vectors: str) -> None:
+        self.vectors, self.wanted = vectors, []
 
     async def manifest(self):
-        return SimpleNamespace(level=self.level, digest="v")
+        return SimpleNamespace(level="study", digest="v")
 
     async def similar(self, key, view, k, where, allow_partial):
         self.wanted.append(k)
         if key != "key":
             raise NotHereError("There is no study of this name in the gallery.")
         items = [GalleryItem(id, f"x{id}", "", "p", "test", (), {}) for id in range(k)]
-        return SearchAnswer([[GalleryMatch(item, 0.5) for item in items]], "vectors", "version")
+        return SearchAnswer([[GalleryMatch(item, 0.5) for item in items]], self.vectors, "version")
 
 
 @pytest.fixture
@@ -191,15 +191,24 @@ def instead(engine, monkeypatch):
 
 
 def test_a_search_for_what_the_shards_hold_ends(engine, instead):
-    index = instead(ManyMatches())
+    index = instead(ManyMatches(engine.models[0].card.vectors))
     found = run(engine.neighbors("key", 8, ALL, only_shown=True))
     assert found.shown == []
     assert index.wanted == [8, 32, 128, 512, 1000]
-    assert (found.digest, found.gallery) == ("vectors", "version")
+    assert (found.digest, found.gallery) == (engine.models[0].card.vectors, "version")
+
+
+def test_a_search_that_another_backbone_s_gallery_answered_is_409(engine, instead):
+    instead(ManyMatches("f" * 64))
+    with pytest.raises(RefusedError) as refusal:
+        run(engine.neighbors("key", 3, ALL))
+    assert (refusal.value.status, refusal.value.kind) == (409, "BackboneMismatch")
+    assert "ffffffffffff" in str(refusal.value)
+    assert engine.models[0].card.vectors[:12] in str(refusal.value)
 
 
 def test_a_key_of_the_gallery_is_looked_up_before_the_name_of_a_place(engine, instead, studies):
-    index = instead(ManyMatches())
+    index = instead(ManyMatches(engine.models[0].card.vectors))
     with pytest.raises(NotHereError, match="of this name in the gallery"):
         run(engine.neighbors("nobody", 3, ALL))
     with pytest.raises(NotHereError, match="test-77"):
@@ -224,7 +233,7 @@ def test_a_gallery_that_does_not_answer_in_time_is_503(engine, instead, monkeypa
         async def page(self, where, after, count):
             await asyncio.sleep(60)
 
-    index = instead(Silent())
+    index = instead(Silent("f" * 64))
     monkeypatch.setattr(engine, "limits", replace(engine.limits, inference_s=0.05))
     calls = [engine.check, engine.manifest, lambda number: engine.page(ALL, -1, 5, number)]
     calls.append(lambda number: engine.search(np.ones((1, 48)), 3, [[]], ALL, backbone=number))

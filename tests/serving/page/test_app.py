@@ -110,6 +110,20 @@ def test_galleries_of_the_page_leave_nothing_on_disk(features, folder, config_wi
     assert list(work.iterdir()) == []
 
 
+def test_backbones_are_loaded_once(features, folder, config_with, tmp_path, monkeypatch):
+    loaded = []
+
+    def counted(source, device):
+        loaded.append(str(source))
+        return load(source)
+
+    monkeypatch.setattr("vetdino.platform.models.loading.load", counted)
+    save_features(features, tmp_path / "features.parquet")
+    backbones = (folder / "backbone0",)
+    with open_app(config_with(features=(tmp_path / "features.parquet",), backbones=backbones)):
+        assert loaded == [str(folder / "backbone0")]
+
+
 def test_a_gallery_by_view_is_refused(features, folder, config_with, tmp_path):
     build(FeaturesSource(replace(features, views=("view0",) * 5)), tmp_path / "gallery")
     with (
