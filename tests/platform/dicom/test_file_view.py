@@ -7,8 +7,8 @@ from io import BytesIO
 import numpy as np
 import pytest
 from PIL import Image
-from tests.platform.ingest.image.test_text import written
 
+from tests.platform.dicom.test_burned_in import written
 from tests.platform.ingest.radiographs import RAMP, radiograph
 from vetdino.platform.archive.discovery import DecodeTask, ListedFile
 from vetdino.platform.core.errors import DicomError
