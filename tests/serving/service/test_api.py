@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vetdino.platform.core.errors import ConfigError
+from vetdino.serving.service import api
 from vetdino.serving.service.api import create_app
 
 
@@ -47,10 +48,12 @@ def test_expired_uploads_go_while_nobody_asks(engine, http, files, monkeypatch):
 
     from fastapi.testclient import TestClient
 
-    monkeypatch.setattr(engine.uploads, "seconds", 0.4)
+    monkeypatch.setattr(api, "SWEEP", 0.1)
     with TestClient(create_app(engine), base_url="http://127.0.0.1") as client:
         client.post("/v1/uploads", files=[("files", ("x", files[0]))])
         kept = len(engine.uploads)
+        assert kept
+        monkeypatch.setattr(engine.uploads, "_clock", lambda: time.monotonic() + engine.uploads.seconds)
         deadline = time.monotonic() + 30
         while len(engine.uploads) == kept and time.monotonic() < deadline:
             time.sleep(0.1)
