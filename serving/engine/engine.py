@@ -27,10 +27,12 @@ from ..gallery.manifest import GalleryManifest
 from ..gallery.searching import GalleryMatch
 from ..images import jpeg, shrunk
 from ..studies import NotHereError, Place, StudyBrowser, StudyPlaces, parse_study, view_pixels
+from ..token_colors import TokenColors, token_colors
 from .decoding import UploadDecoder
 from .errors import RefusedError, refusal_of
 from .index import IndexPort, SearchAnswer, SearchFilter
 from .model import EncodedView, ModelPort, study_vector
+from .runs import ShownRuns
 from .uploads import PREFIX, UploadStore
 
 Level = Literal["image", "study", "patch"]
@@ -92,6 +94,7 @@ class ServiceEngine:
             self.limits.upload_minutes * 60, self.limits.uploads, self.limits.uploads_mib << 20
         )
         self.places = browser.places(SPLITS) if browser else StudyPlaces({}, {}, threading.Lock())
+        self.runs = ShownRuns(config.runs.path) if config.runs else None
         self._encoded = OrderedDict[tuple[int, Place, int], EncodedView]()
         self._checked: dict[int, str] = {}
 
@@ -239,6 +242,23 @@ class ServiceEngine:
             return steps.tobytes(), low, high
 
         return await asyncio.to_thread(matrix)
+
+    async def token_colors(
+        self, names: Sequence[str], session: str, backbone: int
+    ) -> tuple[list[tuple[str, int, EncodedView]], TokenColors]:
+        """The patches of all views of these studies as colors, alike where tokens are: (study, view, its output)."""
+        numbered = [
+            (name, view)
+            for name in dict.fromkeys(names)
+            for view in range(len((await self.study(name, session)).views))
+        ]
+        encoded = await asyncio.gather(
+            *(self.encoded(name, view, session, backbone) for name, view in numbered)
+        )
+        colors = await asyncio.to_thread(
+            token_colors, [view.tokens for view in encoded], [view.grid for view in encoded]
+        )
+        return [(*place, view) for place, view in zip(numbered, encoded, strict=True)], colors
 
     def patch_match(self, anchor: EncodedView, other: EncodedView, patch: int, k: int) -> PatchMatch:
         """One patch of a view against all of another. Raises RefusedError for a patch that there is not."""

@@ -71,6 +71,7 @@ def service_config(config: AppConfig) -> ServiceConfig:
         shards=config.shards,
         split=config.split,
         limit=config.limit,
+        runs=config.runs,
         side=config.side,
     )
 

@@ -67,6 +67,7 @@ def write_ray_config(config: ServiceConfig, listen: ListenConfig, path: Path) ->
         ),
         galleries=tuple(Location(place).absolute() for place in config.galleries),
         shards=config.shards and Location(config.shards).absolute(),
+        runs=config.runs and Location(config.runs).absolute(),
     )
     listen = replace(listen, tokens=listen.tokens and listen.tokens.resolve())
     model_actor = {"num_cpus": 1, **({"num_gpus": 1} if config.device == "cuda" else {})}
