@@ -155,7 +155,9 @@ def head() -> str:
     """What the browser needs before Gradio has started: the styles, and the modules, fetched meanwhile."""
     modules = sorted(path.name for path in ROOM.glob("*.js"))
     preloads = "".join(f'<link rel="modulepreload" href="/room/{name}">' for name in modules)
-    sheets = "".join(path.read_text(encoding="utf-8") for path in (HERE / "page.css", *sorted(ROOM.glob("*.css"))))
+    sheets = "".join(
+        path.read_text(encoding="utf-8") for path in (HERE / "page.css", *sorted(ROOM.glob("*.css")))
+    )
     return f"<style>{sheets}</style>{preloads}"
 
 
