@@ -1,4 +1,7 @@
-// Requests to our own server. A failed one is an Error whose message is a sentence for the page.
+// Requests to our own server. A failed one is a PageError.
+
+// An error whose message is a sentence for the page.
+export class PageError extends Error {}
 
 export async function request(path, options = {}) {
   let response;
@@ -6,11 +9,11 @@ export async function request(path, options = {}) {
     response = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Error("The server does not answer. Is `vetdino app` still running?");
+    throw new PageError("The server does not answer. Is `vetdino app` still running?");
   }
   if (response.ok) return response;
   const body = await response.json().catch(() => ({}));
-  throw new Error(body.error || `The server answered ${response.status}.`);
+  throw new PageError(body.error || `The server answered ${response.status}.`);
 }
 
 export const json = async (path, options) => (await request(path, options)).json();

@@ -10,7 +10,7 @@
 //              backbones  numbers of those side by side      panes          Panes: left, then right for each backbone
 //              anchor, pin  { side, backbone, x, y }         tab, shown     open tab; counts up when panes show another picture
 //   http     request, json, binary (header and bytes, like GET /v1/similarity), cached
-//   attempt  attempt(async () => …): busy meanwhile; an error becomes one line on the page
+//   attempt  attempt(async () => …): busy meanwhile; an error becomes one line on the page (http.PageError: a sentence)
 //   panes    in store.state.panes; a Pane (viewer.js) has side, shown {study, view, backbone, label, source}, paint(name, grid,
 //            image), erase(name), mark(boxes), snapshot()
 //   tabs     tabs.drawsMap(): whether the open tab draws on the views; tabs.current().id; tabs.hide(id, true)
@@ -104,6 +104,7 @@ function bindErrors(room) {
       await action();
     } catch (error) {
       if (error.name === "AbortError") return;
+      if (!(error instanceof http.PageError)) console.error(error); // our own mistake
       box.textContent = error.message;
       box.hidden = false;
     } finally {

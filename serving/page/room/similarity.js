@@ -39,7 +39,7 @@ export function mount(container, room) {
     if (!anchor || room.tabs.drawsMap()) return clear();
     const lead = matrices.has(anchor.backbone) ? anchor.backbone : store.state.backbones[0];
     const began = performance.now();
-    for (const pane of store.state.panes) highlight(pane, anchor, pane.side === 0 ? lead : pane.shown.backbone);
+    for (const pane of store.state.panes) highlight(pane, anchor, pane.side === 0 ? lead : pane.shown?.backbone);
     performance.clearMeasures("hover");
     performance.measure("hover", { start: began, end: performance.now() });
   }

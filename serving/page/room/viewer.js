@@ -12,6 +12,7 @@
 //   pane.snapshot()                                         a canvas of what is seen
 
 import { all, find, make, makeSVG } from "./dom.js";
+import { PageError } from "./http.js";
 
 export const WHOLE = { scale: 1, x: 0.5, y: 0.5 };
 export const FULL_WINDOW = { width: 255, center: 127.5 };
@@ -50,7 +51,7 @@ export class Pane {
     try {
       await image.decode();
     } catch {
-      throw new Error(`The picture of ${shown.label} cannot be shown.`);
+      throw new PageError(`The picture of ${shown.label} cannot be shown.`);
     }
     if (this.shown.source !== shown.source) return; // another one was chosen meanwhile
     this.image = image;
