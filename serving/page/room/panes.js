@@ -1,0 +1,63 @@
+// The panes: the left view once, the right one for each backbone that is chosen; and the views that each may show.
+
+import { make } from "./dom.js";
+import { bindGestures } from "./gestures.js";
+import { picture, viewName } from "./studies.js";
+import { Pane } from "./viewer.js";
+
+const SIDE = 2048; // pixels of the longer side; a shard's view is seldom larger
+
+export function mount(container, room) {
+  const { store } = room;
+
+  // As many panes as needed; those that stay keep their pictures.
+  function build() {
+    const { backbones, panes } = store.state, count = 1 + backbones.length;
+    if (panes.length === count) return show();
+    panes.slice(count).forEach((pane) => pane.remove());
+    const kept = panes.slice(0, count);
+    while (kept.length < count) {
+      const pane = new Pane(Math.min(kept.length, 1));
+      bindGestures(pane, room);
+      container.append(pane.element);
+      kept.push(pane);
+    }
+    container.style.setProperty("--panes", count);
+    store.set({ panes: kept });
+    show();
+  }
+
+  function show() {
+    const { study, other, views, backbones, panes } = store.state;
+    if (!study) return;
+    panes.forEach((pane, i) => {
+      const own = pane.side === 1 && other ? other : study, view = views[pane.side];
+      const label = `${room.title(own.study)}, ${viewName(own.views[view])}`;
+      const shown = { study: own.study, view, backbone: backbones[Math.max(0, i - 1)], label, source: picture(own.study, view, SIDE) };
+      caption(pane, own, view, shown.backbone);
+      room.attempt(() => pane.show(shown));
+    });
+    place();
+    store.set({ shown: store.state.shown + 1 });
+  }
+
+  function caption(pane, own, view, backbone) {
+    const choose = (number) => store.set({ chosen: store.state.views.with(pane.side, number), pin: null, anchor: null });
+    const tabs = own.views.map((one, i) => make("button", { "aria-pressed": i === view, onclick: () => choose(i) }, viewName(one)));
+    const { backbones, other, info } = store.state, parts = [make("nav", { class: "views", "aria-label": pane.side ? "Right view" : "Left view" }, ...tabs)];
+    if (pane.side === 1 && other) {
+      const back = make("button", { class: "plain", onclick: () => room.compare("") }, "Back");
+      parts.push(make("span", { class: "other-study" }, room.title(other.study), back));
+    }
+    if (pane.side === 1 && backbones.length > 1) parts.push(make("span", { class: "backbone" }, info.backbones[backbone].label));
+    pane.caption.replaceChildren(...parts);
+  }
+
+  function place() {
+    const { zooms, windows, panes } = store.state;
+    for (const pane of panes) [pane.zoom, pane.window] = [zooms[pane.side], windows[pane.side]];
+  }
+
+  store.on(["study", "other", "views", "backbones"], build);
+  store.on(["zooms", "windows"], place);
+}
