@@ -18,22 +18,32 @@
 //   go       go("test-4") opens a study (an upload, too);  compare("test-9", view) puts one on the right, compare("") takes it away
 //   title, studies.js (viewName, picture, finding), header.js (chips)
 
+import * as attention from "./attention.js";
 import { all, find } from "./dom.js";
 import * as browser from "./browser.js";
+import * as download from "./download.js";
 import * as header from "./header.js";
 import { makeHelp } from "./help.js";
 import * as http from "./http.js";
 import { bindKeys } from "./keyboard.js";
 import * as panes from "./panes.js";
+import * as pca from "./pca.js";
+import * as runs from "./runs.js";
+import * as similar from "./similar.js";
 import * as similarity from "./similarity.js";
 import { bindAddress, makeStore, oneOf, text, whole, wholes } from "./store.js";
 import { pairOf, sameView, title } from "./studies.js";
 import { makeTabs } from "./tabs.js";
 import { bindTheme } from "./theme.js";
+import * as upload from "./upload.js";
 
 // Tabs in their order. map: the tab draws on the views while it is open. `mount` of a panel goes here.
 const PANELS = [
   { id: "patches", name: "Patches", mount: similarity.mount },
+  { id: "attention", name: "Attention", map: true, mount: attention.mount },
+  { id: "pca", name: "Colors", map: true, mount: pca.mount },
+  { id: "similar", name: "Similar", mount: similar.mount },
+  { id: "runs", name: "Runs", mount: runs.mount },
 ];
 
 function declareState(store) {
@@ -74,6 +84,7 @@ export function start(element) {
   const app = find(".app", element), store = makeStore();
   declareState(store);
   const room = { app, store, http, matrix: http.cached(http.binary, 12), loadStudy: http.cached(http.json, 24) };
+  room.captions = new Map(); // tab -> function that says in a sentence what its map shows
   room.title = (name) => title(name, store.state.info?.shards);
   bindErrors(room);
   room.help = makeHelp(app);
@@ -88,6 +99,8 @@ export function start(element) {
   panes.mount(find(".panes", app), room);
   room.tabs = makeTabs(room, find(".tabs", app), find(".panels", app));
   for (const { id, name, map, mount } of PANELS) mount(room.tabs.add({ id, name, map }), room);
+  upload.mount(find(".picker", app), room);
+  download.mount(find(".tools", app), room);
   bindKeys(room);
   bindButtons(room);
   room.attempt(() => begin(room));
