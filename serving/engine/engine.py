@@ -244,7 +244,7 @@ class ServiceEngine:
         return await asyncio.to_thread(matrix)
 
     async def token_colors(
-        self, names: Sequence[str], session: str, backbone: int
+        self, names: Sequence[str], session: str, backbone: int, background: bool
     ) -> tuple[list[tuple[str, int, EncodedView]], TokenColors]:
         """The patches of all views of these studies as colors, alike where tokens are: (study, view, its output)."""
         numbered = [
@@ -255,9 +255,8 @@ class ServiceEngine:
         encoded = await asyncio.gather(
             *(self.encoded(name, view, session, backbone) for name, view in numbered)
         )
-        colors = await asyncio.to_thread(
-            token_colors, [view.tokens for view in encoded], [view.grid for view in encoded]
-        )
+        tokens, grids = [view.tokens for view in encoded], [view.grid for view in encoded]
+        colors = await asyncio.to_thread(token_colors, tokens, grids, background=background)
         return [(*place, view) for place, view in zip(numbered, encoded, strict=True)], colors
 
     def patch_match(self, anchor: EncodedView, other: EncodedView, patch: int, k: int) -> PatchMatch:

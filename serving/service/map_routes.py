@@ -40,16 +40,19 @@ def map_routes(engine: ServiceEngine) -> "APIRouter":
         request: Request,
         study: Annotated[list[Annotated[str, Query(max_length=80)]], Query(min_length=1, max_length=2)],
         backbone: Backbone = 0,
+        background: bool = True,
     ) -> Response:
         """Patch tokens as colors (their first three principal components), of all views of one or two studies together.
 
         Length of the header in 4 bytes, little-endian; header (JSON, `shares` of the variance, and `views` with `study`
-        and `view`); three bytes (red, green, blue) for each patch of each view.
+        and `view`); four bytes (red, green, blue, and 255 or 0 where it has no color) for each patch of each view.
+        background=false: without the background, so that the colors tell apart what is left.
         """
-        views, found = await engine.token_colors(study, session_of(request), backbone)
+        views, found = await engine.token_colors(study, session_of(request), backbone, background)
         listed = [{"study": name, "view": number, **grid_header(view)} for name, number, view in views]
         header = {"shares": [round(share, 4) for share in found.shares], "views": listed}
-        return binary(header, np.concatenate(found.rgb).tobytes())
+        alpha = np.where(np.concatenate(found.shown), 255, 0).astype(np.uint8)
+        return binary(header, np.column_stack([np.concatenate(found.rgb), alpha]).tobytes())
 
     def binary(header: dict[str, Any], content: bytes) -> Response:
         head = json.dumps(header, separators=(",", ":")).encode()

@@ -70,6 +70,14 @@ export function slider(room, field, { name, low, high, step, unit }) {
   return make("label", { class: "slider" }, make("span", {}, name), input, value);
 }
 
+export function checkbox(room, field, name) {
+  const { store } = room, input = make("input", { type: "checkbox", onchange: () => store.set({ [field]: input.checked }) });
+  const show = () => { input.checked = store.state[field]; };
+  store.on([field], show);
+  show();
+  return make("label", { class: "check" }, input, name);
+}
+
 // A panel that draws on the views while its tab is open: draw(isStale) is called when what it depends on has changed.
 export function whileOpen(room, id, fields, draw) {
   let turn = 0;

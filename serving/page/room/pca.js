@@ -1,34 +1,36 @@
 // Patch tokens as colors: their first three principal components as red, green and blue, of all views of a study together.
 
 import { make } from "./dom.js";
-import { asCanvas, drawSmall, patchesOf, slider, smallPicture, whileOpen } from "./maps.js";
+import { asCanvas, checkbox, drawSmall, patchesOf, slider, smallPicture, whileOpen } from "./maps.js";
 import { viewName } from "./studies.js";
 
 export function mount(container, room) {
   const { store, http, help } = room, ask = http.cached(http.binary, 8);
   store.declare("blend", { initial: 70, read: (text) => (/^\d{1,3}$/.test(text) && text <= 100 ? Number(text) : undefined), write: String });
+  store.declare("background", { initial: false, read: (text) => (text === "true" ? true : undefined), write: String });
   const strips = make("div", { class: "strips" });
   container.append(
     help.explain({
       name: "Colors",
-      means: "Places of like color have like features, in all views shown here: red, green and blue are the three directions in which the features differ most.",
+      means: "Places of like color have like features, in all views here: red, green and blue are the three directions in which the features of what is colored differ most.",
       not: "A color stands for no organ or finding, and means something else for another backbone or study.",
     }),
     slider(room, "blend", { name: "Strength of the colors", low: 0, high: 100, step: 5, unit: "%" }),
+    checkbox(room, "background", "Color the background, too"),
     strips,
   );
 
   // Colors of all views of the study, and of the one beside it: { shares, views: [{ study, view, ..., image }] }.
   async function colorsOf(backbone) {
     const { study, other } = store.state, names = [study, other].filter(Boolean).map((one) => `study=${one.study}`);
-    const { header, bytes } = await ask(`/v1/pca?${[...new Set(names)].join("&")}&backbone=${backbone}`);
+    const { header, bytes } = await ask(`/v1/pca?${[...new Set(names)].join("&")}&backbone=${backbone}&background=${store.state.background}`);
     let start = 0;
     const views = header.views.map((grid) => {
       const { columns, edge } = patchesOf(grid), image = new ImageData(columns, columns);
-      const rgb = bytes.subarray(start, (start += 3 * grid.boxes.length));
+      const rgba = bytes.subarray(start, (start += 4 * grid.boxes.length));
       for (let patch = 0; patch < grid.boxes.length; patch++) {
-        const from = 3 * edge(patch);
-        image.data.set([rgb[from], rgb[from + 1], rgb[from + 2], Math.round(2.55 * store.state.blend)], 4 * patch);
+        const from = 4 * edge(patch);
+        image.data.set([rgba[from], rgba[from + 1], rgba[from + 2], (rgba[from + 3] * store.state.blend) / 100], 4 * patch);
       }
       return { ...grid, image };
     });
@@ -46,7 +48,7 @@ export function mount(container, room) {
       its ? pane.paint("pca", its, its.image) : pane.erase("pca");
     }
     strips.replaceChildren(...strip);
-    container.dataset.drawn = [blend, backbones, ...panes.map(({ shown }) => `${shown.study}/${shown.view}`)].join(" ");
+    container.dataset.drawn = [blend, store.state.background, backbones, ...panes.map(({ shown }) => `${shown.study}/${shown.view}`)].join(" ");
   }
 
   async function stripOf({ backbone, shares, views }) {
@@ -72,6 +74,6 @@ export function mount(container, room) {
     store.set({ chosen: views.with(side, view), pin: null, anchor: null });
   };
 
-  whileOpen(room, "pca", ["blend"], draw);
+  whileOpen(room, "pca", ["blend", "background"], draw);
   room.captions.set("pca", () => "Colors: the first three principal components of the patch features, of all views together. Like colors, like features.");
 }

@@ -8,8 +8,9 @@ const WORDS = new Set(["against", "note"]); // columns that are text whatever th
 const isNumber = (text) => /^-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i.test(text) || text === "nan";
 const short = (text) => {
   if (text === "nan" || text === "") return "–";
-  const value = Number(text);
-  return Number.isInteger(value) ? String(value) : Math.abs(value) >= 100 ? value.toFixed(0) : Number(value.toPrecision(3)).toString();
+  const value = Number(text), size = Math.abs(value);
+  if (/^-?\d+$/.test(text)) return text;
+  return size && size < 0.001 ? value.toExponential(1) : value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 3);
 };
 
 // The rows with each measure, its spread and its interval in one cell, `0.367 ± 0.2 [0.2, 0.5]`; equal columns, such as a

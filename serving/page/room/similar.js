@@ -39,14 +39,13 @@ export function mount(container, room) {
     ].filter(Boolean));
   }
 
-  function card(match, best) {
+  function card(match) {
     const { study, other } = store.state, name = room.title(match.study), isCompared = other?.study === match.study;
     const thumbs = [...new Set(pairOf(match.views))].map((view) =>
       make("img", { src: picture(match.study, view, 384), alt: `${name}, ${viewName(match.views[view])}`, loading: "lazy" }));
     const compare = () => room.compare(isCompared ? "" : match.study);
     const facts = make("div", { class: "card-facts" },
-      make("div", { class: "row" }, make("b", {}, name), make("span", { class: "cosine", title: "Cosine of the two studies' features" }, match.score.toFixed(3)),
-        make("meter", { min: Math.min(best.low, match.score), max: best.high, value: match.score, "aria-label": "Cosine, beside the other matches" })),
+      make("div", { class: "row" }, make("b", {}, name), make("span", { class: "cosine", title: "Cosine of the two studies' features" }, `cosine ${match.score.toFixed(3)}`)),
       make("ul", { class: "chips", "aria-label": "Findings" }, ...chips(byState(match.findings), study.findings.present)),
       make("div", { class: "row" },
         make("button", { class: "compare", "aria-pressed": isCompared, onclick: compare }, isCompared ? "Compared" : "Compare"),
@@ -70,8 +69,7 @@ export function mount(container, room) {
   let shown = [];
   function showCards() {
     const focused = document.activeElement?.closest?.(".card")?.dataset.study, which = document.activeElement?.classList[0];
-    const scores = shown.map(({ score }) => score), best = { low: Math.min(...scores) - 0.02, high: Math.max(...scores, 0.001) };
-    const made = shown.map((match) => card(match, best));
+    const made = shown.map(card);
     cards.replaceChildren(...(made.length ? made : [make("p", {}, store.state.only ? "No study of another patient has this finding." : "There is no study of another patient.")]));
     more.hidden = shown.length < count || count >= MOST;
     if (focused) made.find((one) => one.dataset.study === focused)?.querySelector(`.${which}`)?.focus();
