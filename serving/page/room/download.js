@@ -26,7 +26,7 @@ export function mount(container, room) {
     const models = backbones.map((number) => `${info.backbones[number].label} (${info.backbones[number].digest.slice(0, 12)})`);
     return [
       `${names}${study.findings.present.length ? `: ${study.findings.present.map((name) => name.replaceAll("_", " ")).join(", ")}` : ""}`,
-      `${map}${pin && map ? " Pinned." : ""}`, `Backbone: ${models.join("; ")}`, gray.filter(Boolean).join("; "), `vetdino ${store.link()}`,
+      `${map}${pin && map ? " Pinned." : ""}`, `Backbone: ${models.join("; ")}`, gray.filter(Boolean).join("; "), `vetdino ${location.origin}/${store.link()}`,
     ].filter(Boolean);
   }
 
@@ -37,19 +37,21 @@ export function mount(container, room) {
     const height = Math.max(...shots.map((shot) => shot.height / ratio)), measure = make("canvas").getContext("2d");
     measure.font = font(13);
     const lines = captionLines().flatMap((line) => wrapped(measure, line, width - 2 * PAD));
-    const canvas = make("canvas", { width: Math.round(width * ratio), height: Math.round((3 * PAD + 2 * LINE + height + LINE * lines.length) * ratio) });
+    const head = store.state.backbones.length > 1 ? LINE : 0;
+    const canvas = make("canvas", { width: Math.round(width * ratio), height: Math.round((3 * PAD + 2 * LINE + head + height + LINE * lines.length) * ratio) });
     const context = canvas.getContext("2d");
     context.scale(ratio, ratio);
     context.fillStyle = "#0a0c0f";
     context.fillRect(0, 0, canvas.width, canvas.height);
     let left = PAD;
     shots.forEach((shot, i) => {
-      context.drawImage(shot, left, PAD + LINE, widths[i], shot.height / ratio);
-      put(context, nameOf(panes[i]), left, PAD + 13, "700 ", "#e7ebef");
-      put(context, scaleOf(panes[i]), left, PAD + 2 * LINE + height - 5, "", "#9aa6b2");
+      context.drawImage(shot, left, PAD + LINE + head, widths[i], shot.height / ratio);
+      put(context, fitted(context, panes[i].shown.label, widths[i], "700 "), left, PAD + 13, "700 ", "#e7ebef");
+      if (head) put(context, fitted(context, store.state.info.backbones[panes[i].shown.backbone].label, widths[i]), left, PAD + LINE + 13, "", "#9aa6b2");
+      put(context, scaleOf(panes[i]), left, PAD + 2 * LINE + head + height - 5, "", "#9aa6b2");
       left += widths[i] + PAD;
     });
-    lines.forEach((line, i) => put(context, line, PAD, 2 * PAD + 2 * LINE + height + LINE * (i + 0.65), i ? "" : "700 ", i ? "#9aa6b2" : "#e7ebef"));
+    lines.forEach((line, i) => put(context, line, PAD, 2 * PAD + 2 * LINE + head + height + LINE * (i + 0.65), i ? "" : "700 ", i ? "#9aa6b2" : "#e7ebef"));
     return canvas;
   }
 
@@ -60,9 +62,12 @@ export function mount(container, room) {
     context.fillText(text, x, y);
   }
 
-  function nameOf(pane) {
-    const { backbones, info } = store.state;
-    return backbones.length > 1 ? `${pane.shown.label} (${info.backbones[pane.shown.backbone].label})` : pane.shown.label;
+  // The text, cut at its end where it is too wide.
+  function fitted(context, text, width, weight = "") {
+    context.font = font(13, weight);
+    let end = text.length;
+    while (end > 1 && context.measureText(text.slice(0, end) + (end < text.length ? "…" : "")).width > width) end--;
+    return end < text.length ? `${text.slice(0, end)}…` : text;
   }
 
   // The cosines that the colors stand for, where similar patches are shown.

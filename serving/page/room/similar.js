@@ -28,8 +28,11 @@ export function mount(container, room) {
   // Which backbone's gallery is searched: the one chosen, or the first that has one.
   const backbone = () => (withGallery().includes(store.state.gallery) ? store.state.gallery : withGallery()[0]);
 
+  // The finding that all must have; "" for any, and where this gallery does not know it.
+  const finds = () => (store.state.info.backbones[backbone()].gallery.findings.includes(store.state.only) ? store.state.only : "");
+
   function showChoices() {
-    const { info, gallery, only } = store.state, numbers = withGallery();
+    const { info } = store.state, numbers = withGallery(), only = finds();
     const option = (value, name, chosen) => make("option", { value, selected: chosen }, name);
     const select = (label, field, options, read) => make("label", {}, `${label} `, make("select", { onchange: (event) => { count = FIRST; store.set({ [field]: read(event.target.value) }); } }, ...options));
     const findings = info.backbones[backbone()].gallery.findings;
@@ -55,7 +58,7 @@ export function mount(container, room) {
   }
 
   async function load() {
-    const { study, only } = store.state, mine = ++turn;
+    const { study } = store.state, only = finds(), mine = ++turn;
     container.setAttribute("aria-busy", "true");
     const query = new URLSearchParams({ backbone: backbone(), k: count, only_shown: true, ...(only ? { present: only } : {}) });
     const { matches } = await http.json(`/v1/studies/${study.study}/neighbours?${query}`);
@@ -70,7 +73,7 @@ export function mount(container, room) {
   function showCards() {
     const focused = document.activeElement?.closest?.(".card")?.dataset.study, which = document.activeElement?.classList[0];
     const made = shown.map(card);
-    cards.replaceChildren(...(made.length ? made : [make("p", {}, store.state.only ? "No study of another patient has this finding." : "There is no study of another patient.")]));
+    cards.replaceChildren(...(made.length ? made : [make("p", {}, finds() ? "No study of another patient has this finding." : "There is no study of another patient.")]));
     more.hidden = shown.length < count || count >= MOST;
     if (focused) made.find((one) => one.dataset.study === focused)?.querySelector(`.${which}`)?.focus();
   }
