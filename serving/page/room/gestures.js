@@ -1,6 +1,7 @@
 // What mouse and keys do on a pane: hover, pin, zoom, pan, window and level.
 
-import { FULL_WINDOW, MOST_ZOOM, WHOLE } from "./viewer.js";
+import { FULL_WINDOW } from "./gray.js";
+import { MOST_ZOOM, WHOLE } from "./viewer.js";
 
 const inside = ({ x, y }) => x >= 0 && x < 1 && y >= 0 && y < 1;
 const limited = (value, low, high) => Math.min(Math.max(value, low), high);
@@ -50,7 +51,6 @@ export function bindGestures(pane, room) {
   }, { passive: false });
 
   stage.addEventListener("pointerdown", (event) => {
-    stage.focus({ preventScroll: true });
     const windowing = event.button === 2 || (event.button === 0 && room.isHeld("w"));
     stage.setPointerCapture(event.pointerId);
     drag = { kind: windowing ? "window" : "pan", x: event.clientX, y: event.clientY, moved: 0 };

@@ -9,11 +9,11 @@ export function chips(findings, shared = []) {
   return [make("li", { class: "none" }, findings.absent.length ? "no findings" : "findings unknown")];
 }
 
-export function mount(container, room) {
+// container: for the study; backbones: for the buttons.
+export function mount(container, backbones, room) {
   const { store } = room;
   const heading = make("h1"), key = make("small"), list = make("ul", { class: "chips", "aria-label": "Findings" });
-  const backbones = make("div", { class: "backbones", role: "group", "aria-label": "Backbones side by side" });
-  container.append(make("div", { class: "patient" }, heading, list), backbones);
+  container.append(heading, list);
 
   const summary = ({ label, blocks, width, patch, side }) =>
     `${label}: ${blocks} blocks of width ${width}, patches of ${patch} pixels, image side ${side}`;
@@ -30,8 +30,9 @@ export function mount(container, room) {
   function showBackbones() {
     const { info, backbones: chosen } = store.state;
     if (!info) return;
-    const buttons = info.backbones.map((backbone, i) => make("button", { "aria-pressed": chosen.includes(i), title: summary(backbone), onclick: () => room.toggleBackbone(i) }, backbone.label));
-    backbones.replaceChildren(...buttons);
+    if (!backbones.childElementCount)
+      backbones.append(...info.backbones.map((backbone, i) => make("button", { title: summary(backbone), onclick: () => room.toggleBackbone(i) }, backbone.label)));
+    [...backbones.children].forEach((button, i) => button.setAttribute("aria-pressed", chosen.includes(i)));
   }
 
   // At least one stays. In the order of the buttons.

@@ -2,6 +2,7 @@
 
 import { make } from "./dom.js";
 import { bindGestures } from "./gestures.js";
+import { bestColumns } from "./layout.js";
 import { picture, viewName } from "./studies.js";
 import { Pane } from "./viewer.js";
 
@@ -22,7 +23,6 @@ export function mount(container, room) {
       container.append(pane.element);
       kept.push(pane);
     }
-    container.style.setProperty("--panes", count);
     store.set({ panes: kept });
     show();
   }
@@ -35,21 +35,33 @@ export function mount(container, room) {
       const label = `${room.title(own.study)}, ${viewName(own.views[view])}`;
       const shown = { study: own.study, view, backbone: backbones[Math.max(0, i - 1)], label, source: picture(own.study, view, SIDE) };
       caption(pane, own, view, shown.backbone);
-      room.attempt(() => pane.show(shown));
+      room.attempt(async () => {
+        if (!(await pane.show(shown))) return;
+        arrange();
+        store.set({ shown: store.state.shown + 1 });
+      });
     });
     place();
-    store.set({ shown: store.state.shown + 1 });
+  }
+
+  function arrange() {
+    const { panes } = store.state, { clientWidth, clientHeight } = container;
+    if (!panes.length || !clientWidth) return;
+    container.style.setProperty("--columns", bestColumns(panes.map((pane) => pane.ratio), clientWidth, clientHeight, panes[0].unit));
   }
 
   function caption(pane, own, view, backbone) {
-    const choose = (number) => store.set({ chosen: store.state.views.with(pane.side, number), pin: null, anchor: null });
+    const choose = (number) => {
+      const { views, zooms, windows } = store.state, side = pane.side;
+      store.set({ chosen: views.with(side, number), pin: null, anchor: null, zooms: zooms.with(side, null), windows: windows.with(side, null) });
+    };
     const tabs = own.views.map((one, i) => make("button", { "aria-pressed": i === view, onclick: () => choose(i) }, viewName(one)));
     const { backbones, other, info } = store.state, parts = [make("nav", { class: "views", "aria-label": pane.side ? "Right view" : "Left view" }, ...tabs)];
     if (pane.side === 1 && other) {
       const back = make("button", { class: "plain", onclick: () => room.compare("") }, "Back");
       parts.push(make("span", { class: "other-study" }, room.title(other.study), back));
     }
-    if (pane.side === 1 && backbones.length > 1) parts.push(make("span", { class: "backbone" }, info.backbones[backbone].label));
+    if (pane.side === 1 && backbones.length > 1) parts.push(make("span", { class: "backbone", title: info.backbones[backbone].label }, info.backbones[backbone].label));
     pane.caption.replaceChildren(...parts);
   }
 
@@ -58,6 +70,7 @@ export function mount(container, room) {
     for (const pane of panes) [pane.zoom, pane.window] = [zooms[pane.side], windows[pane.side]];
   }
 
+  new ResizeObserver(arrange).observe(container);
   store.on(["study", "other", "views", "backbones"], build);
   store.on(["zooms", "windows"], place);
 }

@@ -94,7 +94,7 @@ export function start(element) {
     const { views } = store.state;
     store.set({ with: name, chosen: view === null ? [views[0]] : [views[0], view], pin: null, anchor: null, zooms: [store.state.zooms[0], null], windows: [store.state.windows[0], null] });
   };
-  header.mount(find(".heading", app), room);
+  header.mount(find(".heading", app), find(".backbones", app), room);
   browser.mount(find(".browser", app), room);
   panes.mount(find(".panes", app), room);
   room.tabs = makeTabs(room, find(".tabs", app), find(".panels", app));

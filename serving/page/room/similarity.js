@@ -1,6 +1,6 @@
 // Patches that look alike: the patch under the pointer, or the pinned one, and what resembles it, one backbone beside the other.
 
-import { make } from "./dom.js";
+import { makeMatches } from "./matches.js";
 import { best, colored, cosine, makeMatrix, middleOf, patchAt, scoresOf } from "./matrix.js";
 
 export const BEST = 5;
@@ -8,12 +8,13 @@ export const BEST = 5;
 export function mount(container, room) {
   const { store, help } = room;
   const matrices = new Map(); // backbone -> matrix of the views shown
+  const list = makeMatches(container);
   let wanted = "";
 
   container.append(help.explain({
-    name: "Similar patches",
-    means: "The brighter a place, the closer the encoder's features there are to those of the red patch.",
-    not: "It does not say that two places are the same organ or that either is abnormal.",
+    name: "Patches",
+    means: "The brighter a place, the closer the backbone's features there are to those of the red patch; each view's colors begin where its most similar third begins.",
+    not: "It does not say that two places are the same organ, or that either is abnormal.",
   }));
 
   async function load() {
@@ -22,8 +23,9 @@ export function mount(container, room) {
     const right = other ?? study, names = `a=${study.study}/${views[0]}&b=${right.study}/${views[1]}`;
     wanted = `${names} ${backbones}`;
     const asked = wanted;
+    room.app.dataset.matrix = "";
     matrices.clear();
-    clear();
+    draw();
     await Promise.all(backbones.map(async (backbone) => {
       const answer = await room.matrix(`/v1/similarity?${names}&backbone=${backbone}`);
       if (wanted === asked) matrices.set(backbone, makeMatrix(answer));
@@ -33,13 +35,14 @@ export function mount(container, room) {
     draw();
   }
 
-  // The anchor: the pin, or where the pointer is. lead: the backbone whose map the left view has.
+  // The anchor is the pin, or where the pointer is. The left view has the map of the backbone under the pointer.
   function draw() {
-    const anchor = store.state.pin ?? store.state.anchor;
-    if (!anchor || room.tabs.drawsMap()) return clear();
-    const lead = matrices.has(anchor.backbone) ? anchor.backbone : store.state.backbones[0];
-    const began = performance.now();
-    for (const pane of store.state.panes) highlight(pane, anchor, pane.side === 0 ? lead : pane.shown?.backbone);
+    const { pin, backbones, panes } = store.state, anchor = pin ?? store.state.anchor;
+    list.say(pin !== null);
+    if (!anchor || !matrices.size || room.tabs.drawsMap()) return clear();
+    const began = performance.now(), lead = matrices.has(anchor.backbone) ? anchor.backbone : backbones[0];
+    for (const pane of panes) highlight(pane, anchor, pane.side === 0 ? lead : pane.shown.backbone);
+    list.show(backbones.filter((backbone) => matrices.has(backbone)).map((backbone) => result(anchor, backbone)));
     performance.clearMeasures("hover");
     performance.measure("hover", { start: began, end: performance.now() });
   }
@@ -54,9 +57,21 @@ export function mount(container, room) {
     const top = isAnchor ? [] : best(scores, view.inView, BEST, -1);
     const marks = top.map((one, i) => ({ box: view.boxes[one], kind: "match", label: i + 1, strength: 1 - 0.12 * i }));
     pane.mark(isAnchor ? [{ box: view.boxes[patch], kind: "anchor" }] : marks.reverse(), view);
-    pane.setScale(cosine(matrix, low), cosine(matrix, high));
+    pane.setScale("cosine", cosine(matrix, low).toFixed(2), cosine(matrix, high).toFixed(2));
     pane.element.dataset.anchor = isAnchor ? patch : "";
     pane.element.dataset.top = top.join(" ");
+  }
+
+  // What the tab shows of one backbone.
+  function result(anchor, backbone) {
+    const { panes, backbones, info } = store.state, matrix = matrices.get(backbone);
+    const paneOf = (side) => panes[side === 0 ? 0 : 1 + backbones.indexOf(backbone)];
+    const here = matrix.views[anchor.side], patch = patchAt(here, anchor), there = matrix.views[1 - anchor.side];
+    const scores = scoresOf(matrix, anchor.side, patch, 1 - anchor.side);
+    const top = best(scores, there.inView, BEST, -1).map((one) => ({
+      pane: paneOf(1 - anchor.side), box: there.boxes[one], size: there, cosine: cosine(matrix, scores[one]),
+    }));
+    return { label: info.backbones[backbone].label, anchor: { pane: paneOf(anchor.side), box: here.boxes[patch], size: here }, top };
   }
 
   function clear() {
@@ -65,9 +80,17 @@ export function mount(container, room) {
       pane.mark([]);
       pane.element.dataset.anchor = pane.element.dataset.top = "";
     }
+    list.show([]);
   }
 
-  const gridOf = ({ side, backbone }) => (matrices.get(backbone) ?? matrices.get(store.state.backbones[0]))?.views[side];
+  bindPatches(room, ({ side, backbone }) => (matrices.get(backbone) ?? matrices.get(store.state.backbones[0]))?.views[side]);
+  store.on(["study", "other", "views", "backbones"], () => room.attempt(load));
+  store.on(["anchor", "pin", "tab", "panes", "shown", "windows"], draw);
+}
+
+// What gestures need to know of patches. gridOf: the patches of a side's view, undefined before the matrix is there.
+function bindPatches(room, gridOf) {
+  const { store } = room;
 
   // Whether two points lie in one patch.
   room.samePatch = (a, b) => {
@@ -77,16 +100,13 @@ export function mount(container, room) {
 
   // Moves the anchor by patches, as the arrow keys do; it begins in the middle of the pane's view.
   room.moveAnchor = (pane, right, down) => {
-    const { anchor, pin } = store.state, here = { side: pane.side, backbone: pane.shown.backbone };
-    const view = gridOf(here), old = pin ?? anchor;
+    const here = { side: pane.side, backbone: pane.shown.backbone }, view = gridOf(here);
     if (!view) return;
-    const from = old?.side === pane.side ? patchAt(view, old) : patchAt(view, { x: 0.5, y: 0.5 });
-    const row = Math.floor(from / view.columns) + down, column = (from % view.columns) + right;
+    const old = store.state.pin ?? store.state.anchor, begins = old?.side !== pane.side;
+    const from = patchAt(view, begins ? { x: 0.5, y: 0.5 } : old);
+    const row = Math.floor(from / view.columns) + (begins ? 0 : down), column = (from % view.columns) + (begins ? 0 : right);
     const patch = row * view.columns + column;
     if (column < 0 || column >= view.columns || row < 0 || row >= view.columns || !view.inside[patch]) return;
     store.set({ pin: null, anchor: { ...here, ...middleOf(view, patch) } });
   };
-
-  store.on(["study", "other", "views", "backbones"], () => room.attempt(load));
-  store.on(["anchor", "pin", "tab", "panes"], draw);
 }

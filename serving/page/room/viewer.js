@@ -6,26 +6,29 @@
 //   pane.show({ study, view, backbone, label, source });    the picture; resolves when it is drawn
 //   pane.paint("attention", grid, image, { smooth: true }); a map: grid as in the service's answers, ImageData of its patches
 //   pane.erase("attention");
+//   pane.setScale("cosine", "0.12", "0.98");                the colors' ends, in the pane's footer while a map is painted
 //   pane.mark([{ box: [x0, y0, x1, y1], kind: "anchor" }, { box, kind: "match", label: "1", strength: 1 }]);
 //   pane.zoom = { scale, x, y }                             x, y: what is in the middle, as fractions of the view; null: all
 //   pane.window = { width, center }                         gray values 0 to 255; null: as stored
 //   pane.snapshot()                                         a canvas of what is seen
 
-import { all, find, make, makeSVG } from "./dom.js";
+import { find, make, makeSVG } from "./dom.js";
+import { FULL_WINDOW, windowTable } from "./gray.js";
 import { PageError } from "./http.js";
+import { LINES, snapshot } from "./snapshot.js";
 
 export const WHOLE = { scale: 1, x: 0.5, y: 0.5 };
-export const FULL_WINDOW = { width: 255, center: 127.5 };
 export const MOST_ZOOM = 20;
 
 export class Pane {
   constructor(side) {
     this.side = side; // 0: the left view; 1: the view that it is compared with
-    this.shown = null;
+    this.shown = this.image = null;
+    this.unit = 1;
     this.gray = null;
     this.place = { left: 0, top: 0, width: 0, height: 0, scale: 1 };
     this._zoom = this._window = null;
-    this._marks = [];
+    this.marks = [];
     this.caption = make("figcaption");
     this.picture = make("canvas", { class: "picture" });
     this.maps = make("div", { class: "maps" });
@@ -39,12 +42,12 @@ export class Pane {
     this.resizing.observe(this.stage);
   }
 
-  // shown: { study, view, backbone, label, source }.
+  // shown: { study, view, backbone, label, source }. Gives whether another picture is drawn.
   async show(shown) {
     const changed = this.shown?.source !== shown.source;
     this.shown = shown;
     this.stage.setAttribute("aria-label", shown.label);
-    if (!changed) return;
+    if (!changed) return false;
     this.element.dataset.loaded = "";
     const image = new Image();
     image.src = shown.source;
@@ -53,11 +56,12 @@ export class Pane {
     } catch {
       throw new PageError(`The picture of ${shown.label} cannot be shown.`);
     }
-    if (this.shown.source !== shown.source) return; // another one was chosen meanwhile
+    if (this.shown.source !== shown.source) return false; // another one was chosen meanwhile
     this.image = image;
     this.develop();
     this.layout();
     this.element.dataset.loaded = shown.source;
+    return true;
   }
 
   // The picture with window and level, through a table of 256 gray values.
@@ -100,6 +104,7 @@ export class Pane {
   layout() {
     const { clientWidth: W, clientHeight: H } = this.stage;
     if (!W || !H) return;
+    this.unit = parseFloat(getComputedStyle(document.documentElement).fontSize) / 14;
     const { scale, x, y } = this._zoom ?? WHOLE;
     const width = Math.min(W, H * this.ratio), height = width / this.ratio;
     const left = W / 2 - x * width * scale, top = H / 2 - y * height * scale;
@@ -147,33 +152,33 @@ export class Pane {
   }
 
   // What the map's colors stand for, below the view.
-  setScale(low, high) {
-    if (!this.scale) {
-      this.scale = [make("span"), make("span")];
-      this.footer.replaceChildren("cosine ", this.scale[0], make("i"), this.scale[1]);
+  setScale(name, low, high) {
+    if (this.scale?.name !== name) {
+      this.scale = { name, low: make("span"), high: make("span") };
+      this.footer.replaceChildren(make("span", {}, name), this.scale.low, make("i"), this.scale.high);
     }
-    this.scale[0].textContent = low.toFixed(2);
-    this.scale[1].textContent = high.toFixed(2);
+    this.scale.low.textContent = low;
+    this.scale.high.textContent = high;
   }
 
   // Boxes in pixels of the view; height and width of the view give their scale.
   mark(marks, size = null) {
-    this._marks = marks;
-    if (size) this._size = size;
+    this.marks = marks;
+    if (size) this.size = size;
     this.drawMarks();
   }
 
   drawMarks() {
-    if (!this._marks.length) {
+    if (!this.marks.length) {
       if (this.svg.firstChild) this.svg.replaceChildren();
       return;
     }
-    const { width, height } = this._size;
+    const { width, height } = this.size;
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-    const pixel = width / this.place.width; // one pixel of the screen
+    const pixel = (this.unit * width) / this.place.width; // one pixel of the screen, or more where all is drawn larger
     const nodes = [];
-    for (const { box: [x0, y0, x1, y1], kind, label, strength = 1 } of this._marks) {
-      nodes.push(makeSVG("rect", { x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: kind, opacity: strength }));
+    for (const { box: [x0, y0, x1, y1], kind, label, strength = 1 } of this.marks) {
+      nodes.push(makeSVG("rect", { x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: kind, opacity: strength, "stroke-width": LINES[kind] * pixel }));
       if (!label) continue;
       const text = { x: x1 - 4 * pixel, y: y0 + 14 * pixel, "font-size": 12.5 * pixel, "stroke-width": 3 * pixel };
       nodes.push(makeSVG("text", text, label));
@@ -181,57 +186,12 @@ export class Pane {
     this.svg.replaceChildren(...nodes);
   }
 
-  // What is seen, in pixels of the screen, as a canvas.
   snapshot() {
-    const ratio = window.devicePixelRatio || 1, { clientWidth: W, clientHeight: H } = this.stage;
-    const canvas = make("canvas", { width: Math.round(W * ratio), height: Math.round(H * ratio) });
-    const context = canvas.getContext("2d"), { left, top, width, height } = this.place;
-    context.scale(ratio, ratio);
-    context.fillRect(0, 0, W, H);
-    context.beginPath();
-    context.rect(left, top, width, height);
-    context.clip();
-    context.filter = this.element.classList.contains("active") ? `brightness(${getComputedStyle(this.element).getPropertyValue("--dim") || 1})` : "none";
-    context.drawImage(this.picture, left, top, width, height);
-    context.filter = "none";
-    const area = this.film.getBoundingClientRect();
-    for (const map of all("canvas", this.maps)) {
-      const place = map.getBoundingClientRect();
-      context.imageSmoothingEnabled = map.style.imageRendering !== "pixelated";
-      context.drawImage(map, place.left - area.left + left, place.top - area.top + top, place.width, place.height);
-    }
-    this._marks.forEach((mark) => this.drawMark(context, mark));
-    return canvas;
-  }
-
-  drawMark(context, { box: [x0, y0, x1, y1], kind, label, strength = 1 }) {
-    const { left, top, width } = this.place, scale = width / this._size.width;
-    context.globalAlpha = strength;
-    context.strokeStyle = kind === "anchor" ? "#ff4d4d" : "#fff";
-    context.lineWidth = kind === "anchor" ? 2.5 : 2;
-    context.strokeRect(left + x0 * scale, top + y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale);
-    if (label) {
-      context.font = "700 12.5px 'IBM Plex Sans', sans-serif";
-      context.textAlign = "right";
-      context.lineWidth = 3;
-      context.strokeStyle = "rgb(0 0 0 / 0.85)";
-      context.fillStyle = "#fff";
-      context.strokeText(label, left + x1 * scale - 4, top + y0 * scale + 14);
-      context.fillText(label, left + x1 * scale - 4, top + y0 * scale + 14);
-    }
-    context.globalAlpha = 1;
+    return snapshot(this);
   }
 
   remove() {
     this.resizing.disconnect();
     this.element.remove();
   }
-}
-
-// Gray value -> opaque gray: `width` values around `center` are spread over black to white.
-function windowTable({ width, center }) {
-  return Uint32Array.from({ length: 256 }, (_, value) => {
-    const gray = Math.round(255 * Math.min(1, Math.max(0, (value - center) / Math.max(width, 1) + 0.5)));
-    return ((255 << 24) | (gray << 16) | (gray << 8) | gray) >>> 0;
-  });
 }
