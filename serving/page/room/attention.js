@@ -1,7 +1,7 @@
 // Attention of the last block: where the summary of a view (the CLS token) looks, head by head, in a color each.
 
-import { make } from "./dom.js";
-import { asCanvas, drawSmall, paneName, patchesOf, slider, smallPicture, whileOpen } from "./maps.js";
+import { all, make } from "./dom.js";
+import { asCanvas, drawSmall, paneHeading, patchesOf, slider, smallPicture, whileOpen } from "./maps.js";
 
 const MEAN = [255, 205, 112], OPACITY = 0.75;
 const whole = 100; // percent
@@ -48,7 +48,7 @@ export function colored(columns, rows, colors) {
   return image;
 }
 
-const nameOf = (head) => ({ mean: "mean of heads", all: "all heads" })[head] ?? `head ${Number(head) + 1}`;
+const nameOf = (head) => ({ mean: "mean", all: "all heads" })[head] ?? `head ${Number(head) + 1}`;
 
 export function mount(container, room) {
   const { store, http, help } = room, ask = http.cached(http.binary, 32);
@@ -69,8 +69,8 @@ export function mount(container, room) {
   async function mapsOf({ study, view, backbone }) {
     const { header, bytes } = await ask(`/v1/attention?view=${study}/${view}&backbone=${backbone}`);
     const grid = header.view, heads = header.heads, patches = patchesOf(grid), count = grid.boxes.length;
-    const all = new Float32Array(bytes.buffer, bytes.byteOffset, heads * count), colors = headColors(heads);
-    const rows = Array.from({ length: heads }, (_, head) => all.subarray(head * count, (head + 1) * count));
+    const numbers = new Float32Array(bytes.buffer, bytes.byteOffset, heads * count), colors = headColors(heads);
+    const rows = Array.from({ length: heads }, (_, head) => numbers.subarray(head * count, (head + 1) * count));
     const mean = Float32Array.from({ length: count }, (_, patch) => rows.reduce((sum, row) => sum + row[patch], 0) / heads);
     const map = (head, keep) => {
       const chosen = head === "mean" ? [mean] : head === "all" ? rows : [rows[Number(head)]];
@@ -91,32 +91,27 @@ export function mount(container, room) {
       const there = head in { mean: 0, all: 0 } || Number(head) < heads; // another backbone may have fewer heads
       there ? pane.paint("attention", grid, map(head, keep), { smooth }) : pane.erase("attention");
     }
-    strips.replaceChildren(...drawn.map((one) => strip(one, head, keep)));
-    container.dataset.drawn = [head, keep, ...panes.map(({ shown }) => `${shown.study}/${shown.view}/${shown.backbone}`)].join(" ");
+    const key = [keep, ...panes.map(({ shown }) => `${shown.study}/${shown.view}/${shown.backbone}`)].join(" ");
+    if (strips.dataset.of !== key) strips.replaceChildren(...drawn.map((one) => strip(one, keep)));
+    strips.dataset.of = key;
+    for (const tile of all(".tile", strips)) tile.setAttribute("aria-pressed", tile.dataset.head === head);
+    container.dataset.drawn = `${head} ${key}`;
   }
 
-  function strip({ pane, image, grid, heads, colors, map }, chosen, keep) {
+  function strip({ pane, image, grid, heads, colors, map }, keep) {
     const kinds = ["mean", "all", ...Array.from({ length: heads }, (_, head) => String(head))];
     const tiles = kinds.map((head) => {
       const canvas = make("canvas");
       drawSmall(canvas, image, grid, asCanvas(map(head, keep)), { smooth: keep === whole });
       const dot = /\d/.test(head) ? make("i", { class: "dot", style: `background: rgb(${colors[Number(head)]})` }) : null;
-      return make("button", { class: "tile", "data-head": head, "aria-pressed": head === chosen, onclick: () => choose(head) }, canvas, make("span", {}, dot, nameOf(head)));
+      return make("button", { class: "tile", "data-head": head, onclick: () => store.set({ head }) }, canvas, make("span", {}, dot, nameOf(head)));
     });
-    return make("section", { class: "strip", "data-side": pane.side }, make("h3", {}, paneName(room, pane)), make("div", { class: "tiles" }, ...tiles));
-  }
-
-  // The tiles are made anew; the keyboard stays where it was.
-  function choose(head) {
-    const tiles = [...strips.querySelectorAll(".tile")], place = tiles.indexOf(document.activeElement);
-    const back = () => place >= 0 && strips.querySelectorAll(".tile")[place]?.focus();
-    store.set({ head });
-    room.attempt(async () => { await new Promise((done) => requestAnimationFrame(done)); back(); });
+    return make("section", { class: "strip", "data-side": pane.side }, paneHeading(room, pane), make("div", { class: "tiles" }, ...tiles));
   }
 
   whileOpen(room, "attention", ["head", "keep"], draw);
   room.captions.set("attention", () => {
     const { head, keep } = store.state;
-    return `Attention of the last block, ${nameOf(head)}${keep < whole ? `; the strongest patches that hold ${keep} %` : ""}.`;
+    return `Attention of the last block, ${head === "mean" ? "mean of the heads" : nameOf(head)}${keep < whole ? `; the strongest patches that hold ${keep} %` : ""}.`;
   });
 }

@@ -3,7 +3,7 @@
 import { find, make } from "./dom.js";
 import { viewName } from "./studies.js";
 
-const PAD = 16, LINE = 20; // of the screen's pixels
+const PAD = 16, LINE = 20; // pixels at the smallest font
 
 export function mount(container, room) {
   const { store } = room;
@@ -32,7 +32,7 @@ export function mount(container, room) {
 
   // The views side by side, each with its name and scale, and the caption below.
   function drawn() {
-    const { panes } = store.state, ratio = window.devicePixelRatio || 1, shots = panes.map((pane) => pane.snapshot());
+    const { panes } = store.state, unit = parseFloat(getComputedStyle(document.documentElement).fontSize) / 14, ratio = unit * (window.devicePixelRatio || 1), shots = panes.map((pane) => pane.snapshot());
     const widths = shots.map((shot) => shot.width / ratio), width = widths.reduce((sum, one) => sum + one + PAD, PAD);
     const height = Math.max(...shots.map((shot) => shot.height / ratio)), measure = make("canvas").getContext("2d");
     measure.font = font(13);
@@ -43,6 +43,7 @@ export function mount(container, room) {
     context.scale(ratio, ratio);
     context.fillStyle = "#0a0c0f";
     context.fillRect(0, 0, canvas.width, canvas.height);
+    context.imageSmoothingQuality = "high";
     let left = PAD;
     shots.forEach((shot, i) => {
       context.drawImage(shot, left, PAD + LINE + head, widths[i], shot.height / ratio);
@@ -71,7 +72,7 @@ export function mount(container, room) {
   }
 
   // The cosines that the colors stand for, where similar patches are shown.
-  const scaleOf = (pane) => (pane.scale && pane.element.dataset.top !== undefined && pane.maps.querySelector('[data-map="similar"]') ? `cosine, dark to bright: ${pane.scale.map((one) => one.textContent).join(" to ")}` : "");
+  const scaleOf = (pane) => (pane.scale && pane.maps.querySelector('[data-map="similar"]') ? `cosine, dark to bright: ${pane.scale.low.textContent} to ${pane.scale.high.textContent}` : "");
 
   function wrapped(context, text, width) {
     const lines = [""];

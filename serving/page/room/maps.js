@@ -1,6 +1,7 @@
 // Maps of patches, as attention and colors draw them: over a view, and as small pictures beside each other.
 
 import { make } from "./dom.js";
+import { PageError } from "./http.js";
 import { picture } from "./studies.js";
 
 const SMALL = 384; // pixels of the longer side of a small picture
@@ -29,7 +30,7 @@ export function smallPicture(study, view) {
   if (!loaded.has(source)) {
     const image = new Image();
     image.src = source;
-    loaded.set(source, image.decode().then(() => image, () => { loaded.delete(source); throw new Error("A picture of this study cannot be shown."); }));
+    loaded.set(source, image.decode().then(() => image, () => { loaded.delete(source); throw new PageError("A picture of this study cannot be shown."); }));
     if (loaded.size > 64) loaded.delete(loaded.keys().next().value);
   }
   return loaded.get(source);
@@ -90,8 +91,8 @@ export function whileOpen(room, id, fields, draw) {
   });
 }
 
-// The name of what a pane shows, with its backbone where there are several.
-export function paneName(room, pane) {
-  const { info, backbones } = room.store.state;
-  return backbones.length > 1 ? `${pane.shown.label}; ${info.backbones[pane.shown.backbone].label}` : pane.shown.label;
+// What a pane shows, with its backbone where there are several.
+export function paneHeading(room, pane) {
+  const { info, backbones } = room.store.state, backbone = info.backbones[pane.shown.backbone].label;
+  return make("h3", { title: backbone }, pane.shown.label, backbones.length > 1 ? make("small", {}, backbone) : null);
 }

@@ -39,11 +39,16 @@ def test_colors_are_of_all_views_of_the_studies_together(http):
         ("test-0", 2),
         ("test-3", 0),
     ]
-    rgb = np.frombuffer(colors, np.uint8).reshape(4, 64, 3)
-    assert rgb.std() > 20
+    rgba = np.frombuffer(colors, np.uint8).reshape(4, 64, 4)
+    assert rgba[..., :3].std() > 20
+    inside = np.array([view["inside"] for view in header["views"]])
+    assert (rgba[..., 3] == np.where(inside, 255, 0)).all()
     assert 0 < sum(header["shares"]) <= 1
     _, alone = parts(http.get("/v1/pca?study=test-3").content)
-    assert not np.array_equal(np.frombuffer(alone, np.uint8).reshape(64, 3), rgb[3])
+    assert not np.array_equal(np.frombuffer(alone, np.uint8).reshape(64, 4), rgba[3])
+    _, bare = parts(http.get("/v1/pca?study=test-3&background=false").content)
+    shown = np.frombuffer(bare, np.uint8).reshape(64, 4)[:, 3] > 0
+    assert 0 < shown.sum() < inside[3].sum()
     header, _ = parts(http.get("/v1/pca?study=test-0&study=test-0").content)
     assert len(header["views"]) == 3
 

@@ -186,7 +186,7 @@ def test_heads_are_chosen_with_the_keyboard_alone(room, home):
         assert room.evaluate("document.activeElement.dataset.head") == head
     room.keyboard.press("Enter")
     drawn(room, "attention", "all 95")
-    room.wait_for_function("document.activeElement.dataset.head === 'all'")
+    assert room.evaluate("document.activeElement.dataset.head") == "all"
 
 
 # Colors ---------------------------------------------------------------------------------------------------------------
@@ -239,7 +239,7 @@ def test_similar_studies_are_of_other_patients_and_are_compared_patch_by_patch(r
     assert room.evaluate("document.activeElement.className") == "compare"
     room.wait_for_selector(f".pane[data-side='1'][data-loaded*='{shown[0]}']")
     area = room.locator(".film").first.bounding_box()
-    room.wait_for_function("document.querySelector('.app').dataset.matrix?.includes('b=test')")
+    room.wait_for_function("document.querySelector('main.app').dataset.matrix?.includes('b=test')")
     room.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / 2)
     room.wait_for_selector(".pane[data-side='1'] rect.match")
     room.locator(".card .compare").first.click()
@@ -294,7 +294,7 @@ def test_an_uploaded_study_behaves_like_any_other(room, home, files):
     assert f'filename="{CANARY}'.encode() not in b"".join(
         sent
     )  # the pixels' tags go to the server, the name does not
-    room.wait_for_function("document.querySelector('.app').dataset.matrix?.includes('a=upload-')")
+    room.wait_for_function("document.querySelector('main.app').dataset.matrix?.includes('a=upload-')")
     area = room.locator(".film").first.bounding_box()
     room.mouse.click(area["x"] + area["width"] / 2, area["y"] + area["height"] / 2)
     room.wait_for_selector("rect.match")
