@@ -14,7 +14,7 @@ export function makeFilter(room, changed) {
   const findings = make("select", { "aria-label": "Filter by a finding", onchange: add });
   const projections = make("select", { "aria-label": "Filter by a projection", onchange: () => set({ projection: projections.value }) });
   const chosen = make("div", { class: "chosen" });
-  const number = make("input", { type: "text", inputmode: "numeric", placeholder: "Number", "aria-label": "Open the study of this number", onchange: open });
+  const number = make("input", { type: "text", inputmode: "numeric", placeholder: "Study number", "aria-label": "Open the study of this number", onchange: open });
   const element = make("form", { class: "filter", onsubmit: (event) => { event.preventDefault(); open(); } }, number, findings, projections, chosen);
 
   const set = (change) => { changed(); store.set(change); };

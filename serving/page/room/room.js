@@ -147,7 +147,8 @@ async function load(room) {
     right ? room.loadStudy(`/v1/studies/${encodeURIComponent(right)}`) : null,
   ]);
   if (room.wanted !== wanted) return; // another study was chosen meanwhile
-  store.set({ study, other, views: viewsOf(study, other, chosen), backbones: store.state.backbones.filter((one) => one < info.backbones.length) });
+  const backbones = store.state.backbones.filter((one) => one < info.backbones.length);
+  store.set({ study, other, views: viewsOf(study, other, chosen), backbones: backbones.length ? backbones : [0] });
 }
 
 function viewsOf(study, other, chosen) {

@@ -19,12 +19,18 @@ export function makeStore() {
     return write !== null && a !== null && b !== null && write(a) === write(b);
   };
 
+  // A linked value as the link will reproduce it: what is seen now and what is seen then are one.
+  function asLinked(name, value) {
+    const { read, write } = fields.get(name);
+    return write === null || value === null ? value : read(write(value)) ?? value;
+  }
+
   // Changes some fields, then calls each listener of a changed one, once. A listener may set more.
   function set(change) {
     for (const [name, value] of Object.entries(change)) {
       if (!fields.has(name)) throw new Error(`the page's state has no ${name}`);
       if (same(name, state[name], value)) continue;
-      state[name] = value;
+      state[name] = asLinked(name, value);
       changed.add(name);
     }
     if (telling) return;
