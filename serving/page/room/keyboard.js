@@ -15,7 +15,7 @@ export function bindKeys(room) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const key = event.key.toLowerCase();
     held.add(key);
-    if (event.target.closest?.("select, input, textarea, dialog")) return;
+    if (event.target.closest?.("select, input, textarea, dialog[open]")) return;
     const backbone = /^[1-9]$/.test(key) ? Number(key) - 1 : -1;
     const action = actions[key] ?? (backbone >= 0 ? () => room.toggleBackbone(backbone) : null);
     if (!action || !room.store.state.study) return;

@@ -36,7 +36,7 @@ export function makeMatches(container) {
   }
 
   function makeRow() {
-    const title = make("h3"), tiles = [];
+    const title = make("h2"), tiles = [];
     for (let i = 0; i < 6; i++) {
       const canvas = make("canvas", { width: SIDE, height: SIDE }), words = make("figcaption");
       tiles.push({ canvas, words, number: i, tile: make("figure", { class: i ? "match" : "anchor" }, canvas, words) });

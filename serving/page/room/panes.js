@@ -56,12 +56,14 @@ export function mount(container, room) {
       store.set({ chosen: views.with(side, number), pin: null, anchor: null, zooms: zooms.with(side, null), windows: windows.with(side, null) });
     };
     const tabs = own.views.map((one, i) => make("button", { "aria-pressed": i === view, onclick: () => choose(i) }, viewName(one)));
-    const { backbones, other, info } = store.state, parts = [make("nav", { class: "views", "aria-label": pane.side ? "Right view" : "Left view" }, ...tabs)];
+    const { backbones, other, info } = store.state, seenBy = pane.side && backbones.length > 1 ? info.backbones[backbone].label : "";
+    const name = `${pane.side ? "Right view" : "Left view"}${seenBy && `, ${seenBy}`}`;
+    const parts = [make("div", { class: "views", role: "group", "aria-label": name }, ...tabs)];
     if (pane.side === 1 && other) {
       const back = make("button", { class: "plain", onclick: () => room.compare("") }, "Back");
       parts.push(make("span", { class: "other-study" }, room.title(other.study), back));
     }
-    if (pane.side === 1 && backbones.length > 1) parts.push(make("span", { class: "backbone", title: info.backbones[backbone].label }, info.backbones[backbone].label));
+    if (seenBy) parts.push(make("span", { class: "backbone", title: seenBy }, seenBy));
     pane.caption.replaceChildren(...parts);
   }
 

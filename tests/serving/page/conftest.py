@@ -18,7 +18,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-READY = "() => document.querySelector('main.app')?.dataset.matrix"
+READY = "() => document.querySelector('#vetdino .app')?.dataset.matrix"
 
 
 @pytest.fixture(scope="module")
