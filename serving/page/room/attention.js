@@ -91,8 +91,10 @@ export function mount(container, room) {
       const there = head in { mean: 0, all: 0 } || Number(head) < heads; // another backbone may have fewer heads
       there ? pane.paint("attention", grid, map(head, keep), { smooth }) : pane.erase("attention");
     }
-    const key = [keep, ...panes.map(({ shown }) => `${shown.study}/${shown.view}/${shown.backbone}`)].join(" ");
-    if (strips.dataset.of !== key) strips.replaceChildren(...drawn.map((one) => strip(one, keep)));
+    const names = panes.map(({ shown }) => `${shown.study}/${shown.view}/${shown.backbone}`);
+    const key = [keep, ...names].join(" ");
+    const once = drawn.filter((_, i) => names.indexOf(names[i]) === i); // a study of one view stands beside itself
+    if (strips.dataset.of !== key) strips.replaceChildren(...once.map((one) => strip(one, keep)));
     strips.dataset.of = key;
     for (const tile of all(".tile", strips)) tile.setAttribute("aria-pressed", tile.dataset.head === head);
     container.dataset.drawn = `${head} ${key}`;

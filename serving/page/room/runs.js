@@ -13,10 +13,11 @@ const short = (text) => {
   return size && size < 0.001 ? value.toExponential(1) : value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : 3);
 };
 
-// The rows with each measure, its spread and its interval in one cell, `0.367 ± 0.2 [0.2, 0.5]`; equal columns, such as a
-// name that all rows share, are kept.
+// The rows with each measure, its spread and its interval in one cell, `0.367 ± 0.200 [0.210, 0.520]`. Columns that hold
+// nothing are left out.
 export function tableOf({ columns, rows }) {
-  const parts = columns.map((name, at) => ({ name, at })).filter(({ name }) => !ENDS.some((end) => name.endsWith(end) && columns.includes(name.slice(0, -end.length))));
+  const parts = columns.map((name, at) => ({ name, at })).filter(({ name }) => !ENDS.some((end) => name.endsWith(end) && columns.includes(name.slice(0, -end.length))))
+    .filter(({ at }) => rows.some((row) => row[at] !== "" && row[at] !== "nan"));
   const numeric = new Set(parts.filter(({ name, at }) => !WORDS.has(name) && rows.every((row) => row[at] === "" || isNumber(row[at]))).map(({ name }) => name));
   const cell = (row, { name, at }) => {
     if (!numeric.has(name)) return row[at];
