@@ -1,7 +1,7 @@
 """`python -m benchmarks.page`: how fast the page answers in Chromium, as a table and as JSON.
 
-Generated studies and a generated gallery of `--rows` rows, the shipped backbone at `--side` pixels, on 127.0.0.1. Times are
-those of the browser's clock: of the page's script (hover, list), or from a key to the second frame after it (pin).
+Generated studies and a generated gallery of `--rows` rows, the shipped backbone at `--side` pixels, on 127.0.0.1. Times
+are those of the browser's clock: of the page's script (hover, list), or from a key to the second frame after it (pin).
 """
 
 from __future__ import annotations
