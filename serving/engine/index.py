@@ -60,10 +60,13 @@ class SearchAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ItemPage:
-    """A part of the rows that pass a filter: `total` of them; the next part begins after id `last`, None at the end."""
+    """A part of the rows that pass a filter; the next part begins after id `last`, None at the end.
+
+    total: how many rows pass; None where nobody counted.
+    """
 
     items: list[GalleryItem]
-    total: int
+    total: int | None
     last: int | None
 
 
@@ -88,8 +91,8 @@ class IndexPort(Protocol):
     ) -> SearchAnswer:
         """The k rows of other patients that are nearest to a row. Raises NotHereError."""
 
-    async def page(self, where: SearchFilter, after: int, count: int) -> ItemPage:
-        """Rows that pass a filter, with ids above `after`."""
+    async def page(self, where: SearchFilter, after: int, count: int, counted: bool = True) -> ItemPage:
+        """Rows that pass a filter, with ids above `after`. counted: count all that pass, a pass over all rows."""
 
     async def add(self, rows: Features) -> GalleryManifest:
         """Adds rows. Raises RefusedError (409) for those of another backbone."""
@@ -200,15 +203,17 @@ class LocalIndex:
 
         return await self._in_thread(similar)
 
-    async def page(self, where: SearchFilter, after: int, count: int) -> ItemPage:
+    async def page(self, where: SearchFilter, after: int, count: int, counted: bool = True) -> ItemPage:
         """See `IndexPort.page`."""
 
         def page() -> ItemPage:
             opened = self.current()
             chosen = item_filter(opened.manifest, where.findings, where.projections, where.split)
-            items = opened.metadata.page(chosen, after, count)
-            total = opened.metadata.count_of(chosen) if chosen else opened.metadata.count
-            return ItemPage(items, total, items[-1].id if len(items) == count else None)
+            items = opened.metadata.page(chosen, after, count + 1)
+            total = opened.metadata.count
+            if chosen:
+                total = opened.metadata.count_of(chosen) if counted else None
+            return ItemPage(items[:count], total, items[count - 1].id if len(items) > count else None)
 
         return await self._in_thread(page)
 

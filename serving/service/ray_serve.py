@@ -290,9 +290,9 @@ class RayIndex:
         """See `IndexPort.similar`."""
         return await self._call("similar", key, view, k, where, allow_partial)
 
-    async def page(self, where: SearchFilter, after: int, count: int) -> ItemPage:
+    async def page(self, where: SearchFilter, after: int, count: int, counted: bool = True) -> ItemPage:
         """See `IndexPort.page`."""
-        return await self._call("page", where, after, count)
+        return await self._call("page", where, after, count, counted)
 
     async def add(self, rows: Features) -> GalleryManifest:
         """See `IndexPort.add`."""

@@ -64,9 +64,13 @@ def list_routes(engine: ServiceEngine) -> "APIRouter":
         count: Annotated[int, Query(ge=1, le=PAGE)] = 50,
         after: Annotated[int, Query(ge=-1, lt=2**62)] = -1,
         backbone: Backbone = 0,
+        counted: bool = True,
     ) -> Response:
-        """A page of the gallery's studies that pass a filter; `next` is the next page's `after`, null at the end."""
-        page = await engine.index(backbone).page(where, after, count)
+        """A page of the gallery's studies that pass a filter; `next` is the next page's `after`, null at the end.
+
+        counted: count all that pass as `total`, which takes a look at every row; else `total` may be null.
+        """
+        page = await engine.index(backbone).page(where, after, count, counted)
         places = engine.places.find([item.key for item in page.items])
         listed = [item_answer(item, place) for item, place in zip(page.items, places, strict=True)]
         return JSONResponse({"studies": listed, "total": page.total, "next": page.last})

@@ -22,8 +22,16 @@ export function mount(container, room) {
 
   async function fetchPage(after, size = PAGE) {
     if (gallery() < 0) return shardPage(after, size);
-    const answer = await http.json(`/v1/studies?backbone=${gallery()}&count=${size}&after=${after}${filter.query()}`);
+    const answer = await http.json(`/v1/studies?backbone=${gallery()}&count=${size}&after=${after}&counted=false${filter.query()}`);
     return { rows: answer.studies, total: answer.total, next: answer.next };
+  }
+
+  // How many pass the filter: asked for when the rows are on the page already.
+  async function countAll(asked) {
+    const { total } = await http.json(`/v1/studies?backbone=${gallery()}&count=1${filter.query()}`);
+    if (wanted !== asked) return;
+    page.total = total;
+    showCount();
   }
 
   function shardPage(after, size) {
@@ -40,14 +48,21 @@ export function mount(container, room) {
     page = loaded;
     list.replaceChildren(...page.rows.map(row));
     list.scrollTop = 0;
-    const first = earlier.length * PAGE + 1, known = after === -1 || earlier.length > 0;
-    const range = known ? `${first.toLocaleString("en")}–${(first + page.rows.length - 1).toLocaleString("en")} of ` : "";
-    count.textContent = page.rows.length ? `${range}${page.total.toLocaleString("en")}` : "No study";
     before.disabled = after === -1;
     next.disabled = page.next === null;
     mark();
+    showCount();
     performance.clearMeasures("list");
     performance.measure("list", { start: began, end: performance.now() });
+    if (page.total === null) room.attempt(() => countAll(asked));
+  }
+
+  function showCount() {
+    const { rows, total } = page, words = (number) => number.toLocaleString("en");
+    const first = earlier.length * PAGE + 1, known = store.state.after === -1 || earlier.length > 0;
+    const range = known ? `${words(first)}–${words(first + rows.length - 1)}` : "";
+    const of = total === null ? "" : known ? ` of ${words(total)}` : words(total);
+    count.textContent = rows.length ? range + of : "No study";
   }
 
   function row({ study, key, projections = [], findings = null }) {

@@ -61,6 +61,7 @@ export class Pane {
     this.develop();
     this.layout();
     this.element.dataset.loaded = shown.source;
+    if (!performance.getEntriesByName("picture").length) performance.mark("picture");
     return true;
   }
 
