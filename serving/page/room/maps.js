@@ -60,7 +60,7 @@ export function asCanvas(image) {
 // A slider with its name and value: it stands in the state, and so in the link.
 export function slider(room, field, { name, low, high, step, unit }) {
   const { store } = room, value = make("output");
-  const input = make("input", { type: "range", min: low, max: high, step, oninput: () => store.set({ [field]: Number(input.value) }) });
+  const input = make("input", { type: "range", "aria-label": name, min: low, max: high, step, oninput: () => store.set({ [field]: Number(input.value) }) });
   const show = () => {
     input.value = store.state[field];
     value.textContent = `${store.state[field]} ${unit}`;
@@ -72,7 +72,7 @@ export function slider(room, field, { name, low, high, step, unit }) {
 }
 
 export function checkbox(room, field, name) {
-  const { store } = room, input = make("input", { type: "checkbox", onchange: () => store.set({ [field]: input.checked }) });
+  const { store } = room, input = make("input", { type: "checkbox", "aria-label": name, onchange: () => store.set({ [field]: input.checked }) });
   const show = () => { input.checked = store.state[field]; };
   store.on([field], show);
   show();
@@ -94,5 +94,5 @@ export function whileOpen(room, id, fields, draw) {
 // What a pane shows, with its backbone where there are several.
 export function paneHeading(room, pane) {
   const { info, backbones } = room.store.state, backbone = info.backbones[pane.shown.backbone].label;
-  return make("h3", { title: backbone }, pane.shown.label, backbones.length > 1 ? make("small", {}, backbone) : null);
+  return make("h2", { title: backbone }, pane.shown.label, backbones.length > 1 ? make("small", {}, backbone) : null);
 }

@@ -13,7 +13,7 @@ export function mount(container, room) {
     help.explain({
       name: "Colors",
       means: "Places of like color have like features, in all views here: red, green and blue are the three directions in which the features of what is colored differ most.",
-      not: "A color stands for no organ or finding, and means something else for another backbone or study.",
+      not: "A color does not stand for an organ or a finding, and means something else for another backbone or study.",
     }),
     slider(room, "blend", { name: "Strength of the colors", low: 0, high: 100, step: 5, unit: "%" }),
     checkbox(room, "background", "Color the background, too"),
@@ -63,7 +63,7 @@ export function mount(container, room) {
     const percent = shares.map((share) => `${Math.round(100 * share)} %`);
     const parts = ["red", "green", "blue"].map((name, i) => (percent[i] ? make("li", {}, make("i", { class: `dot ${name}` }), `${name} ${percent[i]}`) : null));
     return make("section", { class: "strip", "data-backbone": backbone },
-      make("h3", {}, store.state.info.backbones[backbone].label),
+      make("h2", {}, store.state.info.backbones[backbone].label),
       make("ul", { class: "shares", title: "Share of the features' variance" }, ...parts, make("li", {}, "of the variance")),
       make("div", { class: "tiles" }, ...tiles));
   }

@@ -47,7 +47,7 @@ export function mount(container, room) {
     runs = (await http.json("/v1/runs")).runs;
     room.tabs.hide("runs", runs.length === 0);
     const kinds = [...new Set(runs.map(({ kind }) => kind))].sort().reverse();
-    list.replaceChildren(...kinds.map((kind) => make("section", {}, make("h3", {}, { "zero-shot": "Zero-shot", "few-shot": "Few-shot" }[kind] ?? "Damaged"),
+    list.replaceChildren(...kinds.map((kind) => make("section", {}, make("h2", {}, { "zero-shot": "Zero-shot", "few-shot": "Few-shot" }[kind] ?? "Damaged"),
       ...runs.filter((run) => run.kind === kind).map(entry))));
   }
 

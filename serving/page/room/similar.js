@@ -18,7 +18,7 @@ export function mount(container, room) {
     help.explain({
       name: "Similar studies",
       means: "The cosine says how close the encoder's features of two whole studies are; 1 is the closest.",
-      not: "A similar study is no diagnosis, and may differ in what matters.",
+      not: "It is not a diagnosis: a similar study may differ in what matters.",
     }),
     note, choices, cards, more,
   );

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from tests.serving.conftest import CANARY, dicom_file
+from tests.serving.page.test_room import FAULTS
 from tests.serving.runs import write_run
 from vetdino.platform.models.similarity import PatchGrid
 from vetdino.serving.engine.runs import ShownRuns
@@ -112,7 +114,7 @@ def test_backbones_attend_side_by_side(open_page):
     assert room.locator(".pane").count() == 3
     assert room.locator(".strip").count() == 3
     assert not np.array_equal(cells(room, 1, "attention"), cells(room, 2, "attention"))
-    assert "just trained" in room.locator(".strip h3").last.inner_text()
+    assert "just trained" in room.locator(".strip h2").last.inner_text()
 
 
 def test_leaving_a_map_gives_the_views_back_to_similar_patches(open_page):
@@ -299,7 +301,7 @@ def test_a_file_may_be_dropped_on_the_page(open_page, studies):
 def test_runs_are_listed_opened_and_linked(open_page):
     room = open_page()
     room.get_by_role("tab", name="Runs").click()
-    assert room.locator(".run-list h3").all_inner_texts() == ["Zero-shot", "Few-shot"]
+    assert room.locator(".run-list h2").all_inner_texts() == ["Zero-shot", "Few-shot"]
     room.get_by_role("button", name="legs").click()
     room.wait_for_selector("dialog.run[open] table")
     assert room.locator("dialog.run td").all_inner_texts() == [
@@ -395,3 +397,20 @@ def test_a_link_that_makes_no_sense_does_no_harm(open_page, link):
     drawn(room, "attention")
     room.get_by_role("tab", name="Similar").click()
     drawn(room, "similar")
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_names_roles_contrast_and_headings_are_sound_in_all_tabs(open_page, address, theme):
+    run = httpx.get(f"{address}/v1/runs").json()["runs"][0]["number"]
+    for link in ("tab=attention&backbones=0,1", "tab=pca", "tab=similar", "tab=runs", f"tab=runs&run={run}"):
+        room = open_page(f"#{link}", color_scheme=theme)
+        room.wait_for_selector("dialog.run[open] td" if "run=" in link else ".panel:not([hidden]) .explain")
+        room.wait_for_timeout(300)
+        assert room.evaluate(FAULTS) == [], link
+        levels = room.locator("h1:visible, h2:visible, h3:visible").evaluate_all(
+            "all => all.map(h => Number(h.tagName[1]))"
+        )
+        assert all(below <= above + 1 for above, below in pairwise(levels)), link
+    room = open_page(color_scheme=theme)
+    room.keyboard.press("u")
+    assert room.evaluate(FAULTS) == []
