@@ -4,6 +4,13 @@ import { all, make } from "./dom.js";
 
 export const LINES = { anchor: 2.5, match: 2 }; // pixels
 
+// Where the number of a box stands, in pixels of the view: in its corner, or above it where the box is small. pixel: one of the
+// screen's.
+export function labelPlace([x0, y0, x1], pixel) {
+  const small = x1 - x0 < 22 * pixel;
+  return { x: x1 - (small ? 0 : 4 * pixel), y: small ? y0 - 3 * pixel : y0 + 14 * pixel };
+}
+
 export function snapshot(pane) {
   const ratio = window.devicePixelRatio || 1, { clientWidth: W, clientHeight: H } = pane.stage;
   const canvas = make("canvas", { width: Math.round(W * ratio), height: Math.round(H * ratio) });
@@ -33,7 +40,7 @@ function drawMark(context, { place: { left, top, width }, size, unit }, { box: [
   context.lineWidth = LINES[kind] * unit;
   context.strokeRect(left + x0 * scale, top + y0 * scale, (x1 - x0) * scale, (y1 - y0) * scale);
   if (label) {
-    const [x, y] = [left + x1 * scale - 4 * unit, top + y0 * scale + 14 * unit];
+    const place = labelPlace([x0, y0, x1], unit / scale), [x, y] = [left + place.x * scale, top + place.y * scale];
     context.font = `700 ${12.5 * unit}px "IBM Plex Sans", sans-serif`;
     context.textAlign = "right";
     context.lineWidth = 3 * unit;

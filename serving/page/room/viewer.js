@@ -15,7 +15,7 @@
 import { find, make, makeSVG } from "./dom.js";
 import { FULL_WINDOW, windowTable } from "./gray.js";
 import { PageError } from "./http.js";
-import { LINES, snapshot } from "./snapshot.js";
+import { LINES, labelPlace, snapshot } from "./snapshot.js";
 
 export const WHOLE = { scale: 1, x: 0.5, y: 0.5 };
 export const MOST_ZOOM = 20;
@@ -181,7 +181,7 @@ export class Pane {
     for (const { box: [x0, y0, x1, y1], kind, label, strength = 1 } of this.marks) {
       nodes.push(makeSVG("rect", { x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: kind, opacity: strength, "stroke-width": LINES[kind] * pixel }));
       if (!label) continue;
-      const text = { x: x1 - 4 * pixel, y: y0 + 14 * pixel, "font-size": 12.5 * pixel, "stroke-width": 3 * pixel };
+      const text = { ...labelPlace([x0, y0, x1], pixel), "font-size": 12.5 * pixel, "stroke-width": 3 * pixel };
       nodes.push(makeSVG("text", text, label));
     }
     this.svg.replaceChildren(...nodes);
