@@ -75,5 +75,5 @@ export function mount(container, room) {
   };
 
   whileOpen(room, "pca", ["blend", "background"], draw);
-  room.captions.set("pca", () => "Colors: the first three principal components of the patch features, of all views together. Like colors, like features.");
+  room.captions.set("pca", () => `Colors: the first three principal components of the patch features, of all views together, ${store.state.background ? "with" : "without"} the background. Like colors, like features.`);
 }
