@@ -30,20 +30,20 @@ export function makeMatches(container) {
     results.forEach(({ label, anchor, top }, number) => {
       const row = rows[number];
       row.title.textContent = label;
-      [anchor, ...top].forEach((one, i) => fill(row.tiles[i], one));
-      row.tiles.forEach(({ tile }, i) => { tile.hidden = i > top.length; });
+      [anchor, ...top].forEach((one, i) => fill(row.cuttings[i], one));
+      row.cuttings.forEach(({ figure }, i) => { figure.hidden = i > top.length; });
     });
   }
 
   function makeRow() {
-    const title = make("h2"), tiles = [];
+    const title = make("h2"), cuttings = [];
     for (let i = 0; i < 6; i++) {
       const canvas = make("canvas", { width: SIDE, height: SIDE }), words = make("figcaption");
-      tiles.push({ canvas, words, number: i, tile: make("figure", { class: i ? "match" : "anchor" }, canvas, words) });
+      cuttings.push({ canvas, words, number: i, figure: make("figure", { class: i ? "match" : "anchor" }, canvas, words) });
     }
-    const node = make("section", {}, title, make("div", { class: "tiles" }, ...tiles.map(({ tile }) => tile)));
+    const node = make("section", {}, title, make("div", { class: "cuttings" }, ...cuttings.map(({ figure }) => figure)));
     body.append(node);
-    return { node, title, tiles };
+    return { node, title, cuttings };
   }
 
   function fill({ canvas, words, number }, { pane, box, size, cosine }) {

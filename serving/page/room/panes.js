@@ -48,6 +48,7 @@ export function mount(container, room) {
     const { panes } = store.state, { clientWidth, clientHeight } = container;
     if (!panes.length || !clientWidth) return;
     container.style.setProperty("--columns", bestColumns(panes.map((pane) => pane.ratio), clientWidth, clientHeight, panes[0].unit));
+    panes.forEach((pane) => pane.layout()); // a stage that shrinks and grows within a frame is not seen by its observer
   }
 
   function caption(pane, own, view, backbone) {

@@ -471,6 +471,13 @@ def test_nothing_runs_out_of_the_window(open_page, size):
         return box.width && (box.left < -1 || box.right > innerWidth + 1);
     }).map((node) => node.outerHTML.slice(0, 80))"""
     assert page.evaluate(overflow) == []
+    whole = """() => [...document.querySelectorAll('.stage')].every((stage) => {
+        const [outer, inner] = [stage, stage.firstChild].map((node) => node.getBoundingClientRect());
+        const touches = Math.abs(inner.width - outer.width) < 2 || Math.abs(inner.height - outer.height) < 2;
+        const centered = Math.abs(inner.left + inner.right - outer.left - outer.right) < 3;
+        return touches && centered && inner.top >= outer.top - 1 && inner.bottom <= outer.bottom + 1;
+    })"""
+    assert page.evaluate(whole)
     text = "parseFloat(getComputedStyle(document.querySelector('#vetdino .app')).fontSize)"
     assert page.evaluate(text) >= (14 if size[0] < 3840 else 22)
 
