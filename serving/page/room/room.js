@@ -73,7 +73,7 @@ function declareState(store) {
 export function start(element) {
   const app = find(".app", element), store = makeStore();
   declareState(store);
-  const room = { app, store, http, matrix: http.cached(http.binary, 12), loadStudy: http.cached(http.json, 24) };
+  const room = { app, store, http, matrix: http.cached(http.binary, 8), loadStudy: http.cached(http.json, 24) };
   room.title = (name) => title(name, store.state.info?.shards);
   bindErrors(room);
   room.help = makeHelp(app);
