@@ -210,7 +210,7 @@ class LocalIndex:
             opened = self.current()
             chosen = item_filter(opened.manifest, where.findings, where.projections, where.split)
             items = opened.metadata.page(chosen, after, count + 1)
-            total = opened.metadata.count
+            total: int | None = opened.metadata.count
             if chosen:
                 total = opened.metadata.count_of(chosen) if counted else None
             return ItemPage(items[:count], total, items[count - 1].id if len(items) > count else None)

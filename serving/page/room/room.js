@@ -83,7 +83,7 @@ function declareState(store) {
 export function start(element) {
   const app = find(".app", element), store = makeStore();
   declareState(store);
-  const room = { app, store, http, matrix: http.cached(http.binary, 12), loadStudy: http.cached(http.json, 24) };
+  const room = { app, store, http, matrix: http.cached(http.binary, 8), loadStudy: http.cached(http.json, 24) };
   room.captions = new Map(); // tab -> function that says in a sentence what its map shows
   room.title = (name) => title(name, store.state.info?.shards);
   bindErrors(room);
