@@ -88,6 +88,8 @@ class ServiceConfig(DeviceConfig):
     """Split of the shards whose studies are listed."""
     limit: int | None = None
     """List only the first so many studies of the split; None lists all."""
+    runs: Location | None = None
+    """Folder whose zero-shot and few-shot runs are shown, those in folders below it too; None shows none."""
     side: int | None = None
     """Side of the square input image in pixels for patches and attention, a multiple of every backbone's patch size;
     larger than in training gives a finer grid of patches. None: the backbone's own."""
@@ -133,6 +135,8 @@ class AppConfig(DeviceConfig):
     """Split whose studies can be opened."""
     limit: int | None = None
     """Show only the first so many studies of the split; None shows all."""
+    runs: Location | None = None
+    """Folder whose zero-shot and few-shot runs are shown, those in folders below it too; None shows none."""
     port: int = 7860
     """TCP port on 127.0.0.1."""
     matches: int = 8

@@ -20,7 +20,17 @@ from .arguments import Command
 class Serve(ServiceConfig, ListenConfig, Command):
     """Serve embeddings of studies, similar-study search and patch similarity over HTTP, in one process."""
 
-    basic: ClassVar = ("galleries", "backbones", "shards", "host", "port", "tokens", "ray_config", "device")
+    basic: ClassVar = (
+        "galleries",
+        "backbones",
+        "shards",
+        "runs",
+        "host",
+        "port",
+        "tokens",
+        "ray_config",
+        "device",
+    )
     galleries: Annotated[Positional[tuple[Location, ...]], arg(metavar="GALLERY…")] = ()
     """Galleries that `vetdino index build` made, the i-th of the i-th backbone's vectors; none: embeddings alone."""
     ray_config: Path | None = None

@@ -26,11 +26,13 @@ from ..gallery.manifest import GalleryManifest
 from ..gallery.searching import GalleryMatch
 from ..images import jpeg, shrunk
 from ..studies import NotHereError, Place, StudyBrowser, StudyPlaces, parse_study, study_name, view_pixels
+from ..token_colors import TokenColors, token_colors
 from .decoding import UploadDecoder
 from .encoded import EncodedViews
 from .errors import RefusedError, refusal_of
 from .index import BY_VIEW, IndexPort, ItemPage, SearchAnswer, SearchFilter
 from .model import EncodedView, ModelPort, study_vector
+from .runs import ShownRuns
 from .uploads import PREFIX, UploadStore
 
 Level = Literal["image", "study", "patch"]
@@ -105,6 +107,7 @@ class ServiceEngine:
             on_delete=self._encoded.remove_study,
         )
         self.places = browser.places(SPLITS) if browser else StudyPlaces({}, {}, threading.Lock())
+        self.runs = ShownRuns(config.runs.path) if config.runs else None
         self._checked: dict[int, str] = {}
 
     # Which backbone and which gallery -------------------------------------------------------------------------
@@ -252,6 +255,22 @@ class ServiceEngine:
 
         return await asyncio.to_thread(matrix)
 
+    async def token_colors(
+        self, names: Sequence[str], session: str, backbone: int, background: bool
+    ) -> tuple[list[tuple[str, int, EncodedView]], TokenColors]:
+        """The patches of all views of these studies as colors, alike where tokens are: (study, view, its output)."""
+        numbered = [
+            (name, view)
+            for name in dict.fromkeys(names)
+            for view in range(len((await self.study(name, session)).views))
+        ]
+        encoded = await asyncio.gather(
+            *(self.encoded(name, view, session, backbone) for name, view in numbered)
+        )
+        tokens, grids = [view.tokens for view in encoded], [view.grid for view in encoded]
+        colors = await asyncio.to_thread(token_colors, tokens, grids, background=background)
+        return [(*place, view) for place, view in zip(numbered, encoded, strict=True)], colors
+
     def patch_match(self, anchor: EncodedView, other: EncodedView, patch: int, k: int) -> PatchMatch:
         """One patch of a view against all of another. Raises RefusedError for a patch that there is not."""
         if not 0 <= patch < anchor.grid.count:
@@ -350,9 +369,11 @@ class ServiceEngine:
         """Where studies are among the shards, by their keys; None where they are not."""
         return await asyncio.to_thread(self.places.find, keys)
 
-    async def page(self, where: SearchFilter, after: int, count: int, backbone: int) -> ItemPage:
-        """Rows of a gallery that pass a filter, with ids above `after`."""
-        return await self._in_time(self.index(backbone).page(where, after, count))
+    async def page(
+        self, where: SearchFilter, after: int, count: int, backbone: int, counted: bool
+    ) -> ItemPage:
+        """Rows of a gallery that pass a filter, with ids above `after`. counted: as in `IndexPort.page`."""
+        return await self._in_time(self.index(backbone).page(where, after, count, counted))
 
     async def _similar(
         self, name: str, k: int, where: SearchFilter, session: str, backbone: int, allow_partial: bool

@@ -73,10 +73,13 @@ class SearchAnswer:
 
 @dataclass(frozen=True, slots=True)
 class ItemPage:
-    """A part of the rows that pass a filter: `total` of them; the next part begins after id `last`, None at the end."""
+    """A part of the rows that pass a filter; the next part begins after id `last`, None at the end.
+
+    total: how many rows pass; None where nobody counted.
+    """
 
     items: list[GalleryItem]
-    total: int
+    total: int | None
     last: int | None
 
 
@@ -104,8 +107,8 @@ class IndexPort(Protocol):
         Raises NotHereError, and RefusedError where a gallery by view needs the view.
         """
 
-    async def page(self, where: SearchFilter, after: int, count: int) -> ItemPage:
-        """Rows that pass a filter, with ids above `after`."""
+    async def page(self, where: SearchFilter, after: int, count: int, counted: bool = True) -> ItemPage:
+        """Rows that pass a filter, with ids above `after`. counted: count all that pass, a pass over all rows."""
 
     async def add(self, rows: Features) -> GalleryManifest:
         """Adds rows. Raises RefusedError (409) for those of another backbone."""
@@ -239,15 +242,17 @@ class LocalIndex:
 
         return await self._in_thread(similar)
 
-    async def page(self, where: SearchFilter, after: int, count: int) -> ItemPage:
+    async def page(self, where: SearchFilter, after: int, count: int, counted: bool = True) -> ItemPage:
         """See `IndexPort.page`."""
 
         def page() -> ItemPage:
             opened = self.current()
             chosen = item_filter(opened.manifest, where.findings, where.projections, where.split)
-            items = opened.metadata.page(chosen, after, count)
-            total = opened.metadata.count_of(chosen) if chosen else opened.metadata.count
-            return ItemPage(items, total, items[-1].id if len(items) == count else None)
+            items = opened.metadata.page(chosen, after, count + 1)
+            total: int | None = opened.metadata.count
+            if chosen:
+                total = opened.metadata.count_of(chosen) if counted else None
+            return ItemPage(items[:count], total, items[count - 1].id if len(items) > count else None)
 
         return await self._in_thread(page)
 

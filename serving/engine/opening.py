@@ -19,6 +19,7 @@ from .decoding import UploadDecoder
 from .engine import ServiceEngine
 from .index import IndexPort, LocalIndex
 from .model import LocalModel, check_side, load_backbones
+from .runs import ShownRuns
 
 if TYPE_CHECKING:
     from ...platform.models.backbone import Backbone
@@ -63,6 +64,8 @@ def check_numbers(config: ServiceConfig) -> None:
             f"{len(config.galleries)} galleries for {len(config.backbones)} backbones; give the i-th gallery for the "
             "i-th backbone"
         )
+    if config.runs:
+        ShownRuns(config.runs.path)
     limits = config.limits
     for name, room in (("queue", limits.queue), ("decode_queue", limits.decode_queue)):
         if limits.files > room:

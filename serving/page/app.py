@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 
+ROOM = HERE / "room"
+"""Modules and styles of the page, served under /room."""
+
 BACKGROUND = "#0a0c0f"
 """Background while the page loads; the same as in page.css."""
 
@@ -74,6 +77,7 @@ def service_config(config: AppConfig) -> ServiceConfig:
         shards=config.shards,
         split=config.split,
         limit=config.limit,
+        runs=config.runs,
         side=config.side,
     )
 
@@ -130,14 +134,17 @@ def mount_page(engine: ServiceEngine, port: int) -> FastAPI:
     theme = gr.themes.Base(font=[gr.themes.LocalFont("IBM Plex Sans"), "system-ui", "sans-serif"])
     theme.set(body_background_fill=BACKGROUND, body_background_fill_dark=BACKGROUND)
 
+    app = create_app(engine)
+    app.mount("/room", room_files())
+
     async def mount() -> FastAPI:
         # Without a running loop, gradio makes several and never closes them.
         return gr.mount_gradio_app(
-            create_app(engine),
+            app,
             page(),
             path="/",
             theme=theme,
-            head=f"<style>{(HERE / 'page.css').read_text(encoding='utf-8')}</style>",
+            head=head(),
             footer_links=[],
             run_history=False,
             show_error=False,
@@ -149,8 +156,31 @@ def mount_page(engine: ServiceEngine, port: int) -> FastAPI:
     return asyncio.run(mount())
 
 
+def head() -> str:
+    """What the browser needs before Gradio has started: the styles, and the modules, fetched meanwhile."""
+    modules = sorted(path.name for path in ROOM.glob("*.js"))
+    preloads = "".join(f'<link rel="modulepreload" href="/room/{name}">' for name in modules)
+    sheets = "".join(
+        path.read_text(encoding="utf-8") for path in (HERE / "page.css", *sorted(ROOM.glob("*.css")))
+    )
+    return f"<style>{sheets}</style>{preloads}"
+
+
+def room_files() -> Any:
+    """The page's modules as an ASGI app; the browser asks each time whether they have changed."""
+    from starlette.staticfiles import StaticFiles
+
+    class RoomFiles(StaticFiles):
+        def file_response(self, *given: Any, **more: Any) -> Any:
+            response = super().file_response(*given, **more)
+            response.headers["Cache-Control"] = "no-cache"
+            return response
+
+    return RoomFiles(directory=ROOM)
+
+
 def page() -> Any:
-    """The Gradio page: one HTML component, from page.html, page.css and page.js."""
+    """The Gradio page: one HTML component, from page.html and page.js, which starts room/room.js."""
     import gradio as gr
 
     with gr.Blocks(title="vetdino", analytics_enabled=False, fill_width=True) as blocks:

@@ -14,8 +14,10 @@ from ..engine.errors import RefusedError, refusal_of
 from .auth import AccessTokens
 from .gate import Gate, error_body, refusal_headers
 from .health_routes import health_routes
+from .map_routes import map_routes
 from .metrics import Metrics
 from .parameters import known_parameters
+from .run_routes import run_routes
 from .study_routes import list_routes, matrix_routes, picture_routes, similarity_routes, upload_routes
 from .vector_routes import embed_routes, index_routes, search_routes
 
@@ -31,6 +33,8 @@ ROUTES = (
     upload_routes,
     matrix_routes,
     similarity_routes,
+    map_routes,
+    run_routes,
     index_routes,
 )
 """What makes the routes below /v1 from an engine."""

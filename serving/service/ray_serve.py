@@ -72,6 +72,7 @@ def write_ray_config(config: ServiceConfig, listen: ListenConfig, path: Path) ->
         ),
         galleries=tuple(Location(place).absolute() for place in config.galleries),
         shards=config.shards and Location(config.shards).absolute(),
+        runs=config.runs and Location(config.runs).absolute(),
     )
     listen = replace(listen, tokens=listen.tokens and listen.tokens.resolve())
     model_actor = {"num_cpus": 1, **({"num_gpus": 1} if config.device == "cuda" else {})}
@@ -327,9 +328,9 @@ class RayIndex:
         """See `IndexPort.similar`."""
         return await self._call("similar", key, view, k, where, allow_partial)
 
-    async def page(self, where: SearchFilter, after: int, count: int) -> ItemPage:
+    async def page(self, where: SearchFilter, after: int, count: int, counted: bool = True) -> ItemPage:
         """See `IndexPort.page`."""
-        return await self._call("page", where, after, count)
+        return await self._call("page", where, after, count, counted)
 
     async def add(self, rows: Features) -> GalleryManifest:
         """See `IndexPort.add`."""

@@ -213,3 +213,33 @@ class UploadAnswer(BaseModel):
     study: str
     seconds: float
     views: list[ViewAnswer]
+
+
+class ShownRunAnswer(BaseModel):
+    """A zero-shot or few-shot run. problem: why nothing else is known of it; empty where all is well."""
+
+    number: str
+    title: str
+    kind: str
+    experiment: str
+    backbone: str
+    digest: str
+    figures: list[str]
+    left_out: int
+    problem: str
+
+
+class RunsAnswer(BaseModel):
+    """The runs that the service shows."""
+
+    runs: list[ShownRunAnswer]
+
+
+class RunAnswer(ShownRunAnswer):
+    """What a run measured. columns, rows: of its summary; rows_in_file: all of them, of which the first are here."""
+
+    metrics: dict[str, float | None]
+    columns: list[str]
+    rows: list[list[str]]
+    rows_in_file: int
+    notes: str

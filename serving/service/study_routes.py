@@ -64,9 +64,13 @@ def list_routes(engine: ServiceEngine) -> "APIRouter":
         count: Annotated[int, Query(ge=1, le=PAGE)] = 50,
         after: Annotated[int, Query(ge=-1, lt=2**62)] = -1,
         backbone: Backbone = 0,
+        counted: bool = True,
     ) -> Response:
-        """A page of the gallery's studies that pass a filter; `next` is the next page's `after`, null at the end."""
-        page = await engine.page(where, after, count, backbone)
+        """A page of the gallery's studies that pass a filter; `next` is the next page's `after`, null at the end.
+
+        counted: count all that pass as `total`, which takes a look at every row; else `total` may be null.
+        """
+        page = await engine.page(where, after, count, backbone, counted)
         places = await engine.find_places([item.key for item in page.items])
         listed = [item_answer(item, place) for item, place in zip(page.items, places, strict=True)]
         return JSONResponse({"studies": listed, "total": page.total, "next": page.last})
@@ -183,7 +187,7 @@ def matrix_routes(engine: ServiceEngine) -> "APIRouter":
 
         Length of the header in 4 bytes, little-endian; header (JSON); rows of uint8, 0 for `low` and 255 for `high`.
         """
-        views = [await _named(engine, name, request, backbone) for name in (a, b)]
+        views = [await named_view(engine, name, request, backbone) for name in (a, b)]
         rows, low, high = await engine.similarity_matrix(views)
         header = {"low": low, "high": high, "views": [grid_header(view) for view in views]}
         head = json.dumps(header, separators=(",", ":")).encode()
@@ -274,7 +278,8 @@ def grid_header(view: EncodedView) -> dict[str, Any]:
     return {**grid_answer(grid), "boxes": grid.boxes().tolist(), "inside": grid.inside().tolist()}
 
 
-async def _named(engine: ServiceEngine, name: str, request: "Request", backbone: int) -> EncodedView:
+async def named_view(engine: ServiceEngine, name: str, request: "Request", backbone: int) -> EncodedView:
+    """A backbone's output for a view by its name (`test-12/0`). Raises NotHereError."""
     study, _, view = name.rpartition("/")
     if not study.startswith(PREFIX):
         parse_view(name)  # says what is wrong
@@ -290,7 +295,7 @@ async def _views(
     model = engine.model(backbone)
     if content_type(request) == "application/json":
         names = (await read_json(request, query, engine.limits)).model_dump().values()
-        return [await _named(engine, name, request, backbone) for name in names]
+        return [await named_view(engine, name, request, backbone) for name in names]
     views = await engine.study_views(await read_files(request, engine.limits, count=count))
     return await model.encode([view.decode().pixels for view in views])
 

@@ -175,6 +175,12 @@ def served(app: Any, header_s: float = 60.0) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def server() -> Callable[..., Any]:
+    """(app) -> a context with the URL at which it runs."""
+    return served
+
+
+@pytest.fixture(scope="session")
 def address(engine) -> Iterator[str]:
     """URL of the running app, page included."""
     with served(mount_page(engine, 0)) as url:

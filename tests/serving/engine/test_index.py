@@ -66,7 +66,15 @@ def test_rows_are_listed_a_page_at_a_time(index):
         after, pages = page.last, pages + 1
     assert len(keys) == len(set(keys)) == page.total
     assert 0 < page.total < 60
-    assert pages == page.total // 7 + 1
+    assert pages == -(-page.total // 7)
+    assert run(index.page(SearchFilter(split="train"), -1, page.total)).last is None
+
+
+def test_rows_are_listed_without_a_count(index):
+    where = SearchFilter(split="train")
+    counted, listed = run(index.page(where, -1, 7)), run(index.page(where, -1, 7, False))
+    assert (listed.items, listed.last, listed.total) == (counted.items, counted.last, None)
+    assert run(index.page(ALL, -1, 7, False)).total == 60
 
 
 def test_a_change_from_outside_is_seen_with_the_next_request(index, folder):

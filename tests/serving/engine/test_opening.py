@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vetdino.platform.core.errors import ConfigError, GalleryError
+from vetdino.platform.core.location import Location
 from vetdino.platform.measure.descriptors import Descriptor
 from vetdino.platform.measure.extraction import extract
 from vetdino.platform.models.loading import load
@@ -68,5 +69,7 @@ def test_settings_that_contradict_are_refused_first(folder, gallery):
         open_engine(config(folder, gallery, limits=Limits(queue=3, files=4)))
     with pytest.raises(ConfigError, match=r"gallery_shards 2 .* none does"):
         open_engine(config(folder, gallery, gallery_shards=2))
+    with pytest.raises(ConfigError, match="no folder here"):
+        open_engine(replace(config(folder, gallery), backbones=("gone",), runs=Location(folder / "gone")))
     with pytest.raises(ConfigError, match=r"limits\.k is 0"):
         Limits(k=0)

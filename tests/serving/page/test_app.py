@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -165,6 +166,26 @@ def test_no_route_of_gradio_leads_to_a_file_or_takes_one(address, tmp_path):
     for path in ("/gradio_api/run/predict", "/gradio_api/call/predict", "/gradio_api/queue/join"):
         assert httpx.post(address + path, json=call).status_code == 405
     assert httpx.post(f"{address}/gradio_api/upload", files={"files": b"x"}).status_code == 405
+
+
+@pytest.mark.slow
+def test_modules_of_the_page_are_served_and_nothing_beside_them(address):
+    module = httpx.get(f"{address}/room/room.js")
+    kind = module.headers["content-type"].partition(";")[0]
+    assert kind in ("text/javascript", "application/javascript")  # Gradio changes Python's table of types
+    assert module.headers["cache-control"] == "no-cache"
+    tag = {"If-None-Match": module.headers["etag"]}
+    assert httpx.get(f"{address}/room/room.js", headers=tag).status_code == 304
+    imported = set(re.findall(r'from "\./([a-z]+\.js)"', module.text))
+    assert len(imported) > 5
+    shown = httpx.get(f"{address}/").text
+    for name in imported:
+        assert httpx.get(f"{address}/room/{name}").status_code == 200
+        assert f"/room/{name}" in shown  # fetched before Gradio has started
+    for path in ("%2e%2e/app.py", "..%2fapp.py", "%2fetc%2fpasswd", "app.py", ""):
+        answer = httpx.get(f"{address}/room/{path}")
+        assert answer.status_code == 404
+        assert "import" not in answer.text
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ import vetdino
 from vetdino.client import Client, ServiceError
 from vetdino.platform.core.config import from_json, to_json
 from vetdino.platform.core.errors import ConfigError
+from vetdino.platform.core.location import Location
 from vetdino.platform.models.loading import load
 from vetdino.serving.config import ListenConfig, ServiceConfig
 from vetdino.serving.engine.errors import RefusedError
@@ -39,6 +40,8 @@ def service(folder, gallery, monkeypatch):
 
 
 def test_the_config_file_has_absolute_paths_and_a_deployment_for_each_part(service, folder, tmp_path):
+    (folder / "runs").mkdir(exist_ok=True)
+    service = replace(service, runs=Location("runs"))
     path = write_ray_config(service, ListenConfig(port=8123), tmp_path / "service.yaml")
     content = json.loads(path.read_text())
     (application,) = content["applications"]
@@ -48,6 +51,7 @@ def test_the_config_file_has_absolute_paths_and_a_deployment_for_each_part(servi
     assert application["deployments"][1]["ray_actor_options"] == {"num_cpus": 1, "num_gpus": 1}
     written = from_json(ServiceConfig, json.dumps(application["args"]["service"]))
     assert written.backbones == (str(folder / "backbone0"), "random")
+    assert written.runs == Location(folder / "runs")
     assert content["http_options"] == {"host": "127.0.0.1", "port": 8123}
     assert content["logging_config"] == {"enable_access_log": False}
 

@@ -52,6 +52,13 @@ def test_pictures_are_no_larger_than_asked_for(http, query, shape):
     assert cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED).shape == shape
 
 
+def test_studies_are_listed_without_counting_those_that_pass(http):
+    counted = http.get("/v1/studies?present=lung_mass&count=2").json()
+    listed = http.get("/v1/studies?present=lung_mass&count=2&counted=false").json()
+    assert counted["total"] == 4
+    assert listed == counted | {"total": None}
+
+
 def test_studies_are_listed_a_page_at_a_time_and_filtered(http, studies):
     first = http.get("/v1/studies?count=3").json()
     rest = http.get(f"/v1/studies?count=3&after={first['next']}").json()

@@ -1,0 +1,1 @@
+"""The page in a browser: hover, pin, first paint, and the list of a million studies."""
