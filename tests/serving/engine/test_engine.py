@@ -230,12 +230,12 @@ def test_a_gallery_that_does_not_answer_in_time_is_503(engine, instead, monkeypa
         async def manifest(self):
             await asyncio.sleep(60)
 
-        async def page(self, where, after, count):
+        async def page(self, where, after, count, counted):
             await asyncio.sleep(60)
 
     index = instead(Silent("f" * 64))
     monkeypatch.setattr(engine, "limits", replace(engine.limits, inference_s=0.05))
-    calls = [engine.check, engine.manifest, lambda number: engine.page(ALL, -1, 5, number)]
+    calls = [engine.check, engine.manifest, lambda number: engine.page(ALL, -1, 5, number, True)]
     calls.append(lambda number: engine.search(np.ones((1, 48)), 3, [[]], ALL, backbone=number))
     for call in calls:
         with pytest.raises(RefusedError) as refusal:

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import socket
+import tempfile
 import threading
 import time
 from dataclasses import replace
@@ -103,12 +104,11 @@ def test_what_is_given_is_used_and_that_of_another_backbone_refused(
 def test_galleries_of_the_page_leave_nothing_on_disk(features, folder, config_with, tmp_path, monkeypatch):
     table = tmp_path / "features.parquet"
     save_features(features, table)
-    work = tmp_path / "work"
-    work.mkdir()
+    work = Path(tempfile.mkdtemp(prefix="v"))  # a short path: there will be sockets in it
     monkeypatch.setattr("tempfile.tempdir", str(work))
     with open_app(config_with(features=(table,), backbones=(folder / "backbone0",))):
         assert [path.name.startswith("vetdino-galleries-") for path in work.iterdir()] == [True]
-    assert list(work.iterdir()) == []
+    work.rmdir()  # which is empty
 
 
 def test_backbones_are_loaded_once(features, folder, config_with, tmp_path, monkeypatch):
