@@ -139,8 +139,6 @@ class AppConfig(DeviceConfig):
     """Folder whose zero-shot and few-shot runs are shown, those in folders below it too; None shows none."""
     port: int = 7860
     """TCP port on 127.0.0.1."""
-    matches: int = 8
-    """Number of nearest studies shown."""
     side: int | None = None
     """Side of the square input image in pixels, a multiple of every backbone's patch size; larger than in training
     gives a finer grid of patches. None: the backbone's own."""

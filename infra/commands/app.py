@@ -14,7 +14,7 @@ from .arguments import Command
 class App(AppConfig, Command):
     """Open a page that shows patch similarity, attention and nearest studies of one or more backbones."""
 
-    basic: ClassVar = ("features", "split", "limit", "runs", "port", "matches", "side")
+    basic: ClassVar = ("features", "split", "limit", "runs", "port", "side")
 
     def run(self) -> None:
         from ...serving.page.app import serve

@@ -58,7 +58,7 @@ export function mount(container, room) {
   container.append(
     help.explain({
       name: "Attention",
-      means: "The brighter a place, the more the encoder's summary of the view draws from it in the last block; each head has a color.",
+      means: "The brighter a place, the more the backbone's summary of the view draws from it in the last block; each head has a color.",
       not: "It does not say why, nor that something is abnormal there.",
     }),
     slider(room, "keep", { name: "Show the strongest patches that hold", low: 5, high: whole, step: 5, unit: "% of the attention" }),

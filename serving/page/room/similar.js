@@ -17,7 +17,7 @@ export function mount(container, room) {
   container.append(
     help.explain({
       name: "Similar studies",
-      means: "The cosine says how close the encoder's features of two whole studies are; 1 is the closest.",
+      means: "The cosine says how close the backbone's features of two whole studies are; 1 is the closest.",
       not: "It is not a diagnosis: a similar study may differ in what matters.",
     }),
     note, choices, cards, more,

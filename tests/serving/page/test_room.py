@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.serving.page.accessibility import faults
 from vetdino.platform.models.similarity import PatchGrid, top_boxes
 from vetdino.serving.config import ServiceConfig
 from vetdino.serving.engine.opening import open_engine
@@ -482,52 +483,18 @@ def test_nothing_runs_out_of_the_window(open_page, size):
     assert page.evaluate(text) >= (14 if size[0] < 3840 else 22)
 
 
-FAULTS = """() => {
-  const found = [], seen = (node) => node.checkVisibility() && node.getBoundingClientRect().width > 0;
-  const app = document.querySelector('#vetdino .app');
-  const named = (node) => (node.getAttribute('aria-label') || node.textContent || node.title || '').trim();
-  for (const node of app.querySelectorAll('button, select, input, [role=tab], [role=application], aside'))
-    if (seen(node) && !named(node)) found.push(`no name: ${node.outerHTML.slice(0, 90)}`);
-  for (const node of app.querySelectorAll('[aria-controls], [aria-labelledby]'))
-    for (const name of ['aria-controls', 'aria-labelledby'])
-      if (node.hasAttribute(name) && !document.getElementById(node.getAttribute(name)))
-        found.push(`${name} leads nowhere`);
-  for (const node of app.querySelectorAll('[tabindex]'))
-    if (node.tabIndex > 0) found.push('an order of focus by number');
-  const ids = [...app.querySelectorAll('[id]')].map((node) => node.id);
-  if (new Set(ids).size < ids.length) found.push('an id occurs twice');
-  const channel = (value) => (value / 255 <= 0.04045 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4);
-  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
-  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
-  const behind = (node) => {
-    for (; node; node = node.parentElement) {
-      const color = rgb(getComputedStyle(node).backgroundColor);
-      if (color.length < 4 || color[3] === 1) return color;
-    }
-    return [255, 255, 255];
-  };
-  const walker = document.createTreeWalker(app, NodeFilter.SHOW_TEXT);
-  while (walker.nextNode()) {
-    const node = walker.currentNode.parentElement, style = getComputedStyle(node);
-    if (!walker.currentNode.data.trim() || !seen(node) || style.visibility === 'hidden') continue;
-    if (node.closest('svg, :disabled, .facts')) continue; // on pictures
-    const [a, b] = [light(rgb(style.color)), light(behind(node))].sort((x, y) => y - x);
-    const contrast = (a + 0.05) / (b + 0.05);
-    if (contrast < 4.5) found.push(`contrast ${contrast.toFixed(1)}: ${walker.currentNode.data.trim().slice(0, 40)}`);
-  }
-  return found;
-}"""
-
-
 @pytest.mark.parametrize("theme", ["dark", "light"])
-def test_names_roles_and_contrast_are_sound_in_both_themes(open_page, theme):
+def test_axe_finds_no_fault_in_both_themes(open_page, theme):
     page = open_page("#list=true&backbones=0,1&present=lung_mass&pin=0:0:0.5:0.5", color_scheme=theme)
     page.wait_for_selector(".studies b")
     assert page.evaluate("document.documentElement.dataset.theme") == theme
     page.wait_for_timeout(300)
-    assert page.evaluate(FAULTS) == []
+    assert faults(page) == []
+    page.evaluate("document.querySelector('.brand').insertAdjacentHTML('afterend', '<button id=bare></button>')")
+    assert faults(page) == ['button-name: <button id="bare"></button>']
+    page.evaluate("document.querySelector('#bare').remove()")
     page.keyboard.press("?")
-    assert page.evaluate(FAULTS) == []
+    assert faults(page) == []
     page.keyboard.press("Escape")
     page.wait_for_selector("dialog", state="hidden")
     page.keyboard.press("t")
