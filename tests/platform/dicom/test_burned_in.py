@@ -125,7 +125,7 @@ sessions = [_reader().text_det.session.session, _reader().text_rec.session.sessi
 options = [session.get_session_options() for session in sessions]
 assert [(one.intra_op_num_threads, one.inter_op_num_threads) for one in options] == [(1, 1)] * 2
 """
-    root = Path(__file__).parents[4]
+    root = Path(__file__).parents[3]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert run.stdout + run.stderr == ""
