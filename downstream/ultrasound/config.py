@@ -75,8 +75,9 @@ class ZeroshotConfig(DeviceConfig):
     """Pixels from patch to patch, a divisor of the patch's side; None: the side itself, no overlap."""
     position: Literal["dino", "timm"] | None = None
     """Rule by which position embeddings are resampled to another grid; None: the checkpoint's own."""
-    short: int = 224
-    """Shorter side of the network's input, in pixels."""
+    short: int | None = None
+    """Shorter side of the network's input, in pixels; None: the side said behind the backbone, `BACKBONE#side=PX`,
+    else 224."""
     log_binning: bool = False
     """Describe a patch by its surroundings as well (17 bins)."""
     cosegment: CosegmentConfig = field(default_factory=CosegmentConfig)

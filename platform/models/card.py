@@ -26,7 +26,7 @@ class Card:
     std: float = 0.25
     """Divides what is left."""
     input_side: int | None = None
-    """Side of the images that it is shown where that is not the one it is built for, in pixels."""
+    """Side of the images that it is shown, in pixels; None: the one it is built for."""
     positions: Resampling = "timm"
     """How position embeddings are resampled to another grid: as in the code that the weights come from."""
     weights_sha256: str = ""
@@ -42,7 +42,7 @@ class Card:
         for name in ("registers", "eps"):
             if identity["config"][name] is None:
                 del identity["config"][name]
-        if identity["input_side"] is None:
+        if self.input_side in (None, self.config.side):
             del identity["input_side"]
         if identity["positions"] == "timm":
             del identity["positions"]

@@ -135,10 +135,8 @@ def _shown_at(backbone: Backbone, side: int) -> Card:
             f"{card.label}: side {side} is no multiple of the patch, {patch}; "
             f"nearest is {max(1, round(side / patch)) * patch}"
         )
-    if side == backbone.side:
-        return card
-    own = side == card.config.side
-    return replace(card, label=f"{card.label}, {side} px", input_side=None if own else side)
+    label = card.label if side == backbone.side else f"{card.label}, {side} px"
+    return replace(card, label=label, input_side=side)
 
 
 def _foreign_weights(parsed: BackboneSource) -> SourceWeights:
