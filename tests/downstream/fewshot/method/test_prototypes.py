@@ -179,6 +179,17 @@ def test_scores_above_forty_are_those_of_plain_loops(draw_episode, alp_loops, co
 
 
 @pytest.mark.parametrize("compat", COMPATS)
+@given(tau=st.floats(40, 1e6, exclude_min=True), seed=st.integers(0, 10_000), shots=st.integers(1, 3))
+@settings(max_examples=10, deadline=None)
+def test_any_tau_above_forty_gives_what_plain_loops_give(draw_episode, alp_loops, compat, tau, seed, shots):
+    query, supports, masks = draw_episode(seed, shots, 4, 5, blob=0.5)
+    config = PrototypeConfig(compat=compat, tau=tau, training_tau=tau, window=2, training_window=2)
+    grid = grid_mask(masks.double(), 4, 5, compat).numpy()
+    wanted = alp_loops(query.numpy(), supports.numpy(), grid, config)
+    np.testing.assert_allclose(predict(query, supports, masks, config).numpy(), wanted, atol=1e-5 * tau)
+
+
+@pytest.mark.parametrize("compat", COMPATS)
 def test_far_above_forty_opposite_features_give_finite_scores_and_gradients_in_float32(draw_on_cells, compat):
     _, _, masks = draw_on_cells()
     first = torch.zeros(1, 6, 8, 8)
