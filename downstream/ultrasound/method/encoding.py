@@ -22,7 +22,7 @@ from ..config import ZeroshotConfig
 from ..frames import Frame, network_input
 from .descriptors import log_binned
 from .masks import Coverage, enlarge, patch_shares
-from .tokencut import Cut, tokencut
+from .tokencut import FrameCut, tokencut
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ class EncodedFrame:
     attention: np.ndarray
     covered: Coverage
     pixels: np.ndarray
-    cut: Cut | None = None
+    cut: FrameCut | None = None
 
     def enlarge(self, mask_RC: np.ndarray) -> np.ndarray:
         """A mask of patches at the frame's size: (H, W) bool."""

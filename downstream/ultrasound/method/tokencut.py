@@ -17,7 +17,7 @@ from ....platform.measure.neighbors import unit_vectors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Cut:
+class FrameCut:
     """The object in one image.
 
     mask: (R, C) bool. uncut: where there was nothing to cut and the mask is empty, the smallest, the median and the
@@ -28,10 +28,10 @@ class Cut:
     uncut: tuple[float, float, float] | None = None
 
     def __repr__(self) -> str:
-        return f"Cut({self.mask.mean():.0%} of the patches)"
+        return f"FrameCut({self.mask.mean():.0%} of the patches)"
 
 
-def tokencut(keys_RCD: np.ndarray, tau: float = 0.2, eps: float = 1e-5) -> Cut:
+def tokencut(keys_RCD: np.ndarray, tau: float = 0.2, eps: float = 1e-5) -> FrameCut:
     """The object in one image, by the keys of its patches.
 
     The weight between two patches is 1 where their cosine is above tau, else eps. The second generalized eigenvector
@@ -54,13 +54,13 @@ def tokencut(keys_RCD: np.ndarray, tau: float = 0.2, eps: float = 1e-5) -> Cut:
     if similar_NN.all() or similar_NN.sum() == len(unit_ND):
         pairs = cosine_NN[np.triu_indices(len(unit_ND), 1)] if len(unit_ND) > 1 else np.ones(1)
         low, median, high = map(float, (pairs.min(), np.median(pairs), pairs.max()))
-        return Cut(np.zeros((rows, columns), bool), uncut=(low, median, high))
+        return FrameCut(np.zeros((rows, columns), bool), uncut=(low, median, high))
     second_N = second_eigenvector(np.where(similar_NN, 1.0, eps))
     seed = int(np.abs(second_N).argmax())
     above_N = second_N > second_N.mean()
     side_RC = (above_N == above_N[seed]).reshape(rows, columns)
     part_RC, _ = label(side_RC)
-    return Cut(part_RC == part_RC.flat[seed])
+    return FrameCut(part_RC == part_RC.flat[seed])
 
 
 def second_eigenvector(weight_NN: np.ndarray) -> np.ndarray:
