@@ -30,8 +30,8 @@ class PretrainConfig:
     """Folder for the checkpoints, the metrics and the backbone."""
     start: str = ""
     """Initial weights: empty for random ones, a backbone folder, a weights file (DINO, DINOv2, timm; `PATH#heads=N`
-    where its tensors do not tell), `timm:NAME` for published weights that timm downloads, or the folder of a training
-    of ours or of one of its checkpoints, whose heads are reused."""
+    where its tensors do not tell), `timm:NAME` for published weights that timm downloads, each with `#depth=N` for its
+    first N blocks, or the folder of a training of ours or of one of its checkpoints, whose heads are reused."""
     head_warmup: float = 0.05
     """Share of the steps during which the backbone is frozen, if `start` brings one without heads; 0 for none."""
     backbone: BackboneConfig = field(default_factory=BackboneConfig)

@@ -15,7 +15,7 @@ from ..platform.models.architecture import create_vit, hidden_settings
 from ..platform.models.backbone import Backbone, random_backbone
 from ..platform.models.card import Card
 from ..platform.models.loading import SourceWeights, source_weights
-from ..platform.models.source import FileOptions, parse_source, split_source
+from ..platform.models.source import SourceOptions, parse_source, split_source
 from ..platform.models.transfer import copy_weights
 from ..platform.training import checkpoint
 from ..platform.training.schedules import share_of_steps
@@ -94,7 +94,7 @@ def _checkpoint_in(start: str) -> Path | None:
     source = Path(start)
     if "://" in start:
         url, options = split_source(start)
-        if options != FileOptions():
+        if options != SourceOptions():
             return None
         names = listing(url)
         if TEACHER not in names and not any(name.startswith("checkpoints/") for name in names):
@@ -159,9 +159,13 @@ def _check_hidden_settings(config: PretrainConfig, backbone: Backbone, card: Car
 def _source_weights(start: str) -> SourceWeights:
     """Weights and card of a backbone folder, a weights file or a name. Raises as `starting_point`."""
     try:
-        parse_source(start)
+        side = parse_source(start).options.side
     except VetdinoError as error:
         raise type(error)(f"start: {error}; a training's folder or checkpoint will do, too") from None
+    if side:
+        raise ConfigError(
+            f"start: {start}: side is that of a backbone in use; a training's is --backbone.side"
+        )
     return source_weights(start)
 
 

@@ -127,7 +127,8 @@ class AppConfig(DeviceConfig):
     shards: Location
     """Folder of shards from `vetdino ingest`."""
     backbones: tuple[str | Path, ...]
-    """Backbone folders in the order of the buttons; `random` is the first one's architecture with random weights."""
+    """Backbone folders (or other sources, see `vetdino embed`) in the order of the buttons; `random` is the first one's
+    architecture with random weights."""
     features: tuple[Location, ...] = ()
     """Study-level feature tables, or galleries that `vetdino index` built, the i-th from the i-th backbone; features
     that are not given are computed."""

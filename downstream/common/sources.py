@@ -167,16 +167,22 @@ class SourceFactory:
 
 
 def source_names(backbones: Sequence[str | Path]) -> list[str]:
-    """Short, different names for columns, files and metrics: the folder of the training, the file, or timm's name.
+    """Short, different names for columns, files and metrics: the folder of the training, the file, or timm's name, and
+    its depth and side where they are given.
 
     >>> source_names(["runs/mine/backbone", "dino.pth#sha256=" + 64 * "0", "vit_tiny_patch16_224", "old/mine/backbone"])
     ['mine', 'dino', 'vit_tiny_patch16_224', 'mine-2']
+    >>> source_names(["dino.pth#heads=6", "dino.pth#depth=10,side=224"])
+    ['dino', 'dino-depth10-side224']
     """
     names: list[str] = []
-    for path in (PurePosixPath(split_source(backbone)[0]) for backbone in backbones):
+    for place, options in map(split_source, backbones):
+        path = PurePosixPath(place)
         parts = [part for part in path.parts if part not in ("backbone", "..", path.anchor)]
         name = path.stem if path.suffix in WEIGHTS else (parts or ["backbone"])[-1]
         name = re.sub(r"[^\w\-]", "_", name)
+        name += f"-depth{options.depth}" if options.depth else ""
+        name += f"-side{options.side}" if options.side else ""
         same = [other for other in (*BASELINES, *names) if re.fullmatch(rf"{re.escape(name)}(-\d+)?", other)]
         names.append(f"{name}-{len(same) + 1}" if same else name)
     return names

@@ -62,6 +62,19 @@ class CosegmentConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TokencutConfig:
+    """How TokenCut cuts one frame."""
+
+    tau: float = 0.2
+    """Two patches are similar whose keys have a larger cosine. 0.2 is the paper's, for DINO's keys; where a frame's
+    cosines all lie above it, as DINOv2's do in its last block, nothing is cut and a warning says which value would."""
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.tau <= 1:
+            raise ConfigError(f"tokencut.tau is {self.tau}; a cosine lies from -1 to 1")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ZeroshotConfig(DeviceConfig):
     """How frames are encoded, and how masks are made from the descriptors of their patches."""
 
@@ -75,12 +88,15 @@ class ZeroshotConfig(DeviceConfig):
     """Pixels from patch to patch, a divisor of the patch's side; None: the side itself, no overlap."""
     position: Literal["dino", "timm"] | None = None
     """Rule by which position embeddings are resampled to another grid; None: the checkpoint's own."""
-    short: int = 224
-    """Shorter side of the network's input, in pixels."""
+    short: int | None = None
+    """Shorter side of the network's input, in pixels; None: the side said behind the backbone, `BACKBONE#side=PX`,
+    else 224."""
     log_binning: bool = False
     """Describe a patch by its surroundings as well (17 bins)."""
     cosegment: CosegmentConfig = field(default_factory=CosegmentConfig)
     """How descriptors become masks."""
+    tokencut: TokencutConfig = field(default_factory=TokencutConfig)
+    """How TokenCut, the method beside it, cuts a frame."""
     resamples: int = 1000
     """Bootstrap resamples of images behind each interval."""
     seed: int = 0

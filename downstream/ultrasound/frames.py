@@ -34,6 +34,9 @@ COLORED_FROM = 40
 PAINTED_SHARE = 0.1
 """A label counts as painted into a frame where more of the mask than this is colored, and twice the share outside."""
 
+SHORT = 224
+"""Shorter side of a network's input in pixels, where neither a setting nor its backbone says it."""
+
 MAX_ASPECT = 10
 """A picture more than this many times longer than wide is a strip or a table, not a frame."""
 
@@ -77,13 +80,15 @@ class FrameError(Exception):
     """Why a file is not a usable frame; readers turn it into a `left_out` entry."""
 
 
-def network_input(frame: Frame, backbone: Backbone, short: int = 224) -> Tensor:
+def network_input(frame: Frame, backbone: Backbone, short: int | None = None) -> Tensor:
     """A frame as the network's input: (1, h, w) float32, normalized as the backbone's card says.
 
-    The shorter side becomes `short` pixels, proportions are kept; shrunk by area, enlarged linearly.
+    The shorter side becomes `short` pixels (None: `ZeroshotConfig.short` says which), proportions are kept; shrunk by
+    area, enlarged linearly.
     """
     import torch
 
+    short = short or backbone.card.input_side or SHORT
     height, width = frame.pixels.shape
     scale = short / min(height, width)
     rows, columns = max(short, round(height * scale)), max(short, round(width * scale))

@@ -127,7 +127,8 @@ def _domain_warnings(domains: Sequence[Domain]) -> Iterator[str]:
 
 
 def _summary_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Mean Dice and its standard deviation: a line for each domain and set, a column for each method."""
+    """Mean Dice, its standard deviation and the number of empty masks: a line for each domain and set, a column for
+    each method."""
     from rich.table import Table
 
     methods = list(dict.fromkeys(row["row"] for row in rows))
@@ -139,6 +140,11 @@ def _summary_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     for domain, part in dict.fromkeys((row["domain"], row["part"]) for row in rows):
         line = [cells.get((domain, part, method)) for method in methods]
-        values = ["" if one is None else f"{one['dice']:.3f} ± {one['dice_std']:.2f}" for one in line]
+        values = ["" if one is None else _cell(one) for one in line]
         table.add_row(domain, part, str(next(one for one in line if one)["images"]), *values)
     return table
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    empty = f", {row['empty']} empty" if row["empty"] else ""
+    return f"{row['dice']:.3f} ± {row['dice_std']:.2f}{empty}"

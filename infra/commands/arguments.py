@@ -15,7 +15,7 @@ from ...platform.core.storage import explained, localized, naming
 
 SOURCE = (
     "Backbone folder, weights file (PATH or URL, or PATH#heads=N,sha256=HEX), timm:NAME (published weights) or "
-    "random:NAME (random weights)"
+    "random:NAME (random weights); behind any, #depth=N,side=PX gives its first N blocks, shown PX pixels"
 )
 BACKBONE = Annotated[Positional[str], arg(metavar="BACKBONE", help=f"{SOURCE}.")]
 BackboneSetting = Annotated[str, arg(help=f"{SOURCE}.")]

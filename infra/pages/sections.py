@@ -47,7 +47,7 @@ def _description(facts: CardFacts) -> Iterator[Block]:
     )
     rows = {
         "architecture": network.name,
-        "image side": f"{network.side} px",
+        "image side": f"{card.input_side or network.side} px",
         "patch": f"{network.patch} px" if network.patch else "as in the architecture",
         "width": network.width or "as in the architecture",
         "blocks": network.depth or "as in the architecture",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from functools import partial
 from types import MethodType
@@ -133,6 +134,21 @@ def native_side(state: Mapping[str, Tensor]) -> int:
     return math.isqrt(state["pos_embed"].shape[1]) * state[KERNEL].shape[-1]
 
 
+def block_number(name: str) -> int | None:
+    """The block, counted from 0, that a tensor under timm's name belongs to; None for none.
+
+    >>> block_number("blocks.11.attn.qkv.weight"), block_number("norm.weight")
+    (11, None)
+    """
+    match = re.match(r"blocks\.(\d+)\.", name)
+    return int(match[1]) if match else None
+
+
+def block_count(state: Mapping[str, Tensor]) -> int:
+    """The number of blocks that weights under timm's names are of."""
+    return len({block_number(name) for name in state} - {None})
+
+
 def config_from_shapes(
     state: Mapping[str, Tensor], heads: int | None = None, eps: float | None = None
 ) -> BackboneConfig:
@@ -148,7 +164,7 @@ def config_from_shapes(
         fc1, fc2 = (state.get(f"blocks.0.mlp.{layer}.weight") for layer in ("fc1", "fc2"))
         gated = fc1 is not None and fc2 is not None and len(fc1) == 2 * fc2.shape[1]  # DINOv2's largest
         name = f"vit_{'giant' if gated else 'small'}_patch14_{'reg4_' if registers else ''}dinov2"
-    depth = len({key.split(".")[1] for key in state if key.startswith("blocks.")})
+    depth = block_count(state)
     heads = heads or PUBLISHED_HEADS.get((width, depth))
     if heads is None:
         raise ConfigError(

@@ -74,7 +74,7 @@ class Backbone(nn.Module):
     @property
     def side(self) -> int:
         """Side of the image that `prepare` makes, in pixels."""
-        return self.card.config.side
+        return self.card.input_side or self.card.config.side
 
     def forward(self, images_B1SS: Tensor, masked_BN: Tensor | None = None, patches: bool = True) -> Tokens:
         """Tokens after the last norm, of images (B, 1, S, S) float32 as `prepare` makes them.
@@ -188,14 +188,14 @@ def random_like(backbone: Backbone, seed: int = 0) -> Backbone:
     """The same architecture, on the same device, at random initialization: the baseline of every metric."""
     card = backbone.card
     like = random_backbone(card.config, seed, mean=card.mean, std=card.std)
-    like.card = replace(like.card, positions=card.positions)
+    like.card = replace(like.card, positions=card.positions, input_side=card.input_side)
     return like.to(backbone.device)
 
 
 def resized(backbone: Backbone, side: int) -> Backbone:
     """The same weights built for images of another side, position embeddings resampled; in evaluation mode."""
     card = backbone.card
-    other = Backbone(replace(card, config=replace(card.config, side=side)))
+    other = Backbone(replace(card, config=replace(card.config, side=side), input_side=None))
     copy_weights(other, backbone.vit.state_dict())
     with torch.no_grad():
         other.mask_token.copy_(backbone.mask_token)

@@ -25,6 +25,8 @@ class Card:
     """Subtracted from pixels scaled to 0..1."""
     std: float = 0.25
     """Divides what is left."""
+    input_side: int | None = None
+    """Side of the images that it is shown, in pixels; None: the one it is built for."""
     positions: Resampling = "timm"
     """How position embeddings are resampled to another grid: as in the code that the weights come from."""
     weights_sha256: str = ""
@@ -40,6 +42,8 @@ class Card:
         for name in ("registers", "eps"):
             if identity["config"][name] is None:
                 del identity["config"][name]
+        if self.input_side in (None, self.config.side):
+            del identity["input_side"]
         if identity["positions"] == "timm":
             del identity["positions"]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

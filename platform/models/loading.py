@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..core.config import from_json
 from ..core.device import DeviceChoice, resolve_device
 from ..core.errors import CheckpointError, ConfigError
-from .architecture import KERNEL, config_from_shapes, native_config, native_side
+from .architecture import KERNEL, block_count, block_number, config_from_shapes, native_config, native_side
 from .backbone import Backbone, random_backbone, with_weights_digest
 from .card import CARD, WEIGHTS, Card
 from .config import BackboneConfig
-from .source import HUB_FILES, TIMM, BackboneSource, FileOptions, parse_source
+from .source import HUB_FILES, TELLING, TIMM, BackboneSource, SourceOptions, parse_options, parse_source
 from .transfer import copy_weights, timm_state
 from .weights import (
     IMAGENET,
     ColorNormalization,
+    file_metadata,
     file_state,
     published_normalization,
     published_state,
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from .config import Resampling
+
+log = logging.getLogger(__name__)
 
 CLASSIFIER = "head.weight"
 """timm's name of the last layer of a network that was trained to classify."""
@@ -60,37 +64,79 @@ def load(source: str | Path, device: DeviceChoice = "cpu") -> Backbone:
     * a backbone folder: its weights are checked against its card's sha256;
     * a weights file of a DINO or DINOv2 ViT (.safetensors, or a .pth read with weights_only; a bare network or a
       whole training checkpoint, see `weights.file_state`): the architecture is read off its shapes. What they do not
-      tell is said behind the path, `PATH#heads=6,eps=1e-5,mean=0.5,std=0.5` or `PATH#timm=NAME`, or stands in the
-      config.json of timm's hub beside it; without, such a file is refused;
+      tell is said behind the path, `PATH#heads=6,eps=1e-5,mean=0.5,std=0.5` or `PATH#timm=NAME`, or stands under the
+      same names in the metadata of a safetensors file or in the config.json of timm's hub beside it; without, such a
+      file is refused;
     * `timm:NAME`: the published weights of a timm ViT, downloaded or found in timm's cache;
     * `random:NAME`: a timm ViT at random initialization, seed 0.
 
     `PATH#sha256=HEX` is refused unless the weights at the path have that sha256. A color network is made gray
     without loss: its output for a gray image is as before for the image shown as three normalized channels.
 
-    Raises CheckpointError for damaged or foreign weights and a path without any, ConfigError for an unknown name and a
-    GPU that there is not.
+    Behind any source, `#depth=N` gives its first N blocks and last norm, and `#side=S` shows it images of S pixels,
+    to whose grid its position embeddings are resampled by its rule. Both are in the card and change its digest.
+
+    Raises CheckpointError for damaged or foreign weights and a path without any, ConfigError for an unknown name, a
+    depth or side that cannot be, and a GPU that there is not.
     """
     place = resolve_device(device)
     parsed = parse_source(source)
-    match parsed.kind:
-        case "folder":
-            backbone = _from_folder(Path(parsed.place), parsed.sha256)
-        case "random":
-            backbone = random_backbone(native_config(parsed.place), seed=0).eval()
-        case _:
-            weights = _foreign_weights(parsed)
-            backbone = _with_weights(weights, weights.card.label if parsed.kind == "timm" else parsed.place)
+    backbone = _own_backbone(parsed)
+    if backbone is None or parsed.options.depth not in (None, len(backbone.vit.blocks)):
+        weights = _weights(parsed, backbone)
+        backbone = _with_weights(weights, parsed.place if parsed.kind == "file" else weights.card.label)
+    if parsed.options.side:
+        backbone.card = _shown_at(backbone, parsed.options.side)
     return backbone.to(place)
 
 
 def source_weights(source: str | Path) -> SourceWeights:
     """The weights that `load` would put into a backbone, for another network to adopt. Raises as `load`."""
     parsed = parse_source(source)
-    if parsed.kind in ("folder", "random"):
-        backbone = load(source)
-        return SourceWeights(backbone.card, timm_state(backbone), None)
-    return _foreign_weights(parsed)
+    return _weights(parsed, _own_backbone(parsed))
+
+
+def _own_backbone(parsed: BackboneSource) -> Backbone | None:
+    """That of a folder, or of random weights; None for weights from elsewhere."""
+    if parsed.kind == "folder":
+        return _from_folder(Path(parsed.place), parsed.options.sha256)
+    if parsed.kind == "random":
+        return random_backbone(native_config(parsed.place), seed=0).eval()
+    return None
+
+
+def _weights(parsed: BackboneSource, own: Backbone | None) -> SourceWeights:
+    """The weights of a source, of the blocks that it names. own: its backbone, where `_own_backbone` has one."""
+    weights = _foreign_weights(parsed) if own is None else SourceWeights(own.card, timm_state(own), None)
+    return _first_blocks(weights, parsed.options.depth) if parsed.options.depth else weights
+
+
+def _first_blocks(weights: SourceWeights, depth: int) -> SourceWeights:
+    """The weights without the blocks behind the first `depth`. Raises ConfigError where there are fewer."""
+    blocks = block_count(weights.state)
+    if depth > blocks:
+        raise ConfigError(f"{weights.card.label}: depth {depth} of {blocks} blocks; choose 1 to {blocks}")
+    if depth == blocks:
+        return weights
+    kept = {name: value for name, value in weights.state.items() if (block_number(name) or 0) < depth}
+    card = replace(
+        weights.card,
+        label=f"{weights.card.label}, first {depth} of {blocks} blocks",
+        config=replace(weights.card.config, depth=depth),
+    )
+    return replace(weights, card=card, state=kept)
+
+
+def _shown_at(backbone: Backbone, side: int) -> Card:
+    """The card of a backbone that is shown images of another side. Raises ConfigError for half a patch."""
+    card, patch = backbone.card, backbone.patch
+    if side % patch:
+        raise ConfigError(
+            f"{card.label}: side {side} is no multiple of the patch, {patch}; "
+            f"nearest is {max(1, round(side / patch)) * patch}"
+        )
+    label = card.label if side == backbone.side else f"{card.label}, {side} px"
+    return replace(card, label=label, input_side=side)
 
 
 def _foreign_weights(parsed: BackboneSource) -> SourceWeights:
@@ -98,7 +144,7 @@ def _foreign_weights(parsed: BackboneSource) -> SourceWeights:
         return _timm_weights(parsed.place)
     path = Path(parsed.place)
     try:
-        return _file_weights(path, parsed.sha256, parsed.options)
+        return _file_weights(path, parsed.options)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 
@@ -125,10 +171,11 @@ def _from_folder(folder: Path, sha256: str) -> Backbone:
     return backbone.eval()
 
 
-def _file_weights(path: Path, sha256: str, options: FileOptions) -> SourceWeights:
+def _file_weights(path: Path, options: SourceOptions) -> SourceWeights:
     """Raises CheckpointError for a file without a Vision Transformer, ConfigError for one of which too little
     is known."""
-    state = file_state(path, sha256)
+    state = file_state(path, options.sha256)
+    options = _with_metadata(path, options)
     for part in ("pos_embed", "blocks."):
         if not any(name.startswith(part) for name in state):
             raise CheckpointError(f"{path}: holds no Vision Transformer ({part.rstrip('.')} is missing)")
@@ -158,7 +205,33 @@ def _file_weights(path: Path, sha256: str, options: FileOptions) -> SourceWeight
             "#timm=NAME to the path for an architecture of timm, or #mean=M/M/M,std=S/S/S"
         )
     card = _gray_card(path.name, config, normalization or IMAGENET, "timm" if gray else resampling)
+    if not architecture and (assumed := _assumed(config, options)):
+        log.warning(
+            "%s: taken as a network of DINO or DINOv2, with %s; where it is another, say so: PATH#timm=NAME, or "
+            "PATH#heads=N,eps=E,mean=M,std=S",
+            path.name,
+            assumed,
+        )
+        card = replace(card, origin={"assumed": assumed})
     return SourceWeights(card, state, None if gray else _of_channels(normalization or IMAGENET))
+
+
+def _assumed(config: BackboneConfig, options: SourceOptions) -> str:
+    """What is taken from DINO's and DINOv2's publications, since neither tensors nor options tell it."""
+    parts = {
+        "heads": f"{config.heads} heads",
+        "eps": "eps 1e-06",
+        "mean": "ImageNet's mean and std",
+    }
+    return ", ".join(text for name, text in parts.items() if not getattr(options, name))
+
+
+def _with_metadata(path: Path, options: SourceOptions) -> SourceOptions:
+    """The options, and those that a safetensors file has in its metadata where a person says nothing of them."""
+    texts = {name: text for name, text in file_metadata(path).items() if name in TELLING}
+    there = parse_options(texts, "its metadata")
+    silent = {name: getattr(there, name) for name in texts if not getattr(options, name)}
+    return replace(options, **silent)
 
 
 def _hub_facts(path: Path) -> tuple[str, ColorNormalization | None]:

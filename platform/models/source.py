@@ -1,15 +1,16 @@
-"""What a person names as a backbone, taken apart: the kind of source, its place, and what is said of a weights file.
+"""What a person names as a backbone, taken apart: the kind of source, its place, and what is said of it.
 
 PATH or URL             a backbone folder, or a weights file
 PATH#heads=6,eps=1e-5   a weights file, and what its tensors do not tell
 timm:NAME random:NAME   a timm architecture with published or random weights
+…#depth=10,side=224     any of them: its first 10 blocks and last norm, shown images of 224 pixels
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,8 +27,11 @@ RANDOM, TIMM = "random:", "timm:"
 
 
 @dataclass(frozen=True, slots=True)
-class FileOptions:
-    """What a person says of a weights file; None and "" where nothing is said."""
+class SourceOptions:
+    """What a person says of a backbone; None and "" where nothing is said.
+
+    All but the sha256, depth and side tell what the tensors of a weights file do not.
+    """
 
     sha256: str = ""
     """Refuses a file with another one; 64 hexadecimal digits, in lower case."""
@@ -41,6 +45,10 @@ class FileOptions:
     """Subtracted from pixels scaled to 0..1: one number, or one for each of three channels."""
     std: tuple[float, ...] | None = None
     """Divides what is left."""
+    depth: int | None = None
+    """The first so many blocks and the last norm are the backbone; None: all blocks."""
+    side: int | None = None
+    """Side of the images that it is shown, in pixels; None: its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +58,11 @@ class BackboneSource:
     kind: Literal["random", "timm", "folder", "file"]
     place: str
     """A timm name, or a local path."""
-    sha256: str = ""
-    """That of the weights at the path; "" where it is not checked."""
-    options: FileOptions = field(default=FileOptions(), repr=False)
+    options: SourceOptions = field(default=SourceOptions(), repr=False)
 
 
-def split_source(source: str | Path) -> tuple[str, FileOptions]:
-    """`PATH#name=value,…` -> the path, and what is said of its weights file.
+def split_source(source: str | Path) -> tuple[str, SourceOptions]:
+    """`PATH#name=value,…` -> the path or name, and what is said of it.
 
     >>> split_source("dino.pth")[0], split_source("dino.pth#heads=6").__getitem__(1).heads
     ('dino.pth', 6)
@@ -67,13 +73,22 @@ def split_source(source: str | Path) -> tuple[str, FileOptions]:
     """
     match = re.search(r"#(\w+=[^#]*)$", str(source))
     if not match:
-        return str(source), FileOptions()
-    values: dict[str, Any] = {}
+        return str(source), SourceOptions()
+    texts: dict[str, str] = {}
     for part in match[1].split(","):
         name, _, text = part.partition("=")
         if name not in OPTIONS:
-            known = [option.name for option in fields(FileOptions)]
-            raise ConfigError(f"{source}: unknown option '{name}' of a weights file; {nearest(name, known)}")
+            raise ConfigError(
+                f"{source}: unknown option '{name}' of a backbone; {nearest(name, list(OPTIONS))}"
+            )
+        texts[name] = text
+    return str(source)[: match.start()], parse_options(texts, str(source))
+
+
+def parse_options(texts: Mapping[str, str], source: str) -> SourceOptions:
+    """Options by name, read from their texts. Raises ConfigError, after `source`, for a value that cannot be."""
+    values: dict[str, Any] = {}
+    for name, text in texts.items():
         parse, expected = OPTIONS[name]
         try:
             values[name] = parse(text)
@@ -81,7 +96,7 @@ def split_source(source: str | Path) -> tuple[str, FileOptions]:
             raise ConfigError(f"{source}: {name} '{text}' is not {expected}") from None
     if ("mean" in values) != ("std" in values):
         raise ConfigError(f"{source}: mean and std go together; give both")
-    return str(source)[: match.start()], FileOptions(**values)
+    return SourceOptions(**values)
 
 
 def parse_source(source: str | Path) -> BackboneSource:
@@ -89,10 +104,10 @@ def parse_source(source: str | Path) -> BackboneSource:
     URL is copied to this machine.
 
     >>> parse_source("timm:vit_small_patch16_224")
-    BackboneSource(kind='timm', place='vit_small_patch16_224', sha256='')
+    BackboneSource(kind='timm', place='vit_small_patch16_224')
 
-    Raises ConfigError for a bare timm name, which does not say which weights, and for options of a name or a folder,
-    CheckpointError for a path without weights, StorageError.
+    Raises ConfigError for a bare timm name, which does not say which weights, and where more than depth and side is
+    said of a name or a folder, CheckpointError for a path without weights, StorageError.
     """
     place, options = split_source(source)
     for prefix in (RANDOM, TIMM):
@@ -102,14 +117,15 @@ def parse_source(source: str | Path) -> BackboneSource:
                     f"{source}: a timm name has no file whose sha256 could be checked; give the file"
                 )
             _refuse_options(source, options, "a timm name")
-            return BackboneSource("random" if prefix == RANDOM else "timm", place.removeprefix(prefix))
+            kind: Literal["random", "timm"] = "random" if prefix == RANDOM else "timm"
+            return BackboneSource(kind, place.removeprefix(prefix), options)
     path = _local_copy(place) if "://" in place else Path(place)
     folder = path.parent if path.name == WEIGHTS and path.is_file() else path
     if (folder / CARD).is_file():
         _refuse_options(source, options, f"{folder / CARD}")
-        return BackboneSource("folder", str(folder), options.sha256)
+        return BackboneSource("folder", str(folder), options)
     if path.is_file():
-        return BackboneSource("file", str(path), options.sha256, options)
+        return BackboneSource("file", str(path), options)
     raise _no_backbone(source, place)
 
 
@@ -146,9 +162,9 @@ def _no_backbone(source: str | Path, place: str) -> ConfigError | CheckpointErro
     )
 
 
-def _refuse_options(source: str | Path, options: FileOptions, teller: str) -> None:
-    """Raises ConfigError where more than a sha256 is said of what is known already."""
-    said = [one.name for one in fields(options) if one.name != "sha256" and getattr(options, one.name)]
+def _refuse_options(source: str | Path, options: SourceOptions, teller: str) -> None:
+    """Raises ConfigError where what is known already is said."""
+    said = [name for name in TELLING if getattr(options, name)]
     if said:
         raise ConfigError(f"{source}: {said[0]} is for weights files, here {teller} says it; leave it out")
 
@@ -196,5 +212,10 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "eps": (_positive(float), "a number above 0"),
     "mean": (_channels, "one number, or three joined by /"),
     "std": (_spread, "one number above 0, or three joined by /"),
+    "depth": (_positive(int), "a number of blocks"),
+    "side": (_positive(int), "a number of pixels"),
 }
 """Option -> how its text is read, and what it has to be."""
+
+TELLING = ("timm", "heads", "eps", "mean", "std")
+"""Options that tell what the tensors of a weights file do not."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .architecture import BIAS, KERNEL
+from .architecture import BIAS, KERNEL, block_count
 from .positions import fit_positions
 from .weights import ColorNormalization, gray_patch_embedding
 
@@ -39,9 +39,8 @@ def copy_weights(
     missing = sorted(set(target) - set(copied))
     if missing:
         raise RuntimeError(f"{missing[0]} is missing")
-    blocks = {name.split(".")[1] for name in state if name.startswith("blocks.")}
-    if len(blocks) != len(vit.blocks):
-        raise RuntimeError(f"{len(blocks)} blocks, not {len(vit.blocks)}")
+    if (blocks := block_count(state)) != len(vit.blocks):
+        raise RuntimeError(f"{blocks} blocks, not {len(vit.blocks)}")
     left_over = sorted(name for name in state if name.startswith(TENSORS) and name not in target)
     if left_over:
         raise RuntimeError(f"{left_over[0]} has no place")

@@ -72,6 +72,16 @@ def file_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
     return {_timm_name(name): value.float() for name, value in state.items()}
 
 
+def file_metadata(path: Path) -> dict[str, str]:
+    """What a safetensors file says of its tensors; nothing for another file."""
+    from safetensors import safe_open
+
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
+
+
 def published_state(name: str) -> dict[str, Tensor]:
     """The published weights of a timm ViT, downloaded from timm's hub or found in its cache.
 

@@ -71,6 +71,7 @@ CONFIG = EvaluateConfig(
 )
 QUICK = EvaluateConfig(fractions=(1.0,), resamples=50, knn=CONFIG.knn, sources=CONFIG.sources)
 
+COUNTS = {"train": 60, "val": 20, "test": 40}
 SOURCES = ("backbone", "random", "pixels", "pca")
 
 
@@ -78,7 +79,7 @@ SOURCES = ("backbone", "random", "pixels", "pca")
 def place(tmp_path_factory, backbone):
     """(shards, out, report) of one evaluation."""
     place = tmp_path_factory.mktemp("evaluation")
-    folder = shards(place / "shards", {"train": 60, "val": 20, "test": 40})
+    folder = shards(place / "shards", COUNTS)
     return folder, place / "out", evaluate(backbone, folder, place / "out", CONFIG)
 
 
@@ -272,3 +273,14 @@ def test_backbones_are_compared_on_equal_terms_with_a_child_run_each(place, back
         assert child.data.metrics["knn/auroc.macro.backbone"] == pytest.approx(value)
         kept = load_predictions(predictions_file(out / "sources" / name, "knn", "backbone"))
         assert kept.source == found.digests[name]
+
+
+def test_depths_and_sides_of_one_backbone_are_compared_under_names_of_their_own(backbone, tmp_path):
+    sources = [backbone, f"{backbone}#depth=1", f"{backbone}#depth=1,side=48"]
+    report = compare_backbones(sources, shards(tmp_path / "s", COUNTS), tmp_path / "out", QUICK)
+    name = backbone.name
+    names = [name, f"{name}-depth1", f"{name}-depth1-side48"]
+    assert [*report.labels][:3] == names
+    assert len({report.digests[one] for one in names}) == 3
+    assert report.labels[names[2]].endswith(", first 1 of 2 blocks, 48 px")
+    assert report.find("knn", "AUROC", "square", names[2]).value >= 0

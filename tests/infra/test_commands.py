@@ -20,6 +20,7 @@ from vetdino.platform.core.location import Location
 from vetdino.platform.data.manifest import Manifest, save_manifest
 from vetdino.platform.data.shards import load_manifest
 from vetdino.platform.measure.features import load_features
+from vetdino.platform.models.loading import load
 from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.recipes import RECIPES, recipe
 
@@ -104,14 +105,24 @@ def test_embedding_writes_what_the_shards_hold(tmp_path):
     archive, shards = str(tmp_path / "archive"), str(tmp_path / "shards")
     assert cli.main(["phantom", archive, "--studies", "4", "--side", "64"]) == 0
     assert cli.main(["ingest", archive + "/dicom", shards]) == 0
-    for level in ("study", "view"):
-        command = Embed(
-            backbone=str(SHIPPED), shards=Location(shards), out=Location(tmp_path / level), level=level
-        )
-        assert command.run() == tmp_path / level
+    shallow = f"{SHIPPED}#depth=4,side=96"
+    runs = {
+        "study": {"backbone": str(SHIPPED)},
+        "view": {"backbone": str(SHIPPED), "level": "view"},
+        "shallow": {"backbone": shallow},
+        "patch": {"backbone": shallow, "level": "patch"},
+    }
+    for name, settings in runs.items():
+        command = Embed(shards=Location(shards), out=Location(tmp_path / name), **settings)
+        assert command.run() == tmp_path / name
     manifest = load_manifest(Path(shards))
-    assert len(load_features(tmp_path / "study").keys) == manifest.counts["studies"] == 4
-    assert len(load_features(tmp_path / "view").keys) > 4
+    tables = {name: load_features(tmp_path / name) for name in runs}
+    assert len(tables["study"].keys) == manifest.counts["studies"] == 4
+    assert len(tables["view"].keys) > 4
+    assert tables["shallow"].backbone == tables["patch"].backbone == load(shallow).card.digest
+    assert tables["shallow"].backbone != tables["study"].backbone
+    assert not np.allclose(tables["shallow"].vectors, tables["study"].vectors, atol=1e-2)
+    assert tables["patch"].vectors.shape[1:3] == (6, 6)  # 96 pixels, patches of 16
 
 
 @pytest.mark.parametrize(

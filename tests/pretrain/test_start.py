@@ -134,6 +134,23 @@ def test_a_file_of_dino_keeps_its_rule_for_positions(config, tmp_path):
         assert torch.allclose(start.tokens(start.prepare_many(views, side)).cls, expected, atol=1e-4)
 
 
+def test_a_training_starts_from_the_first_blocks_of_a_backbone(config, tmp_path):
+    save_backbone(tmp_path / "b", random_backbone(replace(config.backbone, depth=3), 7))
+    torch.save(published(depth=3, patch=8, grid=4), tmp_path / "dino.pth")
+    views = [np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)]
+    for source, width in ((tmp_path / "b", 32), (f"{tmp_path / 'dino.pth'}#heads=2", 64)):
+        first = f"{source}{',' if '#' in str(source) else '#'}depth=2"
+        backbone = replace(config.backbone, width=width)
+        start = starting_point(replace(config, backbone=backbone, start=first)).backbone
+        before = load(first)
+        expected = before.tokens(before.prepare_many(views)).cls
+        assert torch.allclose(start.tokens(start.prepare_many(views)).cls, expected, atol=1e-4)
+        with pytest.raises(CheckpointError, match="3 blocks, not 2"):
+            starting_point(replace(config, backbone=backbone, start=str(source)))
+        with pytest.raises(ConfigError, match=r"a training's is --backbone\.side"):
+            starting_point(replace(config, backbone=backbone, start=f"{first},side=64"))
+
+
 def test_a_training_is_started_from_with_the_images_that_it_was_shown(config, trained):
     images = {"mean": 0.3, "std": 0.6, "positions": "dino"}
     run, _ = trained(images=images)

@@ -26,6 +26,9 @@ from .grid import at_least_float32, grid_mask, no_autocast
 MIN_LENGTH = 1e-4
 """A shorter vector is divided by this instead of its length: it has no reliable direction."""
 
+LARGEST_SHARED_TAU = 40.0
+"""Up to here exp(-2 tau) is far from the smallest float32, so that all sets can share one table of exponentials."""
+
 MASK_EPSILON = 1e-5
 """Added to the sum of a mask before dividing by it, as in both released codes."""
 
@@ -218,12 +221,21 @@ def prototype_scores(queries_QCHW: Tensor, sets: PrototypeSets) -> Tensor:
 def _attention_scores(query_PC: Tensor, sets: PrototypeSets) -> Tensor:
     """(S, P): softmax-weighted mean of tau cos over each set's prototypes.
 
-    Cosines with cells are computed once, and all sets share the same exponentials: |d| <= tau, so exp(d - tau) neither
-    overflows nor vanishes, and no (S, P, K) table is needed.
+    Cosines with cells are computed once. Up to LARGEST_SHARED_TAU all sets share the same exponentials: |d| <= tau, so
+    exp(d - tau) neither overflows nor vanishes, and no (S, P, K) table is needed. Above, each set has a softmax of its
+    own, which subtracts the set's largest d.
     """
     tau = sets.tau
     logit_PK = tau * query_PC @ sets.cells.T
     logit_PSG = tau * torch.einsum("pc,sgc->psg", query_PC, sets.means)
+    if tau > LARGEST_SHARED_TAU:
+        score_SP = []
+        for logit_PG, members_K, present_G in zip(
+            logit_PSG.unbind(dim=1), sets.members, sets.present, strict=True
+        ):
+            logit_PM = torch.cat([logit_PK[:, members_K], logit_PG[:, present_G]], dim=1)
+            score_SP.append((logit_PM.softmax(dim=1) * logit_PM).sum(dim=1))
+        return torch.stack(score_SP)
     weight_PK, weight_PSG = (logit_PK - tau).exp(), (logit_PSG - tau).exp() * sets.present
     members_KS = sets.members.T.to(logit_PK)
     numerator_PS = (weight_PK * logit_PK) @ members_KS + (weight_PSG * logit_PSG).sum(dim=2)

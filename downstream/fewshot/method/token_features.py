@@ -39,7 +39,8 @@ class TokenFeatures:
         self.backbone = backbone
         self.config = config or SliceConfig()
         self.stride = self.config.stride or backbone.patch
-        self.side = self.config.side or backbone.patch + (self.config.grid - 1) * self.stride
+        needed = backbone.patch + (self.config.grid - 1) * self.stride
+        self.side = self.config.side or backbone.card.input_side or needed
         self._blank = blank or backbone
         self._directions: dict[tuple[int, int], Tensor] = {}
         _check_fit(self.config, backbone)

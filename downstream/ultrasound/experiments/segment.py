@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ def segment(
     out: Path | str,
     config: ZeroshotSegmentConfig | None = None,
 ) -> dict[str, float]:
-    """Writes masks/NAME.png (0 and 255, the frame's own size), overlays/NAME.png and metrics.json to `out`.
+    """Writes masks/NAME.png (0 and 255, the frame's own size), overlays/NAME.png, frames.csv and metrics.json to `out`.
 
     images: pictures or folders of them; together they are one set. Returns the foreground share of each frame by
     name. Raises DataError where none of them is a frame, or `out` holds files that are not ours.
@@ -44,12 +45,10 @@ def segment(
     network = load(backbone, config.device)
     encoder = FrameEncoder(network, config, tokencut=config.method == "tokencut")
     encoded = [encoder.encode(frame) for frame in track(frames, label="encode", unit="frames")]
-    set_masks = segment_set(encoded, config.method, config)
+    set_masks = segment_set(encoded, [frame.name for frame in frames], config.method, config)
     masks = {frame.name: mask for frame, mask in zip(frames, set_masks.masks[config.method], strict=True)}
     shares = {name: float(mask.mean()) for name, mask in masks.items()}
-    empty = [f"{name}: nothing was found" for name, share in shares.items() if not share]
-    warnings = [*set_masks.warnings, *empty]
-    for warning in warnings:
+    for warning in set_masks.warnings:
         log.warning("%s", warning)
     with replaced(out) as folder:
         for frame in frames:
@@ -63,11 +62,20 @@ def segment(
             "foreground": set_masks.foreground,
             "found_share": shares,
             "left_out": left_out,
-            "warnings": warnings,
+            "warnings": set_masks.warnings,
         }
+        atomic_write(folder / "frames.csv", _table(shares))
         atomic_write(folder / METRICS, json.dumps(metrics, indent=1) + "\n")
         atomic_write(folder / "config.json", to_json(config))
     return shares
+
+
+def _table(shares: Mapping[str, float]) -> str:
+    """A row for each frame, also for those whose mask is empty."""
+    text = io.StringIO()
+    rows = [(name, f"{share:.6g}", int(not share)) for name, share in shares.items()]
+    csv.writer(text, lineterminator="\n").writerows([("frame", "found_share", "empty"), *rows])
+    return text.getvalue()
 
 
 def _save_png(path: Path, pixels: np.ndarray) -> None:

@@ -5,7 +5,7 @@ Two rows use the truth (`oracle`, `mean_mask`): they are bounds for comparison, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +15,7 @@ from ....platform.core.errors import ConfigError
 from ..config import CosegmentConfig, ZeroshotConfig
 from ..frames import Frame
 from .baselines import mean_of_other_masks, oracle_clusters
-from .cosegmentation import Cosegmentation, cosegment
+from .cosegmentation import Cosegmentation, cosegment, listed
 from .encoding import MAX_CUT_PATCHES, EncodedFrame
 from .masks import refine
 
@@ -54,19 +54,24 @@ def compare_rows(
     config: ZeroshotConfig,
 ) -> SetMasks:
     """Every row's masks of a set of frames with truth. random: the same frames encoded with random weights."""
-    cosegmentation = cosegment_frames(encoded, config)
-    random_cosegmentation = cosegment_frames(random, config)
+    names = [frame.key for frame in frames]
+    cosegmentation = cosegment_frames(encoded, config, names)
+    random_cosegmentation = cosegment_frames(random, config, names)
     truths = [frame.truth for frame in frames]
     masks = {
         "cosegment": _at_frame_size(cosegmentation.masks, encoded, config.cosegment),
-        "tokencut": tuple(one.enlarge(one.cut) for one in encoded if one.cut is not None),
+        "tokencut": tuple(one.enlarge(one.cut.mask) for one in encoded if one.cut is not None),
         "oracle": _oracle_masks(cosegmentation, truths, encoded, config.cosegment),
         "random": _at_frame_size(random_cosegmentation.masks, random, config.cosegment),
         "random_oracle": _oracle_masks(random_cosegmentation, truths, random, config.cosegment),
         "mean_mask": mean_of_other_masks(truths),
         "everything": tuple(np.ones(truth.shape, bool) for truth in truths),
     }
-    warnings = tuple(cosegmentation.warnings)
+    warnings = (
+        *cosegmentation.warnings,
+        *_refined_away(cosegmentation, masks["cosegment"], names),
+        *_uncut(encoded, names, config),
+    )
     if len(masks["tokencut"]) < len(frames):
         del masks["tokencut"]
         warnings += (f"TokenCut is left out: a frame has more than {MAX_CUT_PATCHES} patches",)
@@ -74,30 +79,74 @@ def compare_rows(
 
 
 def segment_set(
-    encoded: Sequence[EncodedFrame], method: Literal["cosegment", "tokencut"], config: ZeroshotConfig
+    encoded: Sequence[EncodedFrame],
+    names: Sequence[str],
+    method: Literal["cosegment", "tokencut"],
+    config: ZeroshotConfig,
 ) -> SetMasks:
-    """One method's masks of a set of frames without truth. Raises ConfigError for too many patches for TokenCut."""
+    """One method's masks of a set of frames without truth; warnings name the frames.
+
+    Raises ConfigError for too many patches for TokenCut.
+    """
     if method == "tokencut":
-        cuts = [one.enlarge(one.cut) for one in encoded if one.cut is not None]
+        cuts = [one.enlarge(one.cut.mask) for one in encoded if one.cut is not None]
         if len(cuts) < len(encoded):
             raise ConfigError(
                 f"TokenCut takes at most {MAX_CUT_PATCHES} patches a frame; choose a larger stride or a smaller side"
             )
-        return SetMasks({"tokencut": tuple(cuts)}, 2, 1)
-    cosegmentation = cosegment_frames(encoded, config)
+        return SetMasks({"tokencut": tuple(cuts)}, 2, 1, tuple(_uncut(encoded, names, config)))
+    cosegmentation = cosegment_frames(encoded, config, names)
     masks = _at_frame_size(cosegmentation.masks, encoded, config.cosegment)
     return SetMasks(
         {"cosegment": masks},
         len(cosegmentation.votes),
         len(cosegmentation.foreground),
-        tuple(cosegmentation.warnings),
+        (*cosegmentation.warnings, *_refined_away(cosegmentation, masks, names)),
     )
 
 
-def cosegment_frames(encoded: Sequence[EncodedFrame], config: ZeroshotConfig) -> Cosegmentation:
+def cosegment_frames(
+    encoded: Sequence[EncodedFrame], config: ZeroshotConfig, names: Sequence[str]
+) -> Cosegmentation:
     """Clusters and voted masks of a set, on the patch grid."""
     descriptors = [one.described(config.log_binning) for one in encoded]
-    return cosegment(descriptors, [one.attention for one in encoded], config.cosegment)
+    return cosegment(descriptors, [one.attention for one in encoded], config.cosegment, names)
+
+
+def _refined_away(
+    cosegmentation: Cosegmentation, masks: Sequence[np.ndarray], names: Sequence[str]
+) -> Iterator[str]:
+    """A warning that names the frames whose masks are empty since GrabCut moved their borders."""
+    gone = [
+        name
+        for name, before_RC, mask_HW in zip(names, cosegmentation.masks, masks, strict=True)
+        if before_RC.any() and not mask_HW.any()
+    ]
+    if gone:
+        yield (
+            f"GrabCut left nothing of {len(gone)} of {len(names)} masks ({listed(gone)}); lower cosegment.band, or "
+            "set cosegment.refine to none"
+        )
+
+
+def _uncut(encoded: Sequence[EncodedFrame], names: Sequence[str], config: ZeroshotConfig) -> Iterator[str]:
+    """A warning that names the frames in which TokenCut found nothing to cut."""
+    uncut = {
+        name: one.cut.uncut
+        for name, one in zip(names, encoded, strict=True)
+        if one.cut is not None and one.cut.uncut is not None
+    }
+    if not uncut:
+        return
+    low_I, median_I, high_I = np.array(list(uncut.values())).T
+    which = f"TokenCut's mask is empty in {len(uncut)} of {len(names)} frames ({listed(list(uncut))})"
+    if (high_I - low_I).max() < 1e-6:
+        yield f"{which}: all patches are alike; look at the frames"
+        return
+    yield (
+        f"{which}: cosines between their patches are {low_I.min():.4g} to {high_I.max():.4g}, those of a frame all on "
+        f"one side of tokencut.tau {config.tokencut.tau:g}; their median is {np.median(median_I):.4g}, which cuts"
+    )
 
 
 def _oracle_masks(

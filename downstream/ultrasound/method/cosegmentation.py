@@ -10,8 +10,9 @@ I images, R x C the patch grid of one (grids may differ), D dimensions, H attent
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,7 +20,10 @@ from ....platform.core.errors import DataError
 from ...common.shapes import shape_text
 from ..config import CosegmentConfig
 from .clustering import cluster_patches, elbow_reached
-from .voting import cluster_saliency, count_votes, saliency_map
+from .voting import cluster_saliency, count_votes, largest_taus, saliency_map
+
+MOST_NAMES = 20
+"""Most images that one warning names."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,11 +49,15 @@ class Cosegmentation:
 
 
 def cosegment(
-    descriptors: Sequence[np.ndarray], attention: Sequence[np.ndarray], config: CosegmentConfig | None = None
+    descriptors: Sequence[np.ndarray],
+    attention: Sequence[np.ndarray],
+    config: CosegmentConfig | None = None,
+    names: Sequence[str] = (),
 ) -> Cosegmentation:
     """The masks of a set of images; they do not depend on the images' order.
 
     descriptors: (R, C, D) per image. attention: (H, R, C) per image, the CLS token's to each patch, at least 0.
+    names: of the images, for warnings; none: their numbers from 1.
     Raises DataError for no image, shapes that contradict each other, and invalid descriptors or attention;
     ConfigError for more clusters than patches or a head that does not exist.
     """
@@ -70,44 +78,61 @@ def cosegment(
     votes_K, needed = count_votes(saliency_IK, config)
     foreground = tuple(np.flatnonzero(votes_K >= needed).tolist())
     masks = tuple(np.isin(cluster_RC, foreground) for cluster_RC in clusters)
-    warnings = tuple(_warnings(sse, saliency, saliency_IK, votes_K, needed, config))
-    return Cosegmentation(clusters, masks, votes_K, foreground, saliency_IK, sse, warnings)
+    found = Cosegmentation(clusters, masks, votes_K, foreground, saliency_IK, sse, ())
+    names = names or [str(image + 1) for image in range(len(masks))]
+    return replace(found, warnings=tuple(_warnings(found, saliency, needed, names, config)))
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names of images in one line, the first MOST_NAMES of them."""
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _warnings(
-    sse: Sequence[float],
+    found: Cosegmentation,
     saliency: Sequence[np.ndarray],
-    saliency_IK: np.ndarray,
-    votes_K: np.ndarray,
     needed: int,
+    names: Sequence[str],
     config: CosegmentConfig,
-) -> list[str]:
+) -> Iterator[str]:
     """What a reader of the masks has to know."""
-    count, warnings = len(saliency), []
+    sse, count, clusters = found.sse, len(names), len(found.votes)
     if config.clusters is None and not elbow_reached(sse, config):
-        warnings.append(
-            f"no elbow up to {len(sse)} clusters, where the last still helped; {len(sse)} are kept"
-        )
-    if flat := [str(image + 1) for image, one_RC in enumerate(saliency) if not np.ptp(one_RC)]:
-        warnings.append(
-            f"attention is the same everywhere in image {', '.join(flat)} and carries no information"
-        )
+        yield f"no elbow up to {len(sse)} clusters, where the last still helped; {len(sse)} are kept"
+    if flat := [name for name, one_RC in zip(names, saliency, strict=True) if not np.ptp(one_RC)]:
+        yield f"attention is the same everywhere in image {listed(flat)} and carries no information"
     if count == 1:
-        warnings.append("1 image is no set: there is nothing to share, its saliency alone decides")
-    foreground = votes_K >= needed
+        yield "1 image is no set: there is nothing to share, its saliency alone decides"
+    empty = [image for image, mask_RC in enumerate(found.masks) if not mask_RC.any()]
+    which = f"{len(empty)} of {count} masks are empty ({listed([names[image] for image in empty])})"
     if config.vote == "literal":
-        warnings.append(
+        yield (
             f"vote literal gives a cluster 0 votes or 1, however many images there are; {needed} of {count} are "
-            f"needed, so {foreground.sum()} of {len(votes_K)} clusters are foreground; vote mean counts images"
+            f"needed, so {len(found.foreground)} of {clusters} clusters are foreground; vote mean counts images"
+            f"{'; ' + which if empty else ''}"
         )
-    elif not foreground.any():
-        warnings.append(
-            f"no cluster is foreground, all masks are empty: the best has {votes_K.max()} votes of the {needed} "
-            f"needed, the largest mean saliency is {np.nanmax(saliency_IK):.3g} at tau {config.tau:g}; "
-            "lower tau or share"
-        )
-    if foreground.all():
-        warnings.append(
-            f"all {len(votes_K)} clusters are foreground: masks are whole images; raise tau or share"
-        )
-    return warnings
+    elif empty:
+        yield f"{which}: {_cause(found, needed, config)}; {_cure(found, empty, needed)}"
+    if len(found.foreground) == clusters:
+        yield f"all {clusters} clusters are foreground: masks are whole images; raise tau or share"
+
+
+def _cause(found: Cosegmentation, needed: int, config: CosegmentConfig) -> str:
+    """Why masks are empty."""
+    if found.foreground:
+        return "none of their patches is in a foreground cluster"
+    return (
+        f"no cluster is foreground, the best has {found.votes.max()} votes of the {needed} needed, the largest mean "
+        f"saliency is {np.nanmax(found.saliency):.3g} at tau {config.tau:g}"
+    )
+
+
+def _cure(found: Cosegmentation, empty: Sequence[int], needed: int) -> str:
+    """The largest tau at which each of the empty masks would have a cluster, where there is one."""
+    tau_K = largest_taus(found.saliency, needed)
+    tau = min(tau_K[np.isfinite(found.saliency[image])].max() for image in empty)
+    if not 0 < tau < math.inf:
+        return "no tau gives each of them a cluster; lower cosegment.share, or take another attention_block"
+    digit = 10.0 ** (math.floor(math.log10(tau)) - 2)
+    return f"cosegment.tau {math.floor(tau / digit) * digit:.3g} gives each of them one, or lower cosegment.share"

@@ -22,7 +22,7 @@ from ..config import ZeroshotConfig
 from ..frames import Frame, network_input
 from .descriptors import log_binned
 from .masks import Coverage, enlarge, patch_shares
-from .tokencut import tokencut
+from .tokencut import FrameCut, tokencut
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,14 +37,14 @@ class EncodedFrame:
 
     descriptors: (R, C, D) of single patches. attention: (A, R, C), of the CLS token in
     `attention_block`. covered: where the patches lie in the frame. pixels: (H, W) uint8, the encoded image. cut:
-    TokenCut's mask (R, C), None where it was not computed.
+    TokenCut's, None where it was not computed.
     """
 
     descriptors: np.ndarray
     attention: np.ndarray
     covered: Coverage
     pixels: np.ndarray
-    cut: np.ndarray | None = None
+    cut: FrameCut | None = None
 
     def enlarge(self, mask_RC: np.ndarray) -> np.ndarray:
         """A mask of patches at the frame's size: (H, W) bool."""
@@ -107,7 +107,7 @@ class FrameEncoder:
             attention=attention_1AN[0].reshape(-1, *grid).cpu().numpy(),
             covered=patch_coverage(grid, input_1hw.shape[-2:], pixels_HW.shape, self.backbone, config.stride),
             pixels=pixels_HW,
-            cut=tokencut(vectors("key")) if with_cut else None,
+            cut=tokencut(vectors("key"), config.tokencut.tau) if with_cut else None,
         )
 
     def __repr__(self) -> str:

@@ -19,7 +19,10 @@ MIN_IMAGES = 5
 
 @dataclass(frozen=True, slots=True)
 class ImageScore:
-    """Scores of one image of one set in one row; `part` names the set (`n5`, `with leg`, `eps1`)."""
+    """Scores of one image of one set in one row; `part` names the set (`n5`, `with leg`, `eps1`).
+
+    found_share: of the frame's pixels, in the row's mask; 0 where that is empty.
+    """
 
     domain: str
     image: str
@@ -27,19 +30,21 @@ class ImageScore:
     row: str
     dice: float
     iou: float
+    found_share: float
 
 
 @dataclass(frozen=True, slots=True)
 class SetSummary:
     """Dice and IoU over the images of a set: mean, standard deviation (ddof 0), 95 % interval over images.
 
-    The interval is NaN where there are fewer than MIN_IMAGES images.
+    The interval is NaN where there are fewer than MIN_IMAGES images. empty: how many of the masks are.
     """
 
     domain: str
     part: str
     row: str
     images: int
+    empty: int
     dice: float
     dice_std: float
     dice_low: float
@@ -56,7 +61,7 @@ def score_images(frames: Sequence[Frame], part: str, set_masks: SetMasks) -> lis
     for row, masks in set_masks.masks.items():
         for frame, mask_HW in zip(frames, masks, strict=True):
             dice, iou = dice_and_iou(mask_HW, frame.truth)
-            scores.append(ImageScore(frame.domain, frame.name, part, row, dice, iou))
+            scores.append(ImageScore(frame.domain, frame.name, part, row, dice, iou, float(mask_HW.mean())))
     return scores
 
 
@@ -70,7 +75,8 @@ def summarize(scores: Sequence[ImageScore], config: ZeroshotConfig) -> list[SetS
         images = [one.image for one in members]
         dice = _spread([one.dice for one in members], images, config)
         iou = _spread([one.iou for one in members], images, config)
-        summaries.append(SetSummary(domain, part, row, len(members), *dice, *iou))
+        empty = sum(not one.found_share for one in members)
+        summaries.append(SetSummary(domain, part, row, len(members), empty, *dice, *iou))
     return summaries
 
 

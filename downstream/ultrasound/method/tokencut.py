@@ -8,23 +8,36 @@ R x C patches of an image, N of them in all, D dimensions.
 
 from __future__ import annotations
 
-import logging
+from dataclasses import dataclass
 
 import numpy as np
 
 from ....platform.core.errors import ConfigError, DataError
 from ....platform.measure.neighbors import unit_vectors
 
-log = logging.getLogger(__name__)
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FrameCut:
+    """The object in one image.
+
+    mask: (R, C) bool. uncut: where there was nothing to cut and the mask is empty, the smallest, the median and the
+    largest cosine between two patches; else None.
+    """
+
+    mask: np.ndarray
+    uncut: tuple[float, float, float] | None = None
+
+    def __repr__(self) -> str:
+        return f"FrameCut({self.mask.mean():.0%} of the patches)"
 
 
-def tokencut(keys_RCD: np.ndarray, tau: float = 0.2, eps: float = 1e-5) -> np.ndarray:
-    """(R, C) bool: the object in one image, by the keys of its patches.
+def tokencut(keys_RCD: np.ndarray, tau: float = 0.2, eps: float = 1e-5) -> FrameCut:
+    """The object in one image, by the keys of its patches.
 
     The weight between two patches is 1 where their cosine is above tau, else eps. The second generalized eigenvector
     of (D - W) y = lambda D y is split at its mean; the patch of largest |y| is the object's seed, its side of the
     split is foreground, and of that the part connected with the seed (by edges) is kept. Where all weights are equal
-    there is no cut: the mask is empty and a warning goes to the log.
+    there is no cut: the mask is empty.
     Raises DataError for another shape or keys of length 0, ConfigError for eps outside 0..1 or tau outside -1..1.
     """
     from scipy.ndimage import label
@@ -35,18 +48,19 @@ def tokencut(keys_RCD: np.ndarray, tau: float = 0.2, eps: float = 1e-5) -> np.nd
         raise ConfigError(f"tau {tau} and eps {eps}: tau is a cosine in -1..1, eps a weight between 0 and 1")
     rows, columns, width = np.shape(keys_RCD)
     unit_ND = unit_vectors(np.reshape(keys_RCD, (-1, width)), "the image")
-    similar_NN = unit_ND @ unit_ND.T > tau
+    cosine_NN = unit_ND @ unit_ND.T
+    similar_NN = cosine_NN > tau
     np.fill_diagonal(similar_NN, True)
     if similar_NN.all() or similar_NN.sum() == len(unit_ND):
-        which = "all patches are" if similar_NN.all() else "no two patches are"
-        log.warning("%s similar at a cosine of %g: there is nothing to cut, the mask is empty", which, tau)
-        return np.zeros((rows, columns), bool)
+        pairs = cosine_NN[np.triu_indices(len(unit_ND), 1)] if len(unit_ND) > 1 else np.ones(1)
+        low, median, high = map(float, (pairs.min(), np.median(pairs), pairs.max()))
+        return FrameCut(np.zeros((rows, columns), bool), uncut=(low, median, high))
     second_N = second_eigenvector(np.where(similar_NN, 1.0, eps))
     seed = int(np.abs(second_N).argmax())
     above_N = second_N > second_N.mean()
     side_RC = (above_N == above_N[seed]).reshape(rows, columns)
     part_RC, _ = label(side_RC)
-    return part_RC == part_RC.flat[seed]
+    return FrameCut(part_RC == part_RC.flat[seed])
 
 
 def second_eigenvector(weight_NN: np.ndarray) -> np.ndarray:

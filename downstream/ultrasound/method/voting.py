@@ -56,6 +56,15 @@ def cluster_saliency(clusters: Sequence[np.ndarray], k: int, saliency: Sequence[
     return saliency_IK
 
 
+def largest_taus(saliency_IK: np.ndarray, needed: int) -> np.ndarray:
+    """(K,): the largest tau at which each cluster is foreground under vote mean; -inf where too few images have it.
+
+    >>> largest_taus(np.array([[0.3, 0.1], [0.2, np.nan]]), needed=2).tolist()
+    [0.2, -inf]
+    """
+    return np.sort(np.where(np.isnan(saliency_IK), -np.inf, saliency_IK), axis=0)[-needed]
+
+
 def count_votes(saliency_IK: np.ndarray, config: CosegmentConfig) -> tuple[np.ndarray, int]:
     """(votes (K,) int64, votes that make a cluster foreground). An image does not vote for a cluster it lacks.
 

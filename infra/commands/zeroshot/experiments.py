@@ -20,7 +20,17 @@ from ....platform.core.config import subconfig
 from ....platform.core.location import Location
 from ..arguments import BackboneSetting, Command, RecordFolder
 
-BASIC = ("out", "facet", "block", "attention_block", "stride", "cosegment.heads", "cosegment.tau", "seed")
+BASIC = (
+    "out",
+    "facet",
+    "block",
+    "attention_block",
+    "stride",
+    "cosegment.heads",
+    "cosegment.tau",
+    "tokencut.tau",
+    "seed",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ class ZeroshotSegment(ZeroshotSegmentConfig, Command):
     """Images, or folders of them."""
     backbone: BackboneSetting
     out: Location
-    """Folder for masks/, overlays/ and metrics.json."""
+    """Folder for masks/, overlays/, frames.csv (a row for each frame, empty masks included) and metrics.json."""
 
     def run(self) -> Path:
         if not self.images:

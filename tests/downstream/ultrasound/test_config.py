@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vetdino.downstream.ultrasound.config import CosegmentConfig
+from vetdino.downstream.ultrasound.config import CosegmentConfig, TokencutConfig, ZeroshotSegmentConfig
 from vetdino.platform.core.config import cli_config, from_json, to_json
 from vetdino.platform.core.errors import ConfigError
 
@@ -30,6 +30,14 @@ from vetdino.platform.core.errors import ConfigError
 def test_settings_that_cannot_be_are_refused_by_name(setting):
     with pytest.raises(ConfigError, match=f"cosegment.{next(iter(setting))} is "):
         CosegmentConfig(**setting)
+
+
+def test_the_tau_of_tokencut_is_a_setting_and_a_cosine():
+    words = ["--tokencut.tau", "0.9"]
+    assert cli_config(ZeroshotSegmentConfig, words, "test").tokencut == TokencutConfig(tau=0.9)
+    for tau in (1.1, -1.1, math.nan):
+        with pytest.raises(ConfigError, match=r"tokencut\.tau is "):
+            TokencutConfig(tau=tau)
 
 
 def test_settings_travel_by_json_and_command_line():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from tests.platform.data.picture_files import png_file
 from vetdino.downstream.ultrasound.domains import read_domains
 from vetdino.downstream.ultrasound.frames import Frame, network_input, read_frames
 from vetdino.platform.core.errors import DataError
+from vetdino.platform.models.backbone import random_like
 
 
 def test_a_mask_of_another_size_is_left_out_and_both_sizes_are_named(tmp_path, drawn):
@@ -137,6 +140,16 @@ def test_a_map_of_several_labels_is_no_mask(tmp_path, drawn):
 def test_a_picture_has_the_short_side_asked_for_and_keeps_its_proportions(tiny, size, expected):
     picture = network_input(Frame("a", "d", np.zeros(size, np.uint8)), tiny, short=32)
     assert picture.shape == (1, *expected)
+
+
+def test_the_side_said_behind_a_backbone_holds_unless_a_setting_says_another(tiny):
+    frame = Frame("a", "d", np.zeros((100, 150), np.uint8))
+    assert network_input(frame, tiny).shape == (1, 224, 336)
+    shown = random_like(tiny)
+    shown.card = replace(shown.card, input_side=shown.card.config.side)  # `#side=` said its own side
+    side = shown.card.config.side
+    assert network_input(frame, shown).shape == (1, side, side * 3 // 2)
+    assert network_input(frame, shown, short=64).shape == (1, 64, 96)
 
 
 def test_a_picture_is_reduced_by_area_and_normalised_by_the_card(tiny):

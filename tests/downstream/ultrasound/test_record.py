@@ -31,8 +31,16 @@ def written(drawn, tiny, tmp_path, monkeypatch):
         module, "publish", lambda record, out: records.append(SimpleNamespace(record=record, out=out))
     )
     rows = [
-        {"domain": "arms", "part": "all", "row": method, "images": 3, "dice": dice, "dice_std": 0.1}
-        for method, dice in (("cosegment", 0.7), ("kmeans", 0.4))
+        {
+            "domain": "arms",
+            "part": "all",
+            "row": method,
+            "images": 3,
+            "empty": empty,
+            "dice": dice,
+            "dice_std": 0.1,
+        }
+        for method, dice, empty in (("cosegment", 0.7, 0), ("kmeans", 0.4, 2))
     ]
     result = ZeroshotResult(
         metrics={"dice/arms": 0.7, "hd95/arms": float("nan")},
@@ -65,7 +73,8 @@ def test_the_record_names_backbone_data_and_domains(written, tiny):
 
 def test_the_summary_has_a_column_for_each_method(written):
     text = printed(written[0])
-    assert "0.700 ± 0.10" in text
+    assert "0.700 ± 0.10 " in text
+    assert "0.400 ± 0.10, 2 empty" in text
     assert text.index("cosegment") < text.index("kmeans")
     assert "left out: noise (one image)" in text
     assert "1 warnings about sets" in text

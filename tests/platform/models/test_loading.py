@@ -14,14 +14,15 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from tests.platform.models.examples import DINO, DINOV2, images_of, in_color, published
+from tests.platform.models.examples import DINO, DINOV2, dino_by_loops, images_of, in_color, published
 from vetdino.platform.core.errors import CheckpointError, ConfigError
 from vetdino.platform.models import loading
-from vetdino.platform.models.backbone import random_backbone, resized
+from vetdino.platform.models.backbone import random_backbone, random_like, resized
 from vetdino.platform.models.card import CARD, WEIGHTS
 from vetdino.platform.models.config import BackboneConfig
 from vetdino.platform.models.loading import BackboneSource, load, parse_source
 from vetdino.platform.models.saving import save_backbone
+from vetdino.platform.models.source import SourceOptions
 from vetdino.platform.models.transfer import timm_state
 from vetdino.platform.models.weights import IMAGENET, ColorNormalization, file_state
 
@@ -115,7 +116,7 @@ def test_weights_with_another_sha256_than_the_given_one_are_refused(tmp_path):
     assert load(f"{tmp_path / 'b'}#sha256={card.weights_sha256}").card == card
     with pytest.raises(CheckpointError, match=r"its sha256 is .*, not 000000000000…"):
         load(f"{tmp_path / 'b'}#sha256={'0' * 64}")
-    assert load(f"{file}#heads=3,sha256={sha256}").card == backbone.card
+    assert load(f"{file}#heads=3,sha256={sha256}").card.digest == backbone.card.digest
     for name in ("", "12345678", "g" * 64, f"{sha256}0"):
         with pytest.raises(ConfigError, match="is not 64 hexadecimal digits"):
             load(f"{file}#sha256={name}")
@@ -292,6 +293,96 @@ def test_the_weights_file_of_a_backbone_folder_is_that_folder(tmp_path):
     )
 
 
+def first_two_blocks_at_96(state: dict[str, torch.Tensor], shown: np.ndarray) -> torch.Tensor:
+    """Tokens (1, L, D) of DINO's network of two blocks whose position embeddings are resampled from 4 x 4 to 6 x 6."""
+    native = state["pos_embed"][0, 1:].unflatten(0, (4, 4))
+    positions = dino_by_loops(native, (6, 6)).flatten(0, 1)
+    at_96 = state | {"pos_embed": torch.cat([state["pos_embed"][:, :1], positions[None]], dim=1)}
+    shape = {"img_size": 96, "embed_dim": 64, "depth": 2, "num_heads": 4}
+    return in_color("vit_small_patch16_224", IMAGENET, shown, at_96, **shape)[1]
+
+
+def test_any_depth_and_side_give_the_tokens_of_the_first_blocks_and_the_last_norm(tmp_path):
+    state = published()
+    torch.save(state, tmp_path / "dino.pth")
+    shown = np.random.default_rng(0).integers(0, 256, (96, 96), dtype=np.uint8)
+    expected = first_two_blocks_at_96(state, shown)
+    whole = load(f"{tmp_path / 'dino.pth'}#heads=4")
+    save_backbone(tmp_path / "b", whole)
+    cut = load(f"{tmp_path / 'dino.pth'}#heads=4,depth=2,side=96")
+    save_backbone(tmp_path / "cut", cut)
+    sources = (
+        f"{tmp_path / 'dino.pth'}#heads=4,depth=2,side=96",
+        f"{tmp_path / 'b'}#depth=2,side=96",
+        tmp_path / "cut",
+    )
+    for source in sources:
+        backbone = load(source)
+        assert (len(backbone.vit.blocks), backbone.card.config.depth, backbone.side) == (2, 2, 96)
+        assert backbone.card.label == "dino.pth, first 2 of 3 blocks, 96 px"
+        tokens = backbone.tokens(backbone.prepare_many([shown]))
+        torch.testing.assert_close(tokens.cls, expected[:, 0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(tokens.patches, expected[:, 1:], atol=1e-5, rtol=1e-5)
+        assert random_like(backbone).side == 96
+    resampled_once = resized(cut, 64)  # as a training exports it
+    assert (resampled_once.side, resampled_once.card.input_side) == (64, None)
+
+
+def test_the_digest_is_that_of_the_depth_and_the_side(tmp_path):
+    save_backbone(tmp_path / "b", random_backbone(DINO, 0))
+    said = ("", "#depth=2", "#side=32", "#depth=1", "#side=64", "#depth=1,side=64")
+    whole, same_depth, same_side, *others = (load(f"{tmp_path / 'b'}{options}").card for options in said)
+    assert whole == same_depth == replace(same_side, input_side=None)
+    assert whole.digest == same_side.digest
+    assert len({card.digest for card in (whole, *others)}) == 4
+    assert load("random:vit_tiny_patch16_224#depth=3,side=96").card.config.depth == 3
+
+
+@pytest.mark.parametrize(
+    ("said", "fact"),
+    [
+        ("depth=3", "depth 3 of 2 blocks; choose 1 to 2"),
+        ("side=50", "side 50 is no multiple of the patch, 8; nearest is 48"),
+        ("side=3", "nearest is 8"),
+    ],
+)
+def test_a_depth_or_side_that_cannot_be_is_refused(said, fact, tmp_path):
+    save_backbone(tmp_path / "b", random_backbone(DINO, 0))
+    with pytest.raises(ConfigError, match=fact):
+        load(f"{tmp_path / 'b'}#{said}")
+
+
+def test_what_a_file_says_in_its_metadata_is_believed_unless_a_person_says_otherwise(tmp_path, caplog):
+    state, path = published(width=320), tmp_path / "a.safetensors"
+    save_file(state, str(path), metadata={"format": "pt", "heads": "4", "eps": "0.01"})
+    shown = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    for options, heads in (("", 4), ("#heads=5", 5)):
+        norm = partial(torch.nn.LayerNorm, eps=0.01)
+        shape = {"img_size": 64, "embed_dim": 320, "depth": 3, "num_heads": heads, "norm_layer": norm}
+        _, expected = in_color("vit_small_patch16_224", IMAGENET, shown, state, **shape)
+        backbone = load(f"{path}{options}")
+        tokens = backbone.tokens(backbone.prepare_many([shown]))
+        torch.testing.assert_close(tokens.cls, expected[:, 0], atol=1e-5, rtol=1e-5)
+    save_file(state, str(path), metadata={"heads": "four"})
+    with pytest.raises(
+        ConfigError, match=r"a\.safetensors: its metadata: heads 'four' is not a number of heads"
+    ):
+        load(path)
+
+
+def test_what_is_assumed_of_a_file_is_logged_and_in_its_card(tmp_path, caplog):
+    path = tmp_path / "a.pth"
+    torch.save(published(width=384, depth=12), path)  # MoCo v3's ViT-S has these shapes, and 12 heads
+    assumed = "6 heads, eps 1e-06, ImageNet's mean and std"
+    assert load(path).card.origin == {"assumed": assumed}
+    assert f"a.pth: taken as a network of DINO or DINOv2, with {assumed}; where it is another" in caplog.text
+    assert load(f"{path}#heads=12").card.origin == {"assumed": "eps 1e-06, ImageNet's mean and std"}
+    caplog.clear()
+    for said in ("timm=vit_small_patch16_224.dino", "heads=12,eps=1e-6,mean=0.5,std=0.5"):
+        assert not load(f"{path}#{said}").card.origin
+    assert not caplog.text
+
+
 def test_a_source_says_which_weights(tmp_path):
     assert parse_source("random:vit_a") == BackboneSource("random", "vit_a")
     assert parse_source("timm:vit_a") == BackboneSource("timm", "vit_a")
@@ -301,7 +392,7 @@ def test_a_source_says_which_weights(tmp_path):
     (tmp_path / "b" / CARD).touch()
     assert parse_source(tmp_path / "a.pth") == BackboneSource("file", str(tmp_path / "a.pth"))
     assert parse_source(f"{tmp_path / 'b'}#sha256={sha256}") == BackboneSource(
-        "folder", str(tmp_path / "b"), sha256
+        "folder", str(tmp_path / "b"), SourceOptions(sha256=sha256)
     )
 
 

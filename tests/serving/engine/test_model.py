@@ -98,6 +98,16 @@ def test_a_larger_side_gives_a_finer_grid_and_must_fit_the_patch(folder):
         model_of(folder / "backbone0", side=60)
 
 
+def test_a_backbone_is_served_at_the_depth_and_side_said_behind_it(folder):
+    model = model_of(f"{folder / 'backbone0'}#depth=1,side=96")
+    (encoded,) = asyncio.run(model.encode([views(1)[0]]))
+    assert encoded.tokens.shape == (144, 48)
+    whole = model_of(folder / "backbone0")
+    assert model.card.digest != whole.card.digest
+    (one,), (other,) = (asyncio.run(each.vectors([views(1)[0]])) for each in (model, whole))
+    assert not np.allclose(one, other, atol=1e-2)
+
+
 def test_random_weights_stand_beside_the_first_backbone(folder):
     first, second = load_backbones(ServiceConfig(backbones=(folder / "backbone0", "random")))
     assert second.card.label.startswith("random weights")

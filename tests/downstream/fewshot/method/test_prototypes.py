@@ -166,6 +166,41 @@ def test_a_tau_of_forty_and_opposite_features_still_give_finite_scores_in_float3
     torch.testing.assert_close(logits, torch.full((2, 8, 8), -40.0))
 
 
+@pytest.mark.parametrize("compat", COMPATS)
+@pytest.mark.parametrize("shots", [1, 3])
+@pytest.mark.parametrize("blob", [0.15, 0.85])
+@pytest.mark.parametrize("tau", [40.001, 400.0])
+def test_scores_above_forty_are_those_of_plain_loops(draw_episode, alp_loops, compat, shots, blob, tau):
+    query, supports, masks = draw_episode(shots, shots, 8, 11, blob=blob)
+    config = PrototypeConfig(compat=compat, tau=tau, training_tau=tau)
+    grid = grid_mask(masks.double(), 8, 11, compat).numpy()
+    wanted = alp_loops(query.numpy(), supports.numpy(), grid, config)
+    np.testing.assert_allclose(predict(query, supports, masks, config).numpy(), wanted, atol=1e-5 * tau)
+
+
+@pytest.mark.parametrize("compat", COMPATS)
+@given(tau=st.floats(40, 1e6, exclude_min=True), seed=st.integers(0, 10_000), shots=st.integers(1, 3))
+@settings(max_examples=10, deadline=None)
+def test_any_tau_above_forty_gives_what_plain_loops_give(draw_episode, alp_loops, compat, tau, seed, shots):
+    query, supports, masks = draw_episode(seed, shots, 4, 5, blob=0.5)
+    config = PrototypeConfig(compat=compat, tau=tau, training_tau=tau, window=2, training_window=2)
+    grid = grid_mask(masks.double(), 4, 5, compat).numpy()
+    wanted = alp_loops(query.numpy(), supports.numpy(), grid, config)
+    np.testing.assert_allclose(predict(query, supports, masks, config).numpy(), wanted, atol=1e-5 * tau)
+
+
+@pytest.mark.parametrize("compat", COMPATS)
+def test_far_above_forty_opposite_features_give_finite_scores_and_gradients_in_float32(draw_on_cells, compat):
+    _, _, masks = draw_on_cells()
+    first = torch.zeros(1, 6, 8, 8)
+    first[:, 0] = 1
+    query = (-first[0]).requires_grad_()
+    logits = predict(query, first, masks, PrototypeConfig(compat=compat, tau=5000, training_tau=5000))
+    torch.testing.assert_close(logits, torch.full((2, 8, 8), -5000.0))
+    logits.sum().backward()
+    assert torch.isfinite(query.grad).all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_features_in_halves_and_under_autocast_are_compared_in_full_precision(draw_episode, dtype):
     query, supports, masks = draw_episode(blob=0.6)

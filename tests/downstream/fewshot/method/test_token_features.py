@@ -13,6 +13,7 @@ from vetdino.downstream.fewshot.method.config import SliceConfig
 from vetdino.downstream.fewshot.method.slices import resized, standardized
 from vetdino.downstream.fewshot.method.token_features import TokenFeatures
 from vetdino.platform.core.errors import ConfigError
+from vetdino.platform.models.backbone import random_like
 
 
 def test_tokens_are_those_of_the_networks_last_norm(ellipse_scan, tiny):
@@ -30,6 +31,14 @@ def test_a_grid_of_18_can_be_enlarged_to_32_as_the_released_code_does(ellipse_sc
     )
     assert coarse.shape[2:] == (18, 18)
     assert fine.shape[2:] == (32, 32)
+
+
+def test_the_side_said_behind_a_backbone_holds_unless_a_setting_says_another(ellipse_scan, tiny):
+    shown = random_like(tiny)
+    shown.card = replace(shown.card, input_side=6 * tiny.patch)
+    assert TokenFeatures(shown, SliceConfig(coordinates=0))(ellipse_scan(), [0]).shape[2:] == (6, 6)
+    assert TokenFeatures(shown, SliceConfig(side=4 * tiny.patch)).side == 4 * tiny.patch
+    assert TokenFeatures(tiny, SliceConfig(grid=5)).side == 5 * tiny.patch
 
 
 def test_layers_stand_one_after_the_other(ellipse_scan, tiny):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from vetdino.downstream.ultrasound.config import ZeroshotConfig
+from vetdino.downstream.ultrasound.config import TokencutConfig, ZeroshotConfig
 from vetdino.downstream.ultrasound.domains import shuffled_frames
-from vetdino.downstream.ultrasound.method import encoding
+from vetdino.downstream.ultrasound.method import comparison, encoding
 from vetdino.downstream.ultrasound.method.comparison import ROWS, SetMasks, compare_rows, segment_set
 from vetdino.downstream.ultrasound.method.encoding import EncoderPair, FrameEncoder
-from vetdino.downstream.ultrasound.method.scores import score_images
+from vetdino.downstream.ultrasound.method.scores import score_images, summarize
 from vetdino.platform.core.errors import ConfigError
 
 
@@ -46,7 +49,36 @@ def test_tokencut_is_left_out_where_a_frame_has_too_many_patches(domains, tiny, 
     assert "tokencut" not in set_masks.masks
     assert any("TokenCut" in warning for warning in set_masks.warnings)
     with pytest.raises(ConfigError, match="TokenCut"):
-        segment_set([FrameEncoder(tiny, config).encode(frame) for frame in frames], "tokencut", config)
+        segment_set([FrameEncoder(tiny, config).encode(frame) for frame in frames], "ab", "tokencut", config)
+
+
+def test_frames_that_tokencut_leaves_empty_are_named_with_a_tau_that_cuts(domains, tiny, quick):
+    frames, config = domains[0].frames[:2], ZeroshotConfig(**quick, tokencut=TokencutConfig(tau=-1.0))
+    names = [frame.key for frame in frames]
+    compared = compare_rows(frames, *EncoderPair(tiny, config).encode(frames), config)
+    encoded = [FrameEncoder(tiny, config, tokencut=True).encode(frame) for frame in frames]
+    alone = segment_set(encoded, names, "tokencut", config)
+    (warning,) = alone.warnings
+    assert warning in compared.warnings
+    assert warning.startswith(f"TokenCut's mask is empty in 2 of 2 frames ({', '.join(names)})")
+    assert not any(mask.any() for mask in alone.masks["tokencut"])
+    [row] = [one for one in summarize(score_images(frames, "n2", compared), config) if one.row == "tokencut"]
+    assert (row.images, row.empty) == (2, 2)
+    tau = float(re.search(r"their median is (\S+), which cuts", warning)[1])
+    config = replace(config, tokencut=TokencutConfig(tau=tau))
+    encoded = [FrameEncoder(tiny, config, tokencut=True).encode(frame) for frame in frames]
+    cured = segment_set(encoded, names, "tokencut", config)
+    assert all(mask.any() for mask in cured.masks["tokencut"])
+    assert cured.warnings == ()
+
+
+def test_frames_whose_masks_grabcut_removes_are_named(domains, tiny, quick, monkeypatch):
+    frames, config = domains[0].frames[:2], ZeroshotConfig(**quick)
+    config = replace(config, cosegment=replace(config.cosegment, tau=0.01))
+    monkeypatch.setattr(comparison, "refine", lambda mask_HW, pixels, config: np.zeros_like(mask_HW))
+    encoded = [FrameEncoder(tiny, config).encode(frame) for frame in frames]
+    *_, warning = segment_set(encoded, ["a", "b"], "cosegment", config).warnings
+    assert warning.startswith("GrabCut left nothing of 2 of 2 masks (a, b); lower cosegment.band")
 
 
 @pytest.mark.parametrize("method", ["cosegment", "tokencut"])
@@ -54,7 +86,8 @@ def test_a_set_without_truth_gets_the_same_masks_as_one_with_truth(domains, tiny
     frames, config = domains[0].frames[:3], ZeroshotConfig(**quick)
     encoders = EncoderPair(tiny, config)
     compared = compare_rows(frames, *encoders.encode(frames), config)
-    alone = segment_set([encoders.backbone.encode(frame) for frame in frames], method, config)
+    encoded, names = encoders.encode(frames)[0], [frame.key for frame in frames]
+    alone = segment_set(encoded, names, method, config)
     assert list(alone.masks) == [method]
     for one, other in zip(alone.masks[method], compared.masks[method], strict=True):
         np.testing.assert_array_equal(one, other)

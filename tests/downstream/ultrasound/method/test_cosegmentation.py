@@ -1,12 +1,13 @@
 """Co-segmentation finds what images share, whatever their order, and says where it found nothing."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from vetdino.downstream.ultrasound.config import CosegmentConfig
-from vetdino.downstream.ultrasound.method.cosegmentation import cosegment
+from vetdino.downstream.ultrasound.method.cosegmentation import cosegment, listed
 from vetdino.platform.core.errors import DataError
 
 TWO = CosegmentConfig(clusters=2)
@@ -78,10 +79,46 @@ def test_masks_that_are_empty_or_whole_are_told_with_the_figures_behind_them(sce
     descriptors, attention, _ = scene(4)
     nothing = cosegment(descriptors, attention, replace(TWO, saliency="sum1"))
     assert nothing.foreground == ()
-    assert "no cluster is foreground" in nothing.warnings[0]
+    assert "4 of 4 masks are empty (1, 2, 3, 4): no cluster is foreground" in nothing.warnings[0]
     assert f"largest mean saliency is {np.nanmax(nothing.saliency):.3g} at tau 0.2" in nothing.warnings[0]
     whole = cosegment(descriptors, attention, replace(TWO, tau=1e-9))
     assert whole.warnings == ("all 2 clusters are foreground: masks are whole images; raise tau or share",)
+
+
+def test_images_with_empty_masks_are_named_with_a_tau_that_fills_them(scene):
+    descriptors, attention, truths = scene(4)
+    rest = descriptors[3][~truths[3]]
+    descriptors[3][truths[3]] = np.resize(rest, (truths[3].sum(), rest.shape[1]))  # nothing of what is shared
+    names = [f"leg/{number}" for number in range(4)]
+    found = cosegment(descriptors, attention, TWO, names)
+    assert found.masks[0].any()
+    (warning,) = found.warnings
+    said = re.match(
+        r"1 of 4 masks are empty \(leg/3\): none of their patches is in a foreground cluster; "
+        r"cosegment\.tau (\S+) gives each of them one, or lower cosegment\.share",
+        warning,
+    )
+    tau = float(said[1])
+    assert cosegment(descriptors, attention, replace(TWO, tau=tau)).masks[3].any()
+    assert not cosegment(descriptors, attention, replace(TWO, tau=1.02 * tau)).masks[3].any()
+    (nothing,) = cosegment(descriptors, attention, replace(TWO, saliency="sum1"), names).warnings
+    assert nothing.startswith("4 of 4 masks are empty (leg/0, leg/1, leg/2, leg/3): no cluster is foreground")
+    tau = float(re.search(r"cosegment\.tau (\S+) gives", nothing)[1])
+    filled = cosegment(descriptors, attention, replace(TWO, saliency="sum1", tau=tau))
+    assert all(mask.any() for mask in filled.masks)
+
+
+def test_empty_masks_that_no_tau_fills_have_another_cure(scene):
+    descriptors, attention, _ = scene(2)
+    flat = [np.ones_like(one) for one in attention]
+    *_, warning = cosegment(descriptors, flat, TWO, ["a", "b"]).warnings
+    assert warning.startswith("2 of 2 masks are empty (a, b)")
+    assert warning.endswith("lower cosegment.share, or take another attention_block")
+
+
+def test_a_warning_names_twenty_images_at_most():
+    assert listed(["a"] * 20) == ", ".join(["a"] * 20)
+    assert listed(["a"] * 22).endswith("a, a and 2 more")
 
 
 def test_one_image_alone_is_answered_and_said_to_be_no_set(scene):

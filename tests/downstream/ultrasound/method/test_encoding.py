@@ -46,7 +46,7 @@ def test_an_encoded_frame_has_a_descriptor_and_an_attention_for_each_patch(domai
     encoded = FrameEncoder(tiny, config, tokencut=True).encode(domains[0].frames[0])  # 48 x 64, patches of 8
     assert encoded.descriptors.shape == (6, 8, 48)
     assert encoded.attention.shape == (2, 6, 8)
-    assert (encoded.cut.shape, encoded.cut.dtype) == ((6, 8), bool)
+    assert (encoded.cut.mask.shape, encoded.cut.mask.dtype) == ((6, 8), bool)
     assert encoded.described(log_binning=True).shape == (6, 8, 17 * 48)
     assert encoded.described(log_binning=False) is encoded.descriptors
     assert FrameEncoder(tiny, config).encode(domains[0].frames[0]).cut is None

@@ -39,7 +39,7 @@ def by_the_paper(keys, tau=0.2, eps=1e-5):
 
 def test_the_object_is_the_connected_part_that_holds_the_seed():
     keys, larger, smaller = blobs()
-    mask = tokencut(keys)
+    mask = tokencut(keys).mask
     assert mask.dtype == bool
     assert mask.shape == larger.shape
     # Both are of the other kind; which holds the largest entry is up to the noise, but it is one of them whole.
@@ -49,7 +49,7 @@ def test_the_object_is_the_connected_part_that_holds_the_seed():
 def test_a_single_object_is_cut_out_whole():
     keys, larger, smaller = blobs()
     keys[smaller] = keys[0, 0]
-    np.testing.assert_array_equal(tokencut(keys), larger)
+    np.testing.assert_array_equal(tokencut(keys).mask, larger)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -60,7 +60,7 @@ def test_the_mask_is_that_of_the_dense_generalised_problem(seed):
     keys = np.cos(place @ random.normal(size=(2, 24)) + random.uniform(0, 6, 24)) + 0.4 * random.normal(
         size=(rows, columns, 24)
     )
-    np.testing.assert_array_equal(tokencut(keys), by_the_paper(keys))
+    np.testing.assert_array_equal(tokencut(keys).mask, by_the_paper(keys))
 
 
 def test_the_second_eigenvector_is_that_of_scipys_dense_solver_but_for_its_sign():
@@ -76,37 +76,48 @@ def test_the_second_eigenvector_is_that_of_scipys_dense_solver_but_for_its_sign(
 
 def test_the_same_keys_give_the_same_mask_whatever_was_drawn_before_and_however_long_they_are():
     keys, _, _ = blobs(noise=0.6)
-    first = tokencut(keys)
+    first = tokencut(keys).mask
     np.random.seed(1)
-    np.testing.assert_array_equal(tokencut(keys), first)
-    np.testing.assert_array_equal(tokencut(keys * 4), first)
+    np.testing.assert_array_equal(tokencut(keys).mask, first)
+    np.testing.assert_array_equal(tokencut(keys * 4).mask, first)
 
 
 @pytest.mark.parametrize(
-    ("keys", "tau", "said"),
+    ("keys", "cosines"),
     [
-        (np.ones((4, 5, 3)), 0.2, "all patches"),
-        (np.eye(20).reshape(4, 5, 20), 0.2, "no two patches"),
-        (np.ones((1, 1, 3)), 0.2, "all patches"),
-        (np.eye(2).reshape(1, 2, 2), 0.2, "no two patches"),
+        (np.ones((4, 5, 3)), (1, 1, 1)),
+        (np.eye(20).reshape(4, 5, 20), (0, 0, 0)),
+        (np.ones((1, 1, 3)), (1, 1, 1)),
+        (np.eye(2).reshape(1, 2, 2), (0, 0, 0)),
+        (np.array([[[1.0, 0], [1, 1], [1, 1]]]), (0.5**0.5, 0.5**0.5, 1)),
     ],
 )
-def test_where_there_is_nothing_to_cut_the_mask_is_empty_with_a_warning(keys, tau, said, caplog):
-    mask = tokencut(keys, tau)
-    assert mask.shape == keys.shape[:2]
-    assert not mask.any()
-    assert said in caplog.text
+def test_where_there_is_nothing_to_cut_the_mask_is_empty_and_the_cosines_are_given(keys, cosines):
+    cut = tokencut(keys)
+    assert cut.mask.shape == keys.shape[:2]
+    assert not cut.mask.any()
+    assert cut.uncut == pytest.approx(cosines)
+
+
+def test_keys_that_are_all_alike_to_the_papers_tau_are_cut_at_a_larger_one():
+    keys, _, _ = blobs()
+    close = keys / np.linalg.norm(keys, axis=-1, keepdims=True) + 3 * np.eye(keys.shape[-1])[0]
+    nothing = tokencut(close)
+    low, median, _ = nothing.uncut
+    assert low > 0.2
+    assert tokencut(close, tau=median).uncut is None
+    assert tokencut(close, tau=median).mask.any()
 
 
 def test_three_patches_are_enough():
     keys = np.array([[[1.0, 0], [1, 0.1], [0, 1]]])
-    np.testing.assert_array_equal(tokencut(keys), [[False, False, True]])
+    np.testing.assert_array_equal(tokencut(keys).mask, [[False, False, True]])
 
 
 def test_a_grid_of_stride_4_takes_seconds():
     keys, larger, smaller = blobs(56, 56, 32)
     began = time.process_time()
-    mask = tokencut(keys)
+    mask = tokencut(keys).mask
     assert time.process_time() - began < 5  # about 0.5
     assert np.array_equal(mask, larger) or np.array_equal(mask, smaller)
 
