@@ -226,6 +226,8 @@ def main() -> None:
     if args.rank:
         rank(args.rank, args.loads, args.seed)
         return
+    if args.work:
+        args.work.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=args.work) as made:
         folder = args.shards or Path(made) / "shards"
         if args.shards is None or not folder.exists():
