@@ -7,18 +7,12 @@ mammograms of 892 patients, 1,750 pairs have nearly the same coarse hash, and on
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import combinations, pairwise
 
 import numpy as np
 
 # H, W pixels of a picture; N hashes, P pairs.
-
-log = logging.getLogger(__name__)
-
-MOST = 4_000_000
-"""Distinct hashes that are compared, at most: about an hour on one core among real radiographs."""
 
 BITS = 64
 
@@ -76,13 +70,13 @@ def _brighter(picture_HW: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return (cells[:, 1:] > cells[:, :-1]).ravel()
 
 
-def near_duplicates(hashes_N5: np.ndarray) -> np.ndarray:
+def near_duplicates(hashes_N5: np.ndarray, only_equal: bool = False) -> np.ndarray:
     """Pairs of near-duplicates, (P, 3) int64: i < j and how many of 256 bits differ, sorted.
 
     hashes: (N, 5) 64-bit words of `difference_hash`. Pictures with one and the same hash are listed with the
     first of them alone, and only that one with others: what belongs together is connected, and a picture that is there
-    a thousand times gives 999 pairs. Above MOST distinct hashes only equal ones are found, and a line says so: among
-    real radiographs one pair in a few thousand is a candidate, which is a day's work from some 10^7 on.
+    a thousand times gives 999 pairs. only_equal: of them only those with one and the same hash: among real
+    radiographs one pair in a few thousand is a candidate otherwise, which is a day's work from some 10^7 on.
     """
     if not len(hashes_N5):
         return np.zeros((0, 3), np.int64)
@@ -92,16 +86,7 @@ def near_duplicates(hashes_N5: np.ndarray) -> np.ndarray:
     group_N = group_N.reshape(-1)
     repeats = np.flatnonzero(first_M[group_N] != np.arange(len(group_N)))
     found = [np.column_stack([first_M[group_N[repeats]], repeats, np.zeros_like(repeats)])]
-    if len(distinct_M5) > MOST:
-        log.warning(
-            "%s different pictures are more than %s: only equal ones are listed as near-duplicates",
-            f"{len(distinct_M5):,}",
-            f"{MOST:,}",
-        )
-        candidates: Iterable[np.ndarray] = ()
-    else:
-        candidates = near_pairs(distinct_M5[:, 0])
-    for pairs_P3 in candidates:
+    for pairs_P3 in () if only_equal else near_pairs(distinct_M5[:, 0]):
         left, right = distinct_M5[pairs_P3[:, 0], 1:], distinct_M5[pairs_P3[:, 1], 1:]
         distance_P = np.bitwise_count(left ^ right).sum(axis=1, dtype=np.int64)
         is_near_P = distance_P <= FINE_RADIUS

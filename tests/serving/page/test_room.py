@@ -490,7 +490,9 @@ def test_axe_finds_no_fault_in_both_themes(open_page, theme):
     assert page.evaluate("document.documentElement.dataset.theme") == theme
     page.wait_for_timeout(300)
     assert faults(page) == []
-    page.evaluate("document.querySelector('.brand').insertAdjacentHTML('afterend', '<button id=bare></button>')")
+    page.evaluate(
+        "document.querySelector('.brand').insertAdjacentHTML('afterend', '<button id=bare></button>')"
+    )
     assert faults(page) == ['button-name: <button id="bare"></button>']
     page.evaluate("document.querySelector('#bare').remove()")
     page.keyboard.press("?")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import random
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from tests.platform.dicom.test_burned_in import written
@@ -18,7 +20,9 @@ from vetdino.platform.data.shards import read
 from vetdino.platform.data.study import SPLITS
 from vetdino.platform.dicom.config import DicomConfig
 from vetdino.platform.ingest.ingest import ingest
-from vetdino.platform.ingest.output.listings import HashedView, save_near_duplicates
+from vetdino.platform.ingest.output import listings
+from vetdino.platform.ingest.output.listings import HashedView, hashed_views, save_near_duplicates
+from vetdino.platform.ingest.output.store import FileRow, table_of
 
 NAME = "Mueller, Anna"
 
@@ -46,10 +50,10 @@ def test_pairs_name_whether_study_and_patient_are_the_same(tmp_path):
         hashed(2, 3, 9, 0b10000001),
         hashed(7, 0, 8, 2**300 - 1),
     ]
-    save_near_duplicates(tmp_path, views)
+    save_near_duplicates(tmp_path, [views])
     content = (tmp_path / "near_duplicates.csv").read_bytes()
     random.Random(0).shuffle(views)
-    save_near_duplicates(tmp_path, iter(views))
+    save_near_duplicates(tmp_path, [iter(views)])
     assert (tmp_path / "near_duplicates.csv").read_bytes() == content
     found = {
         (
@@ -68,6 +72,32 @@ def test_pairs_name_whether_study_and_patient_are_the_same(tmp_path):
         (5, "0", 5, "1", "same study", "1"),
         (5, "0", 6, "0", "other study", "0"),
     }
+
+
+def test_many_views_are_listed_in_parts_by_equal_hashes(tmp_path, monkeypatch, caplog):
+    words = random.Random(1)
+    hashes = [words.getrandbits(320) for _ in range(60)]
+    views = [hashed(n, 0, n, hashes[n % 60] ^ (n >= 120)) for n in range(180)]
+    refused = FileRow(b"x", 1, "1", code="LOW_CONTRAST")
+    rows = [FileRow(b"x", 1, "1", study=v.study, patient=v.patient, view=0, dhash=v.dhash) for v in views]
+    pq.write_table(table_of([*rows, refused]), tmp_path / "files.parquet")
+    [part] = hashed_views(tmp_path / "files.parquet")
+    assert list(part) == views
+    save_near_duplicates(tmp_path, [views])
+    whole = rows_of(tmp_path / "near_duplicates.csv")
+    assert not caplog.messages
+    monkeypatch.setattr(listings, "MOST", 50)
+    parts = [list(part) for part in hashed_views(tmp_path / "files.parquet")]
+    assert sorted(chain(*parts)) == sorted(views)
+    assert [len(part) for part in parts] == pytest.approx([45] * 4, abs=25)
+    save_near_duplicates(tmp_path, iter(parts))
+    found = rows_of(tmp_path / "near_duplicates.csv")
+    equal = [row for row in whole if row["distance"] == "0"]
+    assert sorted(map(str, found)) == sorted(map(str, equal))
+    assert len(equal) == 60
+    assert caplog.messages == [
+        "more than 50 views: of near-duplicates only those with one and the same hash are listed"
+    ]
 
 
 def texture(seed: int) -> np.ndarray:

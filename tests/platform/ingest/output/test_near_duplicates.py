@@ -91,14 +91,10 @@ def test_a_thousand_equal_pictures_give_999_pairs():
     assert len(near_duplicates(words[:0])) == 0
 
 
-def test_above_a_number_only_equal_pictures_are_listed_and_that_is_said(monkeypatch, caplog):
+def test_only_equal_pictures_can_be_asked_for():
     words = words_of("00" * 40, "00" * 39 + "01", "00" * 40)
     assert near_duplicates(words).tolist() == [[0, 1, 1], [0, 2, 0]]
-    monkeypatch.setattr(module, "MOST", 1)
-    assert near_duplicates(words).tolist() == [[0, 2, 0]]
-    assert caplog.messages == [
-        "2 different pictures are more than 1: only equal ones are listed as near-duplicates"
-    ]
+    assert near_duplicates(words, only_equal=True).tolist() == [[0, 2, 0]]
 
 
 @pytest.mark.slow
