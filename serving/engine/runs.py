@@ -159,7 +159,7 @@ def _run(path: Path, folder: Path) -> ShownRun | None:
 def _content(path: Path) -> dict[str, Any]:
     """What metrics.json holds. Raises DataError where it is damaged."""
     try:
-        content = json.loads(_bytes(path / METRICS))
+        content = json.loads(_bytes(path / METRICS)) if _is_plain(path / METRICS, path) else None
     except ValueError:
         content = None
     if not isinstance(content, dict) or not isinstance(content.get("metrics", {}), dict):

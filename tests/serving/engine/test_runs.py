@@ -95,6 +95,13 @@ def test_nothing_outside_of_a_run_is_read(tmp_path):
             runs.figure(run.number, name)
     with pytest.raises(NotHereError):
         runs.results("0" * 12)
+    (folder / "linked").mkdir()
+    (folder / "linked" / "metrics.json").symlink_to(tmp_path / "elsewhere" / "metrics.json")
+    [linked] = [one for one in ShownRuns(folder).list() if one.title == "linked"]
+    assert (linked.experiment, linked.problem) == (
+        "",
+        "metrics.json of this run is damaged; run the experiment again.",
+    )
     (folder / "a" / "summary.csv").unlink()
     (folder / "a" / "summary.csv").symlink_to(tmp_path / "elsewhere" / "summary.csv")
     assert runs.results(run.number).rows == ()
