@@ -123,7 +123,7 @@ def parent_of(pid: int) -> int:
 
 def gone(session: int) -> bool:
     """Whether all of a session's processes have ended, soon."""
-    for _ in range(100):
+    for _ in range(300):
         if not of_session(session):
             return True
         time.sleep(0.1)
@@ -146,7 +146,7 @@ def stopped(job) -> tuple[PretrainConfig, int, str, float, bool]:
     step_reached(config, 15, process)
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
-    code, _, err = ended(process, patience=60)
+    code, _, err = ended(process, patience=120)
     return config, code, err, time.monotonic() - began, gone(process.pid)
 
 
@@ -197,7 +197,7 @@ def test_ctrl_c_ends_within_seconds_with_one_line_that_names_resume_and_no_proce
     *_, last = err.splitlines()
     assert last == "vetdino: stopped; run the same command with --resume to continue"
     assert all(line.startswith(("{", "vetdino: warning: ")) for line in err.splitlines()[:-1])
-    assert seconds < 20
+    assert seconds < 40
     assert all_gone
     assert checkpoint.newest(checkpoints_folder(config)) is not None
 
@@ -209,7 +209,7 @@ def test_sigterm_to_the_command_alone_ends_it_as_ctrl_c_does(job):
     step_reached(config, 3, process)
     assert config.out.with_name(".terminated.lock").is_file()
     process.terminate()
-    code, _, err = ended(process, patience=60)
+    code, _, err = ended(process, patience=120)
     assert code == 143
     assert err.splitlines()[-1] == "vetdino: stopped; run the same command with --resume to continue"
     assert not config.out.with_name(".terminated.lock").exists()
