@@ -33,11 +33,11 @@ class Proxy(BaseHTTPRequestHandler):
             status, code, count = body.decode().split()
             with self.lock:
                 cls = type(self)
-                told = str(cls.refused)
+                refused = str(cls.refused)
                 cls.refused = 0
                 cls.always = (int(status), code) if int(count) < 0 else None
                 cls.failing[:] = [(int(status), code)] * max(0, int(count))
-            self.reply(200, told.encode())
+            self.reply(200, refused.encode())
             return
         with self.lock:
             failure = self.always or (self.failing.pop() if self.failing else None)

@@ -27,9 +27,9 @@ export function mount(container, room) {
   }
 
   // How many pass the filter: asked for when the rows are on the page already.
-  async function countAll(asked) {
+  async function countAll(query) {
     const { total } = await http.json(`/v1/studies?backbone=${gallery()}&count=1${filter.query()}`);
-    if (wanted !== asked) return;
+    if (wanted !== query) return;
     page.total = total;
     showCount();
   }
@@ -42,9 +42,9 @@ export function mount(container, room) {
 
   async function show() {
     if (!store.state.info) return;
-    const { after } = store.state, asked = (wanted = `${after}${filter.query()}`), began = performance.now();
+    const { after } = store.state, query = (wanted = `${after}${filter.query()}`), began = performance.now();
     const loaded = await fetchPage(after);
-    if (wanted !== asked) return; // another page was asked for meanwhile
+    if (wanted !== query) return; // another page was asked for meanwhile
     page = loaded;
     list.replaceChildren(...page.rows.map(row));
     list.scrollTop = 0;
@@ -54,7 +54,7 @@ export function mount(container, room) {
     showCount();
     performance.clearMeasures("list");
     performance.measure("list", { start: began, end: performance.now() });
-    if (page.total === null) room.attempt(() => countAll(asked));
+    if (page.total === null) room.attempt(() => countAll(query));
   }
 
   function showCount() {

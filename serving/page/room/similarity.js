@@ -22,15 +22,15 @@ export function mount(container, room) {
     if (!study) return;
     const right = other ?? study, names = `a=${study.study}/${views[0]}&b=${right.study}/${views[1]}`;
     wanted = `${names} ${backbones}`;
-    const asked = wanted;
+    const current = wanted;
     room.app.dataset.matrix = "";
     matrices.clear();
     draw();
     await Promise.all(backbones.map(async (backbone) => {
       const answer = await room.matrix(`/v1/similarity?${names}&backbone=${backbone}`);
-      if (wanted === asked) matrices.set(backbone, makeMatrix(answer));
+      if (wanted === current) matrices.set(backbone, makeMatrix(answer));
     }));
-    if (wanted !== asked) return; // another choice was made meanwhile
+    if (wanted !== current) return; // another choice was made meanwhile
     room.app.dataset.matrix = wanted;
     draw();
   }

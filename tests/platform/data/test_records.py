@@ -24,22 +24,22 @@ def shards(tmp_path):
     return tmp_path, studies
 
 
-def test_every_study_is_told_of_once_in_order(shards):
+def test_every_study_has_one_record_in_order(shards):
     folder, studies = shards
-    told = list(study_records(folder, load_manifest(folder)))
-    assert [record["key"] for record, _ in told] == [study.key for study in studies]
-    assert [len(record["views"]) for record, _ in told] == [len(study.views) for study in studies]
-    assert all(files == {} for _, files in told)
+    found = list(study_records(folder, load_manifest(folder)))
+    assert [record["key"] for record, _ in found] == [study.key for study in studies]
+    assert [len(record["views"]) for record, _ in found] == [len(study.views) for study in studies]
+    assert all(files == {} for _, files in found)
 
 
 def test_chosen_pictures_come_along(shards):
     folder, studies = shards
-    told = study_records(
+    found = study_records(
         folder,
         load_manifest(folder),
         lambda record: [record["views"][-1]["file"]] if record["key"] != studies[2].key else [],
     )
-    for (record, files), study in zip(told, studies, strict=True):
+    for (record, files), study in zip(found, studies, strict=True):
         if study is studies[2]:
             assert files == {}
         else:

@@ -342,6 +342,7 @@ def test_a_number_opens_its_study(open_page):
     page.get_by_label("Open the study of this number").fill("4")
     page.keyboard.press("Enter")
     page.wait_for_function(TITLE, arg="Study 4")
+    assert "study=test-3" in page.url
 
 
 def test_pages_of_the_list_are_turned_and_walked_over(open_page, address):
@@ -361,6 +362,8 @@ def test_pages_of_the_list_are_turned_and_walked_over(open_page, address):
     page.wait_for_function(TITLE, arg="Study 2")
     page.keyboard.press("n")
     page.wait_for_function(TITLE, arg="Study 3")
+    assert page.locator(".studies b").first.inner_text() == "Study 3"
+    assert page.get_by_label("Previous page").is_enabled()
 
 
 # Without a gallery --------------------------------------------------------------------------------------------

@@ -207,8 +207,10 @@ def test_a_similar_study_opens_and_back_returns(open_page):
     name = room.locator(".card").first.get_attribute("data-study")
     room.locator(".card .open").first.click()
     drawn(room, "similar", name)
+    assert f"study={name}" in room.url
     room.go_back()
     drawn(room, "similar", "test-0")
+    assert room.locator(".card").first.get_attribute("data-study") == name
 
 
 def test_similar_studies_may_be_limited_to_a_finding_and_found_by_another_backbone(open_page):
@@ -292,6 +294,8 @@ def test_a_file_may_be_dropped_on_the_page(open_page, studies):
         list(png.tobytes()),
     )
     room.wait_for_function("document.querySelector('h1').textContent.startsWith('Uploaded study')")
+    assert "study=upload-" in room.url
+    assert "x.png" not in room.content()
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------
@@ -396,6 +400,8 @@ def test_a_link_that_makes_no_sense_does_no_harm(open_page, link):
     drawn(room, "attention")
     room.get_by_role("tab", name="Similar").click()
     drawn(room, "similar")
+    assert room.locator(".card").count() > 0
+    assert room.locator("dialog[open]").count() == 0
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
