@@ -24,7 +24,7 @@ of unknown side; LL is the latero-lateral view of a human chest; UNKNOWN where n
 SPLITS = ("train", "val", "test")
 """Each patient is in one of these, by keyed hash."""
 
-PairPolicy = Literal["uniform", "distinct"]
+PairPolicy = Literal["uniform", "distinct", "same_side"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,20 +128,26 @@ class Study:
 
 
 def pair_of(study: Study, random: Random, policy: PairPolicy = "uniform") -> tuple[int, int]:
-    """Indices of two different views of a study, in random order; (i, i) where the study has one view.
+    """Indices of two different views of a study, in random order; (i, i) where it has no pair.
 
-    `distinct` prefers two projections that differ and falls back to `uniform` where there are none.
+    `distinct` prefers two projections that differ and falls back to `uniform` where there are none. `same_side` takes
+    only projections that differ, of lateralities that are not known to: of a study of both breasts, CC and MLO of one.
+    Where there are none, it gives a single view, drawn at random.
 
     >>> from random import Random
     >>> one = View(np.zeros((8, 8), np.uint8), "VD")
     >>> pair_of(Study("k", "p", (one,)), Random(0))
     (0, 0)
     """
-    count = len(study.views)
+    views, count = study.views, len(study.views)
     if count == 1:
         return 0, 0
     pairs = [(i, j) for i in range(count) for j in range(count) if i != j]
-    if policy == "distinct":
-        differing = [(i, j) for i, j in pairs if study.views[i].projection != study.views[j].projection]
+    if policy != "uniform":
+        differing = [(i, j) for i, j in pairs if views[i].projection != views[j].projection]
         pairs = differing or pairs
+        if policy == "same_side":
+            sides = [{views[i].laterality, views[j].laterality} for i, j in differing]
+            same = [pair for pair, side in zip(differing, sides, strict=True) if not side >= {"L", "R"}]
+            pairs = same or [(i, i) for i in range(count)]
     return random.choice(pairs)

@@ -84,9 +84,10 @@ class CropConfig:
     """Probability that the two views of a study are two different radiographs; 0 is the single-view baseline."""
     multiview_from: float = 0.0
     """Share of the training before which every study gives a single view: singles first, pairs later."""
-    pairs: Literal["uniform", "distinct"] = "uniform"
-    """Which two views make a pair: any (`uniform`), or two of different projections if there are such
-    (`distinct`)."""
+    pairs: Literal["uniform", "distinct", "same_side"] = "uniform"
+    """Which two views make a pair: any (`uniform`); two of different projections if there are such (`distinct`); or
+    only these, and of one side of the body where both sides are known (`same_side`: CC and MLO of one breast, never of
+    two); a study without such a pair gives a single view."""
     cut_on: Literal["auto", "cpu", "device"] = "auto"
     """Where crops are cut: in the loaders' processes (`cpu`) or on the network's `device`; `auto` takes the device
     if it is CUDA. Both follow the same plan; gray values may differ by one or two."""

@@ -41,6 +41,12 @@ class DistillConfig:
     """Weight of the loss on hidden patches; 0 hides no patches."""
     spread_weight: float = 0.0
     """Weight of the KoLeo loss on the student's global crops."""
+    contrast_weight: float = 0.0
+    """Weight of the contrast between studies: the CLS token of a global crop finds the teacher's of its own study among
+    those of the whole batch (InfoNCE). It shapes the embedding itself, where few pairs and short trainings leave the
+    other losses to the heads."""
+    contrast_temperature: float = 0.1
+    """Temperature of that contrast's softmax."""
     masks: MaskConfig = field(default_factory=MaskConfig)
     spread_head: bool = False
     """Fit the untrained heads to the tokens of the untrained backbone first, so that targets differ between images

@@ -18,12 +18,12 @@ from ...platform.training.ranks import gather_over_ranks, rank_and_world_size
 from ..batches.batch import CropBatch
 from .config import DistillConfig, HeadConfig
 from .heads import Head
-from .losses import Centering, Sinkhorn, entropy, koleo_part, patch_loss, view_loss
+from .losses import Centering, Sinkhorn, contrast_loss, entropy, koleo_part, patch_loss, view_loss
 
 # B studies, A studies of the whole batch (all micro-batches of all ranks), S student crops, T teacher crops (first
 # among the student's), G global crops, K prototypes, M hidden patches, D width.
 
-LOSS_NAMES = ("total", "view", "patch", "spread", "teacher_entropy")
+LOSS_NAMES = ("total", "view", "patch", "spread", "contrast", "teacher_entropy")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,6 +34,7 @@ class DistillLosses:
     view: Tensor
     patch: Tensor
     spread: Tensor
+    contrast: Tensor
     teacher_entropy: Tensor
     vectors_BD: Tensor
     """The student's CLS tokens of the first global crop of each study, without gradient."""
@@ -70,6 +71,8 @@ class Targets:
     bank_GAD: Tensor | None
     """For KoLeo: the student's CLS tokens of the global crops of the whole batch; None if this micro-batch is the
     rank's whole share, whose own forward pass then gives them."""
+    teacher_TAD: Tensor | None
+    """For the contrast: the teacher's CLS tokens of its crops of the whole batch; None without that loss."""
     first: int
     """Index of this micro-batch's first study in the whole batch."""
     micro_batches: int
@@ -169,12 +172,18 @@ class Distiller(nn.Module):
         patch_targets = patch_MK.split([len(output.patch_MK) for output in outputs])
         count = len(micro_batches)
         bank_GAD = self._bank(micro_batches, seeds) if count > 1 and self.config.spread_weight else None
+        teacher_TAD = None
+        if self.config.contrast_weight:
+            teacher_TAD = gather_over_ranks(
+                torch.cat([output.global_cls for output in outputs], dim=1), dim=1
+            )
         rank, world = rank_and_world_size()
         return [
             Targets(
                 cls_TBK=target_TBK,
                 patch_MK=patch_targets[index],
                 bank_GAD=bank_GAD,
+                teacher_TAD=teacher_TAD,
                 first=(rank * count + index) * studies,
                 micro_batches=world * count,
                 seed=seeds[index],
@@ -193,10 +202,15 @@ class Distiller(nn.Module):
         # Each micro-batch has the KoLeo loss of the whole batch, but gradient for its own studies only: the mean
         # of the gradients would be too small by the number of micro-batches.
         scaled_spread = spread + (targets.micro_batches - 1) * (spread - spread.detach())
+        contrast = view * 0
+        if targets.teacher_TAD is not None:
+            temperature = config.contrast_temperature
+            contrast = contrast_loss(outputs.global_cls, targets.teacher_TAD, targets.first, temperature)
         total = config.view_weight * view + config.patch_weight * patch + config.spread_weight * scaled_spread
+        total = total + config.contrast_weight * contrast
         teacher_entropy = entropy(targets.cls_TBK.flatten(0, 1))
         vectors_BD = outputs.global_cls[0].detach()
-        return DistillLosses(total, view, patch, spread, teacher_entropy, vectors_BD)
+        return DistillLosses(total, view, patch, spread, contrast, teacher_entropy, vectors_BD)
 
     def _patch_loss(self, outputs: LearnerOutputs, targets: Targets, hidden_TBN: Tensor) -> Tensor:
         hidden_XN = hidden_TBN.flatten(0, 1)

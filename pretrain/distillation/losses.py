@@ -1,4 +1,4 @@
-"""The losses (view, patch, KoLeo) and the teacher's targets (centering, Sinkhorn-Knopp).
+"""The losses (view, patch, contrast, KoLeo) and the teacher's targets (centering, Sinkhorn-Knopp).
 
 All are computed in float32 (float64 for float64 inputs), whatever the autocast around them.
 """
@@ -14,8 +14,8 @@ from torch.autograd.function import once_differentiable
 
 from ...platform.training.ranks import max_over_ranks, sum_over_ranks
 
-# S student crops, T teacher crops, B studies, K prototypes, M hidden patches, D width; N rows, A rows of the whole
-# batch (all micro-batches of all ranks).
+# S student crops, G global ones, T teacher crops, B studies, K prototypes, M hidden patches, D width; N rows, A rows
+# of the whole batch (all micro-batches of all ranks).
 
 
 def view_loss(student_SBK: Tensor, target_TBK: Tensor, temperature: float = 0.1) -> Tensor:
@@ -109,6 +109,31 @@ def koleo_loss(vectors_BD: Tensor) -> Tensor:
             nearest_B = cosine_BB.fill_diagonal_(-2.0).argmax(-1)
         gap_B = (unit_BD - unit_BD[nearest_B]).square().sum(-1)
         return -0.5 * torch.log(gap_B.clamp_min(1e-16)).mean()
+
+
+def contrast_loss(student_GBD: Tensor, teacher_TAD: Tensor, first: int, temperature: float = 0.1) -> Tensor:
+    """Mean cross-entropy of telling a study's teacher crops from those of all other studies, by the CLS tokens.
+
+    student_GBD: CLS tokens of the student's global crops, the teacher's own first; teacher_TAD: those of the teacher's
+    crops of the whole batch, whose study first + b is the student's b; of any length and float type. No gradient flows
+    into the teacher. With s and t a crop each and cosines divided by the temperature: the mean over b and all pairs
+    s != t of `-log softmax_a(cos(student_sb, teacher_ta) / temperature)` at a = first + b. Scalar, float32; zero
+    without such pairs or for one study.
+
+    InfoNCE (van den Oord et al., arXiv 1807.03748, equation 4) with the EMA teacher as in MoCo (arXiv 1911.05722,
+    equation 1), on the tokens themselves, without a head.
+    """
+    crops, studies, _ = student_GBD.shape
+    teachers, everyone, _ = teacher_TAD.shape
+    is_other_GT = ~torch.eye(crops, teachers, dtype=torch.bool, device=student_GBD.device)
+    if everyone < 2 or not is_other_GT.any():
+        return _float32(student_GBD).sum() * 0.0
+    with torch.autocast(student_GBD.device.type, enabled=False):
+        student = F.normalize(_float32(student_GBD), dim=-1)
+        teacher = F.normalize(_float32(teacher_TAD.detach()), dim=-1)
+        log_p_GTBA = (torch.einsum("gbd,tad->gtba", student, teacher) / temperature).log_softmax(-1)
+        match_GTB = log_p_GTBA[..., first : first + studies].diagonal(dim1=-2, dim2=-1)
+        return -match_GTB[is_other_GT].mean()
 
 
 def koleo_part(part_BD: Tensor, all_AD: Tensor, first: int) -> Tensor:

@@ -36,6 +36,39 @@ def test_distinct_pairs_differ_in_projection_wherever_two_do(projections, seed):
     assert (projections[left] != projections[right]) == (len(set(projections)) == 2)
 
 
+def sided(*views: tuple[str, str]) -> Study:
+    pixels = np.zeros((4, 6), np.uint8)
+    return Study("4f2a", "9c01", tuple(View(pixels, projection, side) for projection, side in views))
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["CC", "MLO"]), st.sampled_from(["L", "R", ""])), min_size=1, max_size=5
+    ),
+    st.integers(0, 2**32),
+)
+def test_same_side_never_pairs_two_sides_or_one_projection_with_itself(views, seed):
+    left, right = pair_of(sided(*views), Random(seed), "same_side")
+    (projection, side), (other_projection, other_side) = views[left], views[right]
+    allowed = any(
+        one[0] != other[0] and not (one[1] and other[1] and one[1] != other[1])
+        for one in views
+        for other in views
+    )
+    if allowed:
+        assert projection != other_projection
+        assert not (side and other_side and side != other_side)
+    else:
+        assert left == right
+
+
+def test_same_side_draws_every_pair_of_both_breasts():
+    study = sided(("CC", "L"), ("MLO", "L"), ("CC", "R"), ("MLO", "R"))
+    random = Random(0)
+    assert {pair_of(study, random, "same_side") for _ in range(200)} == {(0, 1), (1, 0), (2, 3), (3, 2)}
+    assert len({pair_of(study, random, "distinct") for _ in range(400)}) == 8
+
+
 def test_every_ordered_pair_is_drawn_about_equally_often():
     random, study = Random(0), study_of("VD", "LLAT", "RLAT")
     drawn = [pair_of(study, random) for _ in range(6000)]

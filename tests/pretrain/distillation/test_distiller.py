@@ -15,7 +15,7 @@ from vetdino.platform.models.config import BackboneConfig
 from vetdino.pretrain.batches.batch import CropBatch
 from vetdino.pretrain.distillation.config import DistillConfig, HeadConfig
 from vetdino.pretrain.distillation.distiller import Distiller, Learner
-from vetdino.pretrain.distillation.losses import koleo_loss
+from vetdino.pretrain.distillation.losses import contrast_loss, koleo_loss
 
 GLOBALS, LOCALS, STUDIES, PATCHES, PROTOTYPES = 2, 3, 4, 16, 12
 
@@ -104,6 +104,26 @@ def test_the_losses_are_those_of_the_slow_way():
     assert found.spread.item() == pytest.approx(spread.mean().item(), rel=1e-4)
     total = view + 0.7 * patch + 0.1 * spread.mean()
     assert found.total.item() == pytest.approx(total.item(), rel=1e-5)
+    assert found.contrast.item() == 0
+
+
+def test_the_contrast_compares_the_global_cls_tokens_of_both_networks():
+    distiller = distiller_of(replace(CONFIG, contrast_weight=0.5, contrast_temperature=0.2))
+    batch = batch_of()
+    with torch.no_grad():  # as after some steps: student and teacher differ
+        distiller.student.backbone.vit.norm.weight.mul_(
+            torch.linspace(0.5, 2, distiller.student.backbone.width)
+        )
+    plain = distiller_of()
+    plain.load_state_dict(distiller.state_dict())
+    without = plain(plain.student, batch, TEMPERATURE).total.item()
+    found = distiller(distiller.student, batch, TEMPERATURE)
+    *_, student = slow_outputs(distiller.student, batch, hide=True)
+    *_, teacher = slow_outputs(distiller.teacher, batch, hide=False)
+    by_crop = lambda cls, crops: torch.stack(cls[: crops * STUDIES]).view(crops, STUDIES, -1)
+    expected = contrast_loss(by_crop(student, 2 * GLOBALS), by_crop(teacher, GLOBALS), 0, 0.2)
+    assert found.contrast.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert found.total.item() == pytest.approx(without + 0.5 * expected.item(), rel=1e-5)
 
 
 def test_the_centres_follow_the_teachers_scores_once_a_step():
@@ -174,7 +194,7 @@ def test_gradients_reach_the_student_and_never_the_teacher(targets):
 @pytest.mark.parametrize("targets", ["centring", "sinkhorn"])
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_batch_in_parts_has_the_losses_and_the_gradient_of_the_whole(targets, count):
-    config = replace(CONFIG, targets=targets)
+    config = replace(CONFIG, targets=targets, contrast_weight=0.5)
     batch = batch_of()
     whole, parted = distiller_of(config), distiller_of(config)
     one = whole(whole.student, batch, TEMPERATURE)
@@ -256,5 +276,5 @@ def test_whitened_heads_are_the_same_in_student_and_teacher_and_tell_pictures_ap
 def test_names_of_losses_are_those_that_are_logged():
     distiller = distiller_of()
     named = distiller(distiller.student, batch_of(), TEMPERATURE).named()
-    assert list(named) == ["total", "view", "patch", "spread", "teacher_entropy"]
+    assert list(named) == ["total", "view", "patch", "spread", "contrast", "teacher_entropy"]
     assert not any(value.requires_grad for value in named.values())

@@ -10,6 +10,7 @@ from torch.autograd import gradcheck
 from vetdino.pretrain.distillation.losses import (
     Centering,
     Sinkhorn,
+    contrast_loss,
     entropy,
     koleo_loss,
     koleo_part,
@@ -312,3 +313,49 @@ def test_sinkhorn_of_no_rows_is_empty():
 
 def test_the_entropy_of_uniform_targets_is_ln_k():
     assert float(entropy(torch.full((4, 8), 1 / 8))) == pytest.approx(math.log(8), rel=1e-6)
+
+
+def contrast_by_loops(student, teacher, first, temperature):
+    unit = lambda vector: vector / vector.norm()
+    terms = []
+    for s in range(len(student)):
+        for t in range(len(teacher)):
+            for b in range(student.shape[1]):
+                if s == t:
+                    continue
+                logits = [float(unit(student[s, b]) @ unit(other)) / temperature for other in teacher[t]]
+                terms.append(logsumexp(logits) - logits[first + b])
+    return math.fsum(terms) / len(terms)
+
+
+@pytest.mark.parametrize(("crops", "teachers"), [(4, 2), (2, 2), (3, 1)])
+def test_the_contrast_equals_the_plain_loops_and_its_gradient_finite_differences(crops, teachers):
+    student, teacher = scores(crops, 3, 5).requires_grad_(), scores(teachers, 7, 5, seed=3)
+    found = contrast_loss(student, teacher, first=2, temperature=0.2)
+    assert found.item() == pytest.approx(contrast_by_loops(student.detach(), teacher, 2, 0.2), rel=1e-12)
+    assert gradcheck(lambda x: contrast_loss(x, teacher, 2, 0.2), student)
+
+
+def test_parts_of_a_batch_have_in_the_mean_its_contrast_and_its_gradient():
+    student, teacher = scores(4, 6, 5).requires_grad_(), scores(2, 6, 5, seed=3)
+    (whole,) = torch.autograd.grad(contrast_loss(student, teacher, 0), student)
+    parts = [contrast_loss(student[:, first : first + 2], teacher, first) for first in (0, 2, 4)]
+    (divided,) = torch.autograd.grad(torch.stack(parts).mean(), student)
+    assert torch.allclose(whole, divided, atol=1e-12)
+
+
+def test_the_contrast_is_small_where_each_study_finds_itself_and_zero_for_one_study():
+    cls = torch.eye(4)[None].repeat(2, 1, 1)
+    assert contrast_loss(cls, cls[:1], 0, 0.05).item() < 1e-6
+    assert contrast_loss(cls, cls[:1].flip(1), 0, 0.05).item() > 10
+    alone = torch.ones(2, 1, 3, requires_grad=True)
+    contrast_loss(alone, alone[:1], 0).backward()
+    assert contrast_loss(alone, alone[:1], 0).item() == 0
+    assert not alone.grad.any()
+
+
+def test_no_gradient_of_the_contrast_reaches_the_teacher():
+    student, teacher = scores(2, 3, 4).requires_grad_(), scores(1, 3, 4, seed=2).requires_grad_()
+    contrast_loss(student, teacher, 0).backward()
+    assert student.grad.any()
+    assert teacher.grad is None
