@@ -255,9 +255,9 @@ def vet_l14() -> PretrainConfig:
 
 
 def vet_s14_small() -> PretrainConfig:
-    """`vet_s14` for two CPU cores and a few hundred studies: crops of 112 and 56 px, 200 steps of 32 studies.
+    """`vet_s14` for two CPU cores and a few hundred studies: crops of 112 and 56 px, 150 steps of 32 studies.
 
-    `vetdino pretrain vet_s14_small --shards SHARDS --start dinov2_vits14_pretrain.pth`. Fifteen minutes, seven studies
+    `vetdino pretrain vet_s14_small --shards SHARDS --start dinov2_vits14_pretrain.pth`. Twelve minutes, seven studies
     a second on one core with bfloat16 instructions. On 437 training studies of mammograms (docs/results.md).
     """
     base = vet_s14()
@@ -278,10 +278,10 @@ def vet_s14_small() -> PretrainConfig:
             layer_decay=0.85,
             zero=0,
         ),
-        probe=ProbeConfig(every=100, bank=400),
+        probe=ProbeConfig(every=75, bank=400),
         batch=32,
-        steps=200,
-        checkpoint_every=100,
+        steps=150,
+        checkpoint_every=75,
         workers=1,
         loaders=1,
     )
