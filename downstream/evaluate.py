@@ -17,7 +17,7 @@ from ..platform.core.tracking import tracking_address
 from ..platform.data.manifest import load_manifest
 from ..platform.measure.descriptors import Descriptor
 from ..platform.measure.predictions import Predictions, predictions_file, save_predictions
-from ..platform.measure.results import Measurements, MetricValue, metric_values
+from ..platform.measure.results import Measurements, MetricValue, measured_values, metric_values
 from .checks import check_evaluation
 from .common.record import (
     DatasetUse,
@@ -170,7 +170,7 @@ def _sources(backbones: Mapping[str, str | Path], job: EvaluationJob) -> list[So
 
 
 def measure(sources: Sequence[Source], job: EvaluationJob) -> EvaluationReport:
-    """Every task on every source; the first source is compared with each other one."""
+    """Every task on every source; the first source is compared with each other one, on the same patients."""
     report = EvaluationReport(
         labels={one.name: one.label for one in sources}, digests={one.name: one.digest for one in sources}
     )
@@ -194,7 +194,7 @@ def _values(
 ) -> list[MetricValue]:
     predictions = {name: one for name, one in results.items() if isinstance(one, Predictions)}
     if not predictions:
-        return [value for one in results.values() if isinstance(one, Measurements) for value in one.values]
+        return measured_values({name: one for name, one in results.items() if isinstance(one, Measurements)})
     if fraction < 1 and not any(one.findings for one in predictions.values()):
         return []  # too few labels for any finding; `left_out` says so
     return metric_values(predictions, config.resamples, config.seed)

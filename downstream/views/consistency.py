@@ -1,6 +1,7 @@
 """Consistency: does a backbone see the patient through every projection? Four measures, with baselines and ceilings.
 
-Retrieval finds the other view of a study among those of all other patients. Leak decodes the projection, and how a
+Retrieval finds the other view of a study among those of all other patients, as the vectors lie and after a linear map
+that train studies were fitted with. Leak decodes the projection, and how a
 file was made, from the vectors, beside findings. On generated studies, whose ground truth is known, also patches (do
 the tokens of one view find the same place of the animal in another?) and attention (does a head attend to an organ,
 and the same head to the same organ from the side?).
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +30,7 @@ from .config import ConsistencyConfig
 from .correspondence import PatchMatches, patch_figures, patch_matches
 from .intervals import PatientBootstrap, merged
 from .leak import leak
+from .linear_retrieval import linear_retrieval
 from .retrieval import retrieval
 from .stability import UPRIGHT
 from .tokenized import TokenizedView, tokenized_views
@@ -64,13 +67,15 @@ def consistency(
     if not len(views["test"].features):
         raise FeaturesError(f"{shards}: no studies in the test split; ingest more patients")
     bootstrap = PatientBootstrap(source.name, resamples, seed)
-    return merged(
+    measured = merged(
         [
             retrieval(views["test"], bootstrap),
+            linear_retrieval(views, bootstrap),
             leak(views, config.strengths, bootstrap),
             against_truth(source, shards, config, bootstrap),
         ]
     )
+    return replace(measured, resamples=bootstrap.kept)
 
 
 def against_truth(

@@ -6,13 +6,13 @@ N items, P patients, R resamples, X columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import SupportsFloat, TypeAlias
 
 import numpy as np
 
-from ...platform.measure.bootstrap import bootstrap_interval
-from ...platform.measure.results import Measurements, MetricValue
+from ...platform.measure.bootstrap import bootstrap_samples, percentiles
+from ...platform.measure.results import Measurements, MetricValue, Resamples
 
 Bounds: TypeAlias = tuple[SupportsFloat, SupportsFloat]
 """Low and high end of an interval."""
@@ -25,6 +25,8 @@ class PatientBootstrap:
     source: str
     resamples: int
     seed: int
+    kept: dict[tuple[str, str], Resamples] = field(default_factory=dict)
+    """(metric, row) -> the resamples behind its interval, of means, ratios and medians."""
 
     def means(
         self, row: str, columns: Mapping[str, np.ndarray], patients: Sequence[str]
@@ -45,11 +47,14 @@ class PatientBootstrap:
             for part, column_N in enumerate(pair):
                 np.add.at(parts_2PX[part, :, x], patient_N, column_N)
         over_PX, under_PX = parts_2PX
-        low, high = self.interval(lambda weight_RP: ratio(weight_RP @ over_PX, weight_RP @ under_PX), people)
+        samples_RX = self._samples(lambda weight_RP: ratio(weight_RP @ over_PX, weight_RP @ under_PX), people)
+        low, high = percentiles(samples_RX)
         values = ratio(over_PX.sum(axis=0), under_PX.sum(axis=0))
         for x, name in enumerate(columns):
             if under_PX[:, x].any():
                 count = int((under_PX[:, x] > 0).sum()), int(under_PX[:, x].sum())
+                if not name.endswith("_chance"):
+                    self.kept[name, row] = Resamples(tuple(people), samples_RX[:, x])
                 yield self.value(name, row, values[x], (low[x], high[x]), *count)
 
     def medians(
@@ -64,17 +69,21 @@ class PatientBootstrap:
                 return sorted_N[(2 * below_RN >= below_RN[:, -1:]).argmax(axis=1)]
 
             (value,) = median(np.ones((1, len(column_N))))
-            low, high = self.interval(median, patients)
+            samples_R = self._samples(median, patients)
+            self.kept[name, row] = Resamples(tuple(sorted(set(patients))), samples_R)
+            low, high = percentiles(samples_R)
             yield self.value(name, row, value, (low, high), len(set(patients)), len(column_N))
 
     def interval(
         self, fn: Callable[[np.ndarray], np.ndarray], patients: Sequence[str]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """`bootstrap_interval` of fn; NaN where there is one patient only, who says nothing of others."""
-        low, high = bootstrap_interval(fn, patients, self.resamples, self.seed)
-        if len(set(patients)) > 1:
-            return low, high
-        return np.full_like(low, np.nan), np.full_like(high, np.nan)
+        """The interval of fn: weights of the items (R, N) -> values (R,) or (R, X)."""
+        return percentiles(self._samples(fn, patients))
+
+    def _samples(self, fn: Callable[[np.ndarray], np.ndarray], patients: Sequence[str]) -> np.ndarray:
+        """`bootstrap_samples` of fn; NaN where there is one patient only, who says nothing of others."""
+        samples = bootstrap_samples(fn, patients, self.resamples, self.seed)
+        return samples if len(set(patients)) > 1 else np.full_like(samples, np.nan, dtype=float)
 
     def value(
         self, metric: str, row: str, value: SupportsFloat, bounds: Bounds, patients: int, items: int

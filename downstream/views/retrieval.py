@@ -6,6 +6,7 @@ Q queries, M views of the bank, D dimensions.
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
@@ -19,6 +20,23 @@ TOPS = (1, 5, 10)
 """Ranks at which recall is measured."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class MatchRanks:
+    """The queries of one row: (Q,) each. rank: of a query's match, from 1. others: views of other patients."""
+
+    rank: np.ndarray
+    others: np.ndarray
+    patients: np.ndarray
+
+    @property
+    def mrr(self) -> float:
+        """Mean of 1 / rank."""
+        return float((1 / self.rank).mean())
+
+    def __repr__(self) -> str:
+        return f"MatchRanks({len(self.rank)} queries)"
+
+
 def retrieval(views: ViewVectors, bootstrap: PatientBootstrap) -> Measurements:
     """recall@1, @5, @10 and MRR of a study's other view, by pair of projections, beside chance.
 
@@ -26,35 +44,41 @@ def retrieval(views: ViewVectors, bootstrap: PatientBootstrap) -> Measurements:
     of other patients. A tie with it counts as nearer. Chance is exact: 1 of n for recall@1, the mean of 1/rank over n
     equally likely ranks for MRR. Intervals resample the patients of the queries; the bank stays.
     """
+    ranks = ranks_by_row(views)
+    figures: list[MetricValue] = []
+    left_out = {}
+    for row, one in ranks.items():
+        if one.others.any():
+            figures += bootstrap.means(row, recalls(one), one.patients.tolist())
+        else:
+            left_out[f"retrieval {row}"] = "no other patient has such a view"
+    if not ranks:
+        left_out["retrieval"] = "no test study has two views of known projection"
+    unknown = sum(name == UNKNOWN for name in views.projections)
+    facts = {"retrieval_studies": len(_rows_by_study(views)), "views_without_projection": unknown}
+    return Measurements(tuple(figures), left_out, facts)
+
+
+def ranks_by_row(views: ViewVectors) -> dict[str, MatchRanks]:
+    """The ranks of all queries by row: `all`, where two different projections make a query, then pairs of them."""
     vectors, patients = views.features.vectors, np.asarray(views.features.patients)
-    rows_by_study = _rows_by_study(views)
     queries: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-    for rows in rows_by_study.values():
+    for rows in _rows_by_study(views).values():
         for one, other in permutations(rows, 2):
             queries[views.projections[one], views.projections[other]].append((one, other))
-    ranks: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = defaultdict(list)
+    parts: dict[str, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = defaultdict(list)
     for (source, target), pairs in queries.items():
         query, match = np.array(pairs).T
         bank = np.array([row for row, name in enumerate(views.projections) if name == target])
         rank_Q, others_Q = match_ranks(
             vectors[query], vectors[match], vectors[bank], patients[query], patients[bank]
         )
-        ranks[pair_name(source, target)].append((rank_Q, others_Q, patients[query]))
+        parts[pair_name(source, target)].append((rank_Q, others_Q, patients[query]))
         if source != target:
-            ranks["all"].append((rank_Q, others_Q, patients[query]))
-    figures: list[MetricValue] = []
-    left_out = {}
-    for row in ordered_pairs(ranks):
-        rank_Q, others_Q, patient_Q = map(np.concatenate, zip(*ranks[row], strict=True))
-        if others_Q.any():
-            figures += bootstrap.means(row, _recalls(rank_Q, others_Q), patient_Q.tolist())
-        else:
-            left_out[f"retrieval {row}"] = "no other patient has such a view"
-    if not ranks:
-        left_out["retrieval"] = "no test study has two views of known projection"
-    unknown = sum(name == UNKNOWN for name in views.projections)
-    facts = {"retrieval_studies": len(rows_by_study), "views_without_projection": unknown}
-    return Measurements(tuple(figures), left_out, facts)
+            parts["all"].append((rank_Q, others_Q, patients[query]))
+    return {
+        row: MatchRanks(*map(np.concatenate, zip(*parts[row], strict=True))) for row in ordered_pairs(parts)
+    }
 
 
 def match_ranks(
@@ -80,8 +104,9 @@ def match_ranks(
     return 1 + nearer_Q, others_Q
 
 
-def _recalls(rank_Q: np.ndarray, others_Q: np.ndarray) -> dict[str, np.ndarray]:
+def recalls(ranks: MatchRanks) -> dict[str, np.ndarray]:
     """Columns (Q,): recall at each of TOPS, MRR, and their chance; NaN where the bank has no other patient."""
+    rank_Q, others_Q = ranks.rank, ranks.others
     alone_Q = others_Q == 0
     harmonic = np.cumsum(1 / np.arange(1, others_Q.max() + 2))
     columns = {f"recall_at_{top}": (rank_Q <= top).astype(float) for top in TOPS}

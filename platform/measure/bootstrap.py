@@ -47,7 +47,7 @@ class Estimate:
 
     def interval(self) -> tuple[np.ndarray, np.ndarray]:
         """The 95 % percentile interval (low_F, high_F); NaN where under half of the resamples kept both classes."""
-        return _percentiles(np.where(np.isnan(self.values), np.nan, self.samples))
+        return percentiles(np.where(np.isnan(self.values), np.nan, self.samples))
 
     def __repr__(self) -> str:
         return f"Estimate({len(self.values)} findings, {len(self.samples)} resamples)"
@@ -68,18 +68,28 @@ def estimate(
     return Estimate(metric(truth_NF, score_NF), np.concatenate(blocks))
 
 
+def bootstrap_samples(
+    metric: Callable[[np.ndarray], np.ndarray],
+    patients: Sequence[str],
+    n: int = 1000,
+    seed: int = 0,
+) -> np.ndarray:
+    """Any metric on `n` resamples of the patients: (n,) or (n, ...).
+
+    metric: weights (R, N), how often each item was drawn -> values (R,) or (R, ...), NaN where undefined. The same
+    patients, n and seed give the same resamples, so that the difference of two arrays is paired.
+    """
+    return np.concatenate([metric(weight_RN) for weight_RN in _resamples(patients, n, seed)])
+
+
 def bootstrap_interval(
     metric: Callable[[np.ndarray], np.ndarray],
     patients: Sequence[str],
     n: int = 1000,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The 95 % percentile interval of any metric over resampled patients.
-
-    metric: weights (R, N), how often each item was drawn -> values (R,) or (R, ...), NaN where undefined.
-    """
-    samples = [metric(weight_RN) for weight_RN in _resamples(patients, n, seed)]
-    return _percentiles(np.concatenate(samples))
+    """The 95 % percentile interval of `bootstrap_samples`."""
+    return percentiles(bootstrap_samples(metric, patients, n, seed))
 
 
 def _resamples(patients: Sequence[str], n: int, seed: int) -> Iterator[np.ndarray]:
@@ -95,8 +105,8 @@ def _resamples(patients: Sequence[str], n: int, seed: int) -> Iterator[np.ndarra
         yield drawn_RP[:, patient_N].astype(np.float64)
 
 
-def _percentiles(sample_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Percentiles along the first axis over what is known; NaN where less than half is."""
+def percentiles(sample_R: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the 95 % interval along the first axis over what is known; NaN where less than half is."""
     sample_RX = sample_R.reshape(len(sample_R), -1)
     bounds_2X = np.full((2, sample_RX.shape[1]), np.nan)
     for x, column_R in enumerate(sample_RX.T):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..core.errors import FeaturesError
-from .bootstrap import Estimate, estimate
+from .bootstrap import Estimate, estimate, percentiles
 from .metrics import auroc, average_precision
 from .predictions import Predictions
 
@@ -35,20 +35,67 @@ class MetricValue:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Resamples:
+    """A metric on resamples of some patients, so that two sources can be compared on the same ones.
+
+    patients: whom the resamples are drawn from. samples: (R,) float64, NaN where undefined.
+    """
+
+    patients: tuple[str, ...]
+    samples: np.ndarray
+
+    def __repr__(self) -> str:
+        return f"Resamples({len(self.samples)} of {len(self.patients)} patients)"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Measurements:
     """What a task measures that has no predictions of findings, such as how well one view retrieves the other.
 
     values: each with the name of its row as `finding`. left_out: row -> why it is not measured. facts: further
-    numbers, such as the settings chosen. pictures: file name -> PNG.
+    numbers, such as the settings chosen. pictures: file name -> PNG. resamples: (metric, row) -> its resamples, of the
+    values that other sources can be compared with.
     """
 
     values: tuple[MetricValue, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
     facts: Mapping[str, str | int | float] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    resamples: Mapping[tuple[str, str], Resamples] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Measurements({len(self.values)} values, {len(self.pictures)} pictures)"
+
+
+def measured_values(measured: Mapping[str, Measurements]) -> list[MetricValue]:
+    """The values of each source; then of the first minus each other (`a - b`), where both measured the same patients.
+
+    The differences are paired: the sources are resampled together.
+    """
+    values = [value for one in measured.values() for value in one.values]
+    first, *others = measured
+    known = {
+        name: {(value.metric, value.finding): value for value in one.values} for name, one in measured.items()
+    }
+    for other in others:
+        for key, mine in measured[first].resamples.items():
+            theirs = measured[other].resamples.get(key)
+            if theirs is None or theirs.patients != mine.patients:
+                continue
+            one, two = known[first][key], known[other][key]
+            (low,), (high,) = percentiles((mine.samples - theirs.samples)[:, None])
+            values.append(
+                MetricValue(
+                    *key,
+                    f"{first} - {other}",
+                    one.value - two.value,
+                    float(low),
+                    float(high),
+                    one.present,
+                    one.known,
+                )
+            )
+    return values
 
 
 def metric_values(predictions: Mapping[str, Predictions], n: int = 1000, seed: int = 0) -> list[MetricValue]:

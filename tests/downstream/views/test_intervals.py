@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vetdino.downstream.views.intervals import PatientBootstrap, mean_known, merged
-from vetdino.platform.measure.results import Measurements
+from vetdino.platform.measure.results import Measurements, measured_values
 
 BOOTSTRAP = PatientBootstrap("ours", 200, 0)
 
@@ -54,3 +54,29 @@ def test_merged_measurements_keep_everything_in_order():
     assert both.left_out == {"a": "no truth", "b": "no heads"}
     assert list(both.facts.items()) == [("heads", 3), ("views", 4)]
     assert both.pictures == {"a.png": b"1", "b.png": b"2"}
+
+
+def test_two_sources_are_compared_on_the_same_resamples():
+    random = np.random.default_rng(1)
+    patients = [f"p{number}" for number in random.integers(0, 9, 60)]
+    one, two = random.random(60), random.random(60)
+    measured = {}
+    for name, values in (("a", one), ("b", two)):
+        bootstrap = PatientBootstrap(name, 300, 0)
+        figures = tuple(bootstrap.means("row", {"m": values, "m_chance": values}, patients))
+        measured[name] = Measurements(figures, resamples=bootstrap.kept)
+    (difference,) = [value for value in measured_values(measured) if value.source == "a - b"]
+    (expected,) = PatientBootstrap("d", 300, 0).means("row", {"m": one - two}, patients)
+    assert difference.metric == "m"
+    assert difference.value == pytest.approx(expected.value)
+    assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high))
+    assert len([value for value in measured_values(measured) if " - " not in value.source]) == 4
+
+
+def test_sources_of_other_patients_are_not_compared():
+    measured = {}
+    for name, patients in (("a", ["p", "q"]), ("b", ["p", "r"])):
+        bootstrap = PatientBootstrap(name, 20, 0)
+        figures = tuple(bootstrap.means("row", {"m": np.array([0.0, 1.0])}, patients))
+        measured[name] = Measurements(figures, resamples=bootstrap.kept)
+    assert {value.source for value in measured_values(measured)} == {"a", "b"}
