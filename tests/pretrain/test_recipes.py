@@ -38,6 +38,27 @@ def test_the_papers_crops_are_2_global_of_224_and_10_local_of_98_of_each_view():
     assert (crops.locals_per_view, crops.local_side) == (10, 98)
 
 
+@pytest.mark.parametrize("name", ["vet_s14", "vet_b14", "vet_l14", "vet_s14_small"])
+def test_recipes_that_go_on_from_published_weights_move_early_blocks_least(name):
+    config = recipe(name)
+    start = config.start.removeprefix("timm:")
+    assert start != config.start
+    assert start.split(".")[0] == config.backbone.name
+    assert start in timm.list_pretrained(f"{config.backbone.name}.*")
+    assert config.head_warmup > 0
+    assert config.optim.layer_decay < 0.9
+    assert config.crops.pairs == "same_side"
+    assert config.distill.contrast_weight > 0
+    single = replace(config, crops=replace(config.crops, p_multiview=0.0))
+    single.check()
+
+
+def test_the_small_recipe_from_published_weights_has_the_losses_of_the_large_ones():
+    small, large = recipe("vet_s14_small"), recipe("vet_s14")
+    for name in ("targets", "teacher_temperature", "patch_weight", "contrast_weight", "contrast_temperature"):
+        assert getattr(small.distill, name) == getattr(large.distill, name)
+
+
 def test_an_unknown_recipe_is_met_with_the_nearest():
     with pytest.raises(ConfigError, match="unknown recipe 'multiview_s14'; did you mean 'multi_view_s14'"):
         recipe("multiview_s14")
