@@ -153,12 +153,12 @@ def trained_config(folder: Path, kind: type[C]) -> C:
     try:
         text = file.read_text()
         if is_distillation(text) != (kind is FeatureDistillationConfig):
-            what, other = (
-                ("distillation", "pretrain") if is_distillation(text) else ("pretraining", "distill")
+            what, command = (
+                ("distillation", "distill") if is_distillation(text) else ("pretraining", "pretrain")
             )
             raise CheckpointError(
-                f"{folder}: is of a {what}, which `vetdino {other}` cannot continue or start from; give its backbone "
-                "folder, or choose another --out"
+                f"{folder}: is of a {what}, which `vetdino {command}` continues; to start from what it learned, give "
+                "its backbone folder"
             )
         return from_json(kind, text, source=str(file))
     except OSError as error:
