@@ -233,8 +233,9 @@ class FeatureDistillationConfig(TrainingConfig):
                 "crops; crops.globals_per_view says how many"
             )
         for name in ("teacher_side", "embed_side"):
-            if (getattr(self, name) or 1) < 1:
-                raise ConfigError(f"{name} {getattr(self, name)} must be above 0")
+            side = getattr(self, name)
+            if side is not None and side < 1:
+                raise ConfigError(f"{name} {side} must be above 0")
 
 
 def native_patch_side(name: str) -> int:
