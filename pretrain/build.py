@@ -82,8 +82,11 @@ def build_trainer(config: TrainingConfig, worker: WorkerContext, newest: Path | 
     )
     order = study_order(config, mixture)
     assert order.studies == len(dataset), "the index has as many studies as the manifests"
-    make = _feature_objective if isinstance(config, FeatureDistillationConfig) else _self_objective
-    distiller, alarms, frozen_steps = make(config, worker, newest, dataset, order)
+    if isinstance(config, FeatureDistillationConfig):
+        distiller, alarms, frozen_steps = _feature_objective(config, worker, newest, dataset, order)
+    else:
+        assert isinstance(config, PretrainConfig)
+        distiller, alarms, frozen_steps = _self_objective(config, worker, newest, dataset, order)
     engine = Engine(
         distiller.student,
         config.optim,
@@ -134,6 +137,8 @@ def _feature_objective(
     student = student_network(config.student, config.backbone, side, config.seed)
     check_student(config, student, worker)
     distiller = FeatureDistiller(student, teacher, config.loss, crop_side=side, teacher_side=teacher_side)
+    if isinstance(student, ConvNet) and worker.world_size > 1:
+        student.share_batch_norms()
     distiller = distiller.to(worker.device)
     if newest is None:
         distiller.fit_scales(_sample(config.loss.sample, dataset, order, worker))

@@ -191,7 +191,7 @@ class FeatureDistillationConfig(TrainingConfig):
     """Image side of the exported student in pixels; None takes one and a half times crops.global_side: things look
     larger in random crops than in a whole image (FixRes, arXiv 1906.06423, section 3)."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Type of the exported weights; float16 halves the file and moves a cosine by some 1e-5."""
+    """Type of the exported weights; float16 halves the file and moves a cosine by less than 1e-5."""
     crops: CropConfig = field(
         default_factory=lambda: CropConfig(
             global_side=128,

@@ -17,8 +17,11 @@ from .batches.batch import CropBatch
 class StepLosses(Protocol):
     """The losses of one micro-batch: the scalar whose gradient is taken, and the student's vectors (B, D)."""
 
-    total: Tensor
-    vectors_BD: Tensor
+    @property
+    def total(self) -> Tensor: ...
+
+    @property
+    def vectors_BD(self) -> Tensor: ...  # noqa: N802
 
     def values(self) -> Tensor:
         """The terms in the order of the objective's `loss_names`: float32."""

@@ -63,6 +63,12 @@ class ConvNet(nn.Module):
         """Whether it has layers that look at the whole batch."""
         return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.net.modules())
 
+    def share_batch_norms(self) -> None:
+        """Let batch norms look at the batch of all ranks, which are on GPUs; names of tensors stay."""
+        from timm.layers import convert_sync_batchnorm
+
+        self.net = convert_sync_batchnorm(self.net)
+
     def forward(self, images_B1SS: Tensor, masked_BN: None = None, patches: bool = True) -> Tokens:
         """Pooled features and last feature map of images as `normalize` makes them; masked_BN: None.
 

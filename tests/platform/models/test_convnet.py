@@ -71,3 +71,16 @@ def test_a_patch_is_that_of_a_vision_transformer():
     assert [timm_patch(name) for name in ("vit_small_patch14_dinov2", "resnet10t")] == [14, None]
     with pytest.raises(ConfigError, match="no timm model"):
         timm_patch("resnet10x")
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050"])
+def test_shared_batch_norms_keep_names_and_what_is_computed_alone(name):
+    network = random_convnet(BackboneConfig(name=name, side=64), 0).eval()
+    images, names = images_of(2, side=64), list(network.state_dict())
+    before = network.tokens(images).cls
+    network.share_batch_norms()
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.SyncBatchNorm)]
+    assert network.batch_norms
+    assert len(norms) > 5
+    assert list(network.state_dict()) == names
+    assert torch.equal(network.eval().tokens(images).cls, before)

@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from vetdino.pretrain.feature_distillation.losses import Standardization, on_grid, token_loss
@@ -69,3 +71,33 @@ def test_every_dimension_of_the_sample_has_mean_0_and_variance_1_and_one_that_st
     other = Standardization(3)
     other.load_state_dict(scale.state_dict())
     assert torch.equal(other(tokens), scale(tokens))
+
+
+SIDES = st.integers(1, 9)
+
+
+@given(SIDES, SIDES, SIDES, SIDES, st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_a_grid_that_is_resampled_stays_within_its_values_and_an_even_one_even(
+    rows, columns, high, wide, seed
+):
+    tokens = tokens_of(1, rows * columns, 2, seed=seed)
+    resampled = on_grid(tokens, (rows, columns), (high, wide))
+    assert resampled.shape == (1, high * wide, 2)
+    assert resampled.min() >= tokens.min() - 1e-5
+    assert resampled.max() <= tokens.max() + 1e-5
+    even = torch.full_like(tokens, 3.25)
+    torch.testing.assert_close(on_grid(even, (rows, columns), (high, wide)), torch.full_like(resampled, 3.25))
+
+
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(2, 6), st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_a_loss_is_the_mean_of_its_parts_and_a_cosine_knows_no_length(parts, tokens, width, seed):
+    ours, theirs = (tokens_of(parts, tokens, width, seed=seed + number) for number in (0, 1))
+    for kind in ("cosine", "smooth_l1"):
+        whole = token_loss(ours, theirs, kind)
+        split = torch.stack([token_loss(*pair, kind) for pair in zip(ours, theirs, strict=True)]).mean()
+        torch.testing.assert_close(whole, split, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        token_loss(5 * ours, 0.2 * theirs, "cosine"), token_loss(ours, theirs, "cosine"), atol=1e-4, rtol=1e-4
+    )
