@@ -42,8 +42,8 @@ def _description(facts: CardFacts) -> Iterator[Block]:
     gives = "It gives one vector per image or study, and one per patch."
     if teacher := card.origin.get("teacher"):
         yield (
-            f"A Vision Transformer for gray images that learned, without labels, the CLS and patch tokens of {teacher}. "
-            f"{gives}"
+            "A Vision Transformer for gray images that learned, without labels, the CLS and patch tokens of "
+            f"{teacher}. {gives}"
         )
     elif card.origin.get("recipe") or facts.training:
         yield f"A Vision Transformer for gray images, trained without labels by multi-view distillation. {gives}"

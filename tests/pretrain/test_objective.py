@@ -29,7 +29,7 @@ from vetdino.pretrain.replay import replay_run
 
 KINDS = {
     "vit": {"backbone.drop_path": 0.2, "optim.precision": "bfloat16"},
-    "cnn": {},
+    "cnn": {"optim.precision": "bfloat16"},
 }
 
 CNN = {"student": "resnet10t", "backbone": StudentConfig()}
