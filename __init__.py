@@ -19,6 +19,7 @@ __all__ = [
     "Study",
     "VetdinoError",
     "View",
+    "distill",
     "embed",
     "evaluate",
     "extract",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .infra.api import embed, evaluate, ingest, phantom, segment
+    from .infra.api import distill, embed, evaluate, ingest, phantom, segment
     from .infra.commands.demo import SHIPPED
     from .platform.core.errors import VetdinoError
     from .platform.data.manifest import load_manifest
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "SHIPPED": "infra.commands.demo",
     "phantom": "infra.api",
+    "distill": "infra.api",
     "ingest": "infra.api",
     "embed": "infra.api",
     "evaluate": "infra.api",

@@ -57,6 +57,26 @@ def ingest(source: str | Path, out: str | Path, **settings: Any) -> Manifest:
         return load_manifest(local.run())
 
 
+def distill(teacher: str | Path, student: str | Path, **settings: Any) -> Path | Location:
+    """Distill a frozen teacher into a small student, as `vetdino distill TEACHER STUDENT`; the student's folder.
+
+    >>> import tempfile, vetdino
+    >>> work = tempfile.mkdtemp()
+    >>> archive = vetdino.phantom(work + "/dogs", studies=24, side=64)
+    >>> _ = vetdino.ingest(archive / "dicom", work + "/shards")
+    >>> settings = {"shards": work + "/shards", "out": work + "/run", "steps": 2, "batch": 8, "device": "cpu"}
+    >>> small = {"backbone.width": 32, "backbone.depth": 2, "backbone.heads": 2, "crops.global_side": 32}
+    >>> folder = vetdino.distill(vetdino.SHIPPED, "vit_tiny_patch16_224", **settings, **small, **{"probe.every": 0})
+    >>> vetdino.load(folder).width
+    32
+    """
+    from ..pretrain.config import FeatureDistillationConfig
+    from ..pretrain.job import distill as run
+
+    paths = {"teacher": str(teacher), "student": str(student)}
+    return run(with_settings(FeatureDistillationConfig, {**settings, **paths}))
+
+
 def embed(backbone: str | Path, shards: str | Path, out: str | Path, **settings: Any) -> Features:
     """Write a backbone's features of each study or view, as `vetdino embed`; the features.
 

@@ -65,6 +65,12 @@ COMMANDS = {
         "shards -> backbone, on one worker or many",
         "run the same command with --resume to continue",
     ),
+    "distill": Entry(
+        "distill:Distill",
+        "TEACHER STUDENT",
+        "a strong backbone, shards -> a small ViT or CNN",
+        "run the same command with --resume to continue",
+    ),
     "replay": Entry("replay:Replay", "RUN", "run a step with a non-finite loss again"),
     "embed": Entry("embed:Embed", "BACKBONE SHARDS OUT", "backbone, shards -> features (Parquet)", CONTINUE),
     "index build": Entry("index.commands:IndexBuild", "FEATURES OUT", "features -> a gallery"),

@@ -15,7 +15,7 @@ from ..platform.training import checkpoint
 from .bad_steps import replay_command
 from .batches.batch import CropBatch
 from .checkpoints import newest_checkpoint_at
-from .config import PretrainConfig
+from .config import TrainingConfig
 from .run_storage import run_folder
 
 MOST = 10
@@ -24,7 +24,7 @@ MOST = 10
 _TENSORS = ("globals_GB1SS", "locals_LB1SS", "hidden_TBN")
 
 
-def save_bad_batch(config: PretrainConfig, step: int, micro_batches: Sequence[CropBatch]) -> Path:
+def save_bad_batch(config: TrainingConfig, step: int, micro_batches: Sequence[CropBatch]) -> Path:
     """Save the batch of a bad step; returns the JSON file that describes it.
 
     micro_batches: in the order of workers and, within a worker, of computation; a worker can make them again, as a
@@ -51,7 +51,7 @@ def save_bad_batch(config: PretrainConfig, step: int, micro_batches: Sequence[Cr
     return stem.with_suffix(".json")
 
 
-def load_bad_batch(config: PretrainConfig, step: int) -> list[CropBatch]:
+def load_bad_batch(config: TrainingConfig, step: int) -> list[CropBatch]:
     """The micro-batches that `save_bad_batch` wrote. Raises TrainingError if they are missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -83,5 +83,5 @@ def _tensors(micro_batches: Sequence[CropBatch]) -> dict[str, Tensor]:
     }
 
 
-def _stem(config: PretrainConfig, step: int) -> Path:
+def _stem(config: TrainingConfig, step: int) -> Path:
     return checkpoint.folder_of(run_folder(config) / "bad", step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..platform.core.errors import TrainingError
-from .config import PretrainConfig
+from .config import TrainingConfig
 
 
 class BadSteps:
@@ -46,7 +46,7 @@ class BadSteps:
         self.longest = self.in_a_row
 
 
-def too_many_bad_steps(config: PretrainConfig, step: int, count: int) -> TrainingError:
+def too_many_bad_steps(config: TrainingConfig, step: int, count: int) -> TrainingError:
     """The error that stops a training after `count` bad steps in a row, the last of which was `step`."""
     return TrainingError(
         f"step {step}: the loss or a gradient was not finite for {count} steps in a row; "
@@ -55,6 +55,6 @@ def too_many_bad_steps(config: PretrainConfig, step: int, count: int) -> Trainin
     )
 
 
-def replay_command(config: PretrainConfig, step: int) -> str:
+def replay_command(config: TrainingConfig, step: int) -> str:
     """The command that computes a bad step again."""
     return f"vetdino replay {config.out} --step {step}"

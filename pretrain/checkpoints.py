@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..platform.core.config import from_json, to_json
 from ..platform.core.errors import CheckpointError
@@ -20,15 +20,15 @@ from ..platform.models.backbone import Backbone, random_backbone
 from ..platform.training import checkpoint
 from ..platform.training.cluster import WorkerContext
 from .bad_steps import BadSteps
-from .config import PretrainConfig
-from .distillation.distiller import Distiller
+from .config import FeatureDistillationConfig, PretrainConfig, TrainingConfig
 from .distillation.engine import Engine
 from .mixture import Mixture
+from .objective import Objective
 from .run_storage import CHECKPOINTS, RunStorage, run_folder
 from .watch.alarms import Alarms
 
 TEACHER = "teacher.safetensors"
-"""In a checkpoint: the distiller's state without the student, that is teacher and centers."""
+"""In a checkpoint: what the objective keeps beside the engine's part, such as the EMA teacher and its centers."""
 
 POSITION = "position.json"
 """In a checkpoint: its step, and what a training remembers besides tensors."""
@@ -54,10 +54,10 @@ class Checkpoints:
 
     def __init__(
         self,
-        config: PretrainConfig,
+        config: TrainingConfig,
         worker: WorkerContext,
         mixture: Mixture,
-        distiller: Distiller,
+        distiller: Objective,
         engine: Engine,
         state: LoopState,
     ) -> None:
@@ -77,8 +77,7 @@ class Checkpoints:
         self.worker.barrier()
         self.storage.clear_drafts(step)
         send = self.storage.sender(step)
-        state = self.distiller.state_dict()
-        teacher = {name: value for name, value in state.items() if not name.startswith("student.")}
+        teacher = self.distiller.saved_state()
 
         def publish() -> None:
             checkpoint.publish(self.root, step)
@@ -102,6 +101,10 @@ class Checkpoints:
         self.distiller.load_state_dict(load_file(folder / TEACHER), strict=False)
         self.engine.load(folder)
         position = json.loads((folder / POSITION).read_text())
+        if position.get("teacher", "") != self.distiller.identity:
+            raise CheckpointError(
+                f"{folder}: was trained with other weights of its teacher; resume with those, or choose another --out"
+            )
         self.state.alarms.load(position["alarms"])
         self.state.bad_steps.load(position["bad"])
         self.state.rewinds, self.state.auroc = position["rewinds"], position["auroc"]
@@ -127,25 +130,49 @@ class Checkpoints:
                 "bad": state.bad_steps.state(),
                 "rewinds": state.rewinds,
                 "auroc": state.auroc,
-                "images": {name: getattr(self.distiller.teacher.backbone.card, name) for name in IMAGES},
+                "images": {name: getattr(self.distiller.network(()).card, name) for name in IMAGES},
+                "teacher": self.distiller.identity,
             }
         )
 
 
-def checkpoints_folder(config: PretrainConfig) -> Path:
+def checkpoints_folder(config: TrainingConfig) -> Path:
     """Where a training keeps its checkpoints."""
     return run_folder(config) / CHECKPOINTS
 
 
-def trained_config(folder: Path) -> PretrainConfig:
-    """The settings of the training that a checkpoint is of. Raises CheckpointError where they are missing."""
+C = TypeVar("C", bound=TrainingConfig)
+
+
+def trained_config(folder: Path, kind: type[C]) -> C:
+    """The settings of the training that a checkpoint, or a training's folder, is of.
+
+    Raises CheckpointError where they are missing or those of a training of another kind.
+    """
     file = folder / "config.json"
     try:
-        return from_json(PretrainConfig, file.read_text(), source=str(file))
+        text = file.read_text()
+        if is_distillation(text) != (kind is FeatureDistillationConfig):
+            what, command = (
+                ("distillation", "distill") if is_distillation(text) else ("pretraining", "pretrain")
+            )
+            raise CheckpointError(
+                f"{folder}: is of a {what}, which `vetdino {command}` continues; to start from what it learned, give "
+                "its backbone folder"
+            )
+        return from_json(kind, text, source=str(file))
     except OSError as error:
         raise CheckpointError(
             f"{file}: cannot be read ({error.strerror}); copy the checkpoint again"
         ) from None
+
+
+def is_distillation(config: str) -> bool:
+    """Whether settings, as JSON, are those of a distillation."""
+    try:
+        return "student" in json.loads(config)
+    except (ValueError, TypeError):
+        return False
 
 
 def image_settings(folder: Path) -> dict[str, Any]:
@@ -161,7 +188,7 @@ def checkpoint_backbone(config: PretrainConfig, folder: Path) -> Backbone:
     return backbone
 
 
-def newest_checkpoint_at(config: PretrainConfig, step: int) -> Path | None:
+def newest_checkpoint_at(config: TrainingConfig, step: int) -> Path | None:
     """The newest whole checkpoint of a step or of one before it; None if there is none."""
     for folder in sorted(checkpoints_folder(config).glob("step_*"), reverse=True):
         if checkpoint.step_of(folder) <= step:
@@ -183,10 +210,10 @@ def best_step(root: Path) -> int | None:
     return max(evaluated)[1] if evaluated else None
 
 
-def check_resumable(config: PretrainConfig, folder: Path, mixture: Mixture) -> None:
+def check_resumable(config: TrainingConfig, folder: Path, mixture: Mixture) -> None:
     """Raises CheckpointError if a training with these settings and shards cannot continue from a checkpoint."""
-    began = trained_config(folder)
-    for name in ("start", "backbone", "distill", "mix", "order", "crops", "batch", "seed", "head_warmup"):
+    began = trained_config(folder, type(config))
+    for name in config.fixed:
         if getattr(began, name) != getattr(config, name):
             raise CheckpointError(
                 f"{folder}: {name} differs from the settings that this training began with; resume with those "

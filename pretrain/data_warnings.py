@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from ..platform.data.manifest import Manifest
-from .config import PretrainConfig
+from .config import PretrainConfig, TrainingConfig
 from .mixture import Mixture, study_order
 
 
-def data_warnings(config: PretrainConfig, mixture: Mixture) -> list[str]:
+def data_warnings(config: TrainingConfig, mixture: Mixture) -> list[str]:
     """One sentence for each: a multi-view training or a folder without pairs, a probe without studies."""
-    texts = [no_pairs(config, mixture)]
-    if not texts[0] and config.crops.p_multiview > 0:
-        texts = [_single_views(config, folder, manifest) for folder, manifest in mixture.parts]
+    texts: list[str] = []
+    if isinstance(config, PretrainConfig):  # a distillation needs no pairs
+        texts = [no_pairs(config, mixture)]
+        if not texts[0] and config.crops.p_multiview > 0:
+            texts = [_single_views(config, folder, manifest) for folder, manifest in mixture.parts]
     if config.probe.every:
         without = [folder for folder, manifest in mixture.parts if not manifest.studies("val")]
         lacks = "there will be no probe and no best checkpoint"

@@ -29,14 +29,25 @@ from ..platform.training.cluster import (
     run_on_ray,
     watch_status,
 )
+from .build import check_student
 from .checkpoints import check_resumable, checkpoints_folder, trained_config
-from .config import PretrainConfig
+from .config import FeatureDistillationConfig, PretrainConfig, TrainingConfig
 from .data_warnings import data_warnings
+from .export import student_side
+from .feature_distillation.networks import load_teacher, student_network
 from .loop import train
 from .mixture import Mixture, check_mixture, load_mixture
 from .records import STATUS
 from .run_storage import BACKBONE, RunStorage, run_folder
 from .start import starting_point
+
+SHOWN = {
+    "loss/total": "loss",
+    "probe/auroc_macro": "auroc",
+    "health/teacher_entropy": "entropy",
+    "health/cls_cosine": "cosine",
+}
+"""Metrics that the progress bar shows, and their names there."""
 
 
 def pretrain(config: PretrainConfig) -> Path | Location:
@@ -48,16 +59,28 @@ def pretrain(config: PretrainConfig) -> Path | Location:
     failed more often than `restarts` allows.
     """
     config.check()
-    for library in ("ray", "deepspeed"):
-        require_extra(library, "pretraining")
     start = absolute_source(config.start) if config.start else ""
+    return _run_job(replace(config, start=start), "pretrain")
+
+
+def distill(config: FeatureDistillationConfig) -> Path | Location:
+    """Distill on Ray to the last step; returns the folder of the exported student. All else as `pretrain`."""
+    config.check()
+    teacher, student = absolute_source(config.teacher), absolute_source(config.student)
+    return _run_job(replace(config, teacher=teacher, student=student), "distill")
+
+
+def _run_job(config: TrainingConfig, command: str) -> Path | Location:
+    """Run a training whose settings agree. command: its name on the command line."""
+    for library in ("ray", "deepspeed"):
+        require_extra(library, "distillation" if command == "distill" else "pretraining")
     shards = tuple(Location(folder).absolute() for folder in config.shards)
     out = Location(config.out).absolute()
-    config = replace(config, shards=shards, out=out, start=start)
+    config = replace(config, shards=shards, out=out)
     mixture = load_mixture(config)
     check_mixture(config, mixture)
     storage = RunStorage(config)
-    with folder_lock(out, "vetdino pretrain"):
+    with folder_lock(out, f"vetdino {command}"):
         storage.recover()
         _prepare_folder(config, mixture)
         storage.push_record()  # workers begin with what is there: these settings, nothing of a training that left none
@@ -69,16 +92,23 @@ def pretrain(config: PretrainConfig) -> Path | Location:
             threads=config.threads,
             restarts=config.restarts,
         )
-        with storage.followed_status(), _progress_bar(config, data_warnings(config, mixture)) as on_stage:
+        warnings = data_warnings(config, mixture)
+        with storage.followed_status(), _progress_bar(config, command, warnings) as on_stage:
             argument, advice = to_json(config), partial(_advice, storage)
-            run_on_ray(_train_worker, argument, workers, out, advice, on_stage)
+            work = _distill_worker if command == "distill" else _train_worker
+            run_on_ray(work, argument, workers, out, advice, on_stage)
         storage.discard()
     return out.path / BACKBONE if out.is_local else out / BACKBONE
 
 
 def _train_worker(config: str, worker: WorkerContext) -> None:
-    """What each Ray worker runs; config: as JSON."""
+    """What each Ray worker of a pretraining runs; config: as JSON."""
     train(from_json(PretrainConfig, config), worker)
+
+
+def _distill_worker(config: str, worker: WorkerContext) -> None:
+    """What each Ray worker of a distillation runs; config: as JSON."""
+    train(from_json(FeatureDistillationConfig, config), worker)
 
 
 def _advice(storage: RunStorage) -> str:
@@ -88,7 +118,7 @@ def _advice(storage: RunStorage) -> str:
     return "run the same command again"
 
 
-def _prepare_folder(config: PretrainConfig, mixture: Mixture) -> None:
+def _prepare_folder(config: TrainingConfig, mixture: Mixture) -> None:
     """Write `config.json` to the run's folder; raises ConfigError or CheckpointError if it holds another training."""
     root, folder = checkpoints_folder(config), run_folder(config)
     newest = checkpoint.newest(root)
@@ -102,17 +132,28 @@ def _prepare_folder(config: PretrainConfig, mixture: Mixture) -> None:
         check_resumable(config, newest, mixture)
         _announce_resume(config, newest)
     else:
-        starting_point(config)  # so that unknown names and weights that do not fit are reported at once
+        _check_networks(config)
         # Left by a training that was stopped before its first checkpoint.
         for name in (STATUS, "metrics.jsonl", "run.json"):
             (folder / name).unlink(missing_ok=True)
     atomic_write(folder / "config.json", to_json(config))
 
 
-def _announce_resume(config: PretrainConfig, newest: Path) -> None:
+def _check_networks(config: TrainingConfig) -> None:
+    """Load what a training begins with, so that unknown names and weights that do not fit are reported at once."""
+    if isinstance(config, PretrainConfig):
+        starting_point(config)
+    elif isinstance(config, FeatureDistillationConfig):
+        load_teacher(config.teacher, config.crops.global_side, config.teacher_side)
+        student = student_network(config.student, config.backbone, config.crops.global_side, config.seed)
+        check_student(config, student)
+        student_side(config, student)
+
+
+def _announce_resume(config: TrainingConfig, newest: Path) -> None:
     """Print where a resumed training continues, and which of its settings have changed."""
     step = checkpoint.step_of(newest)
-    began = flat(trained_config(newest))
+    began = flat(trained_config(newest, type(config)))
     changed = [
         f"{name} {began.get(name)} -> {value}"
         for name, value in flat(config).items()
@@ -127,7 +168,9 @@ def _announce_resume(config: PretrainConfig, newest: Path) -> None:
 
 
 @contextmanager
-def _progress_bar(config: PretrainConfig, warnings: Sequence[str]) -> Iterator[Callable[[str], None]]:
+def _progress_bar(
+    config: TrainingConfig, command: str, warnings: Sequence[str]
+) -> Iterator[Callable[[str], None]]:
     """Within the `with` block: a bar follows the first worker's status file; each warning is printed once.
 
     warnings: what is known before the first step. Yields the function that shows what is done before the workers say it
@@ -147,15 +190,14 @@ def _progress_bar(config: PretrainConfig, warnings: Sequence[str]) -> Iterator[C
                 printed.add(text)
 
     warn(warnings)
-    shown = {"loss/total": "loss", "probe/auroc_macro": "auroc", "health/teacher_entropy": "entropy"}
-    with Progress("pretrain", total=(config.steps - began) * config.batch, unit="studies") as progress:
+    with Progress(command, total=(config.steps - began) * config.batch, unit="studies") as progress:
 
         def report(values: Mapping[str, Any]) -> None:
             nonlocal seen
             warn(values.get("warnings", ()))
             step = max(seen, values.get("step", seen))
             notes = {
-                short: round(values[name], 3) for name, short in shown.items() if values.get(name) is not None
+                short: round(values[name], 3) for name, short in SHOWN.items() if values.get(name) is not None
             }
             if step > seen or STAGE in values:
                 progress.stage(values.get(STAGE, ""))

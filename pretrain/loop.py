@@ -20,19 +20,19 @@ from .batches.device_crops import PlannedBatch, crops_on_device
 from .batches.seeds import derived_seed
 from .build import Trainer, build_trainer
 from .checkpoints import Checkpoints, LoopState, checkpoints_folder, newest_checkpoint_at
-from .config import PretrainConfig
+from .config import TrainingConfig
 from .data_warnings import data_warnings
-from .export import export_backbone, log_models, open_pretrain_run
+from .export import export_network, log_models, open_training_run, purpose
 from .records import STATUS, RecordWindow
 from .run_storage import RunStorage
-from .watch.alarms import Alarms, Decision, alarm_metrics, decide
+from .watch.alarms import Decision, alarm_metrics, decide
 
 OnRecord = Callable[[int, Mapping[str, float]], None]
 """Called with step and values of each record, on all workers."""
 
 
 def train(
-    config: PretrainConfig, worker: WorkerContext, on_record: OnRecord = lambda step, values: None
+    config: TrainingConfig, worker: WorkerContext, on_record: OnRecord = lambda step, values: None
 ) -> None:
     """Train from the newest checkpoint in `config.out`, or from the start, to `config.steps`.
 
@@ -54,15 +54,15 @@ def train(
     worker.barrier()
 
 
-def _train(config: PretrainConfig, worker: WorkerContext, on_record: OnRecord, storage: RunStorage) -> None:
+def _train(config: TrainingConfig, worker: WorkerContext, on_record: OnRecord, storage: RunStorage) -> None:
     status = storage.folder / STATUS
     report_stage(status, worker, "loading the network and the studies")
     newest = checkpoint.newest(checkpoints_folder(config))
     trainer = build_trainer(config, worker, newest)
     mixture = trainer.mixture
-    with open_pretrain_run(config, mixture) as run:
+    with open_training_run(config, mixture) as run:
         for manifest in mixture.manifests:
-            run.log_dataset(manifest.name, manifest.digest, "pretraining", dict(manifest.counts))
+            run.log_dataset(manifest.name, manifest.digest, purpose(config), dict(manifest.counts))
         loop = TrainingLoop(trainer, run, on_record)
         first = loop.checkpoints.load(newest) if newest else 0
         record = min(config.steps, (first // config.log_every + 1) * config.log_every)
@@ -74,8 +74,9 @@ def _train(config: PretrainConfig, worker: WorkerContext, on_record: OnRecord, s
             trainer.engine.wait()
         worker.barrier()
         report_stage(status, worker, "exporting the backbone")
+        network = trainer.distiller.network(trainer.engine.full_parameters())
         if worker.rank == 0:
-            card = export_backbone(config, trainer.distiller.teacher.backbone, mixture)
+            card = export_network(config, network, mixture)
             log_models(config, run, card)
             storage.push_backbone()
         report_stage(status, worker, "")
@@ -90,15 +91,8 @@ class TrainingLoop:
         self.config, self.worker, self.trainer = config, worker, trainer
         self.distiller, self.engine, self.probe = trainer.distiller, trainer.engine, trainer.probe
         self.mlflow_run, self.on_record = run, on_record
-        self.window = RecordWindow(config, worker.device, worker.world_size)
-        alarms = Alarms(
-            config.alarms,
-            prototypes=config.distill.head.prototypes,
-            width=self.distiller.student.backbone.width,
-            batch=config.batch,
-            steps=config.steps,
-        )
-        self.state = LoopState(alarms, BadSteps(config.bad_in_a_row))
+        self.window = RecordWindow(config, self.distiller, worker.device, worker.world_size)
+        self.state = LoopState(trainer.alarms, BadSteps(config.bad_in_a_row))
         self.checkpoints = Checkpoints(
             config, worker, trainer.mixture, self.distiller, self.engine, self.state
         )
@@ -106,7 +100,7 @@ class TrainingLoop:
 
     def run_from(self, first: int) -> int | None:
         """Train from a step to the end; returns the step to continue from if an alarm rewound the training."""
-        if first == 0 and self.state.rewinds == 0 and self.config.alarms.policy == "rewind":
+        if first == 0 and self.state.rewinds == 0 and self.state.alarms.config.policy == "rewind":
             self.checkpoints.save(0)
         self.window.begin(first)
         for step, batch in enumerate(self.trainer.batches(first), start=first):
@@ -118,10 +112,9 @@ class TrainingLoop:
 
     def _step(self, step: int, batch: CropBatch | PlannedBatch) -> None:
         """One batch: targets, losses, gradients, update, EMA of the teacher. Nothing here waits for the device."""
-        config, distill, count = self.config, self.config.distill, self.engine.micro_batches
+        config, count = self.config, self.engine.micro_batches
         settings = self.engine.schedule(step, 0.5**self.state.rewinds)
-        settings["momentum"] = distill.momentum.at(step, config.steps)
-        settings["teacher_temperature"] = distill.teacher_temperature.at(step, config.steps)
+        settings |= self.distiller.settings_at(step, config.steps)
         losses, vectors = [], []
         with self.engine.autocast():
             crops = crops_on_device(self.worker.device, batch, config.crops)
@@ -129,14 +122,14 @@ class TrainingLoop:
             # Stochastic depth has a seed for each micro-batch, so that a resumed training draws the same.
             first = self.worker.rank * count
             seeds = [derived_seed(config.seed, step, f"part {first + index}") for index in range(count)]
-            targets = self.distiller.make_targets(micro_batches, settings["teacher_temperature"], seeds)
+            targets = self.distiller.step_targets(micro_batches, settings, seeds)
             for micro_batch, wanted in zip(micro_batches, targets, strict=True):
                 loss = self.distiller.losses(self.engine.model, micro_batch, wanted)
                 self.engine.backward(loss.total)
                 losses.append(loss.values())
                 vectors.append(loss.vectors_BD)
         bad = self.engine.step()
-        self.distiller.update_teacher(settings["momentum"], bad, self.engine.full_parameters())
+        self.distiller.after_step(settings, bad, self.engine.full_parameters())
         means = torch.stack(losses).mean(0)
         self.window.add(means, bad, crops.pairs / len(crops.keys), settings, vectors)
 
@@ -151,7 +144,7 @@ class TrainingLoop:
         if self.probe.has_studies and (last or (config.probe.every and done % config.probe.every == 0)):
             values |= self._run_probe()
         alarms = self.state.alarms.check(done, values)
-        decision = decide(config.alarms, alarms, self.state.rewinds)
+        decision = decide(self.state.alarms.config, alarms, self.state.rewinds)
         if decision.text:
             self.warnings.append(decision.text)
         if values:
@@ -183,7 +176,8 @@ class TrainingLoop:
     def _run_probe(self) -> dict[str, float]:
         began = time.monotonic()
         report_stage(self.checkpoints.storage.folder / STATUS, self.worker, "evaluating the probe")
-        metrics = self.probe.evaluate(self.distiller.teacher.backbone, self.engine.autocast())
+        network = self.distiller.network(self.engine.full_parameters())
+        metrics = self.probe.evaluate(network, self.engine.autocast())
         self.state.auroc = metrics.get("probe/auroc_macro")
         self.window.exclude(time.monotonic() - began)
         return metrics

@@ -13,7 +13,7 @@ from ..platform.core.errors import ConfigError
 from ..platform.data.index_file import index_table
 from ..platform.data.manifest import Manifest, load_manifest
 from .batches.order import MixedOrder, StudyOrder
-from .config import PretrainConfig
+from .config import TrainingConfig
 
 PARTS = 1_000_000
 """What the weights of all folders add up to, but for rounding: whole numbers, so that an order is exact arithmetic."""
@@ -48,7 +48,7 @@ class Mixture:
         return sum(manifest.studies(split) for manifest in self.manifests)
 
 
-def load_mixture(config: PretrainConfig) -> Mixture:
+def load_mixture(config: TrainingConfig) -> Mixture:
     """The folders that a training names. Raises ShardError where a manifest cannot be read, ConfigError where a folder
     has no training studies or too little weight."""
     folders = tuple(map(str, config.shards))
@@ -69,7 +69,7 @@ def load_mixture(config: PretrainConfig) -> Mixture:
     return Mixture(folders, manifests, weights)
 
 
-def study_order(config: PretrainConfig, mixture: Mixture) -> StudyOrder | MixedOrder:
+def study_order(config: TrainingConfig, mixture: Mixture) -> StudyOrder | MixedOrder:
     """The order in which a training takes the studies of its shards."""
     archives = tuple(tuple(shard.studies for shard in manifest.of("train")) for manifest in mixture.manifests)
     batch, seed, order = config.batch, config.seed, config.order
@@ -78,7 +78,7 @@ def study_order(config: PretrainConfig, mixture: Mixture) -> StudyOrder | MixedO
     return MixedOrder(archives, mixture.weights, batch, seed, order.window, order.lanes)
 
 
-def check_mixture(config: PretrainConfig, mixture: Mixture) -> None:
+def check_mixture(config: TrainingConfig, mixture: Mixture) -> None:
     """Raises ConfigError where the folders are too small for a batch, or do not go together.
 
     Folders that share a study, or hold a patient in different splits, would train on what others evaluate. This is seen
@@ -110,7 +110,7 @@ def check_mixture(config: PretrainConfig, mixture: Mixture) -> None:
     _check_overlap(mixture)
 
 
-def _shares(config: PretrainConfig, mixture: Mixture) -> Iterator[float]:
+def _shares(config: TrainingConfig, mixture: Mixture) -> Iterator[float]:
     """Studies of each folder in a batch."""
     return (config.batch * weight / sum(mixture.weights) for weight in mixture.weights)
 

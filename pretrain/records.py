@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 import torch
 from torch import Tensor
 
 from ..platform.training.ranks import gather_over_ranks, sum_over_ranks
-from .config import PretrainConfig
-from .distillation.distiller import LOSS_NAMES
+from .config import TrainingConfig
+from .objective import Objective
 from .watch.spread import cosine_and_rank
 
 STATUS = "status.json"
@@ -20,9 +19,12 @@ STATUS = "status.json"
 class RecordWindow:
     """The steps since the last record: sums on the device, for which nothing waits until `close` is called."""
 
-    def __init__(self, config: PretrainConfig, device: torch.device, world: int) -> None:
-        self.config, self.world = config, world
-        self.sums = torch.zeros(len(LOSS_NAMES) + 1, device=device)
+    def __init__(
+        self, config: TrainingConfig, objective: Objective, device: torch.device, world: int
+    ) -> None:
+        self.config, self.objective, self.world = config, objective, world
+        self.names = (*objective.loss_names, "pairs")
+        self.sums = torch.zeros(len(self.names), device=device)
         self.flags = torch.zeros(config.log_every, device=device)
         self.begin(0)
 
@@ -35,7 +37,7 @@ class RecordWindow:
     def add(
         self, losses: Tensor, bad: Tensor, pairs: float, settings: dict[str, float], vectors: list[Tensor]
     ) -> None:
-        """Add one step: losses in the order of LOSS_NAMES, share of pairs, schedule values, CLS tokens (B, D)."""
+        """Add one step: losses in the order of the objective's, share of pairs, schedule values, CLS tokens (B, D)."""
         values = torch.cat([losses, losses.new_full((1,), pairs)])
         self.sums += torch.where(bad > 0, 0.0, values)
         self.flags[self.count] = bad
@@ -60,13 +62,8 @@ class RecordWindow:
         metrics = {"speed/studies_per_second": len(flags) * self.config.batch / seconds}
         metrics |= {f"schedule/{name}": value for name, value in self.settings.items()}
         if good := self.count - sum(flags):
-            means = {name: value / good for name, value in zip((*LOSS_NAMES, "pairs"), sums, strict=True)}
-            metrics |= {f"loss/{name}": means[name] for name in LOSS_NAMES if name != "teacher_entropy"}
-            metrics |= {
-                "health/teacher_entropy": means["teacher_entropy"],
-                "health/view_loss_minus_ln_k": means["view"] - math.log(self.config.distill.head.prototypes),
-                "data/pairs": means["pairs"],
-            }
+            means = {name: value / good for name, value in zip(self.names, sums, strict=True)}
+            metrics |= self.objective.loss_metrics(means) | {"data/pairs": means["pairs"]}
         if not flags[-1]:
             cosine, rank = cosine_and_rank(vectors_BD)
             metrics |= {"health/mean_cosine": cosine.item(), "health/effective_rank": rank.item()}

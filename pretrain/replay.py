@@ -23,10 +23,13 @@ from ..platform.training import checkpoint
 from .bad_batches import load_bad_batch
 from .batches.batch import CropBatch
 from .batches.seeds import derived_seed
-from .checkpoints import TEACHER, checkpoint_backbone, newest_checkpoint_at
-from .config import PretrainConfig
-from .distillation.distiller import LOSS_NAMES, Distiller
+from .checkpoints import TEACHER, checkpoint_backbone, is_distillation, newest_checkpoint_at
+from .config import FeatureDistillationConfig, PretrainConfig, TrainingConfig
+from .distillation.distiller import Distiller
 from .distillation.engine_state import read_student
+from .feature_distillation.distiller import FeatureDistiller
+from .feature_distillation.networks import load_teacher, student_network
+from .objective import StepLosses
 from .start import starting_point
 
 
@@ -89,7 +92,11 @@ def replay_run(run: Path, step: int) -> ReplayReport:
         raise ConfigError(
             f"{run}: holds no training (config.json is missing); name the folder given as --out"
         )
-    config = replace(from_json(PretrainConfig, file.read_text(), source=str(file)), out=Location(run))
+    text = file.read_text()
+    if is_distillation(text):
+        distillation = from_json(FeatureDistillationConfig, text, source=str(file))
+        return replay(replace(distillation, out=Location(run)), step)
+    config = replace(from_json(PretrainConfig, text, source=str(file)), out=Location(run))
     initial = None
     if newest_checkpoint_at(config, step) is None:
         start = starting_point(config)
@@ -98,7 +105,7 @@ def replay_run(run: Path, step: int) -> ReplayReport:
     return replay(config, step, initial)
 
 
-def replay(config: PretrainConfig, step: int, initial: Distiller | None = None) -> ReplayReport:
+def replay(config: TrainingConfig, step: int, initial: Distiller | None = None) -> ReplayReport:
     """Replay a bad step on the CPU: losses, then gradients, of the whole batch, with the newest weights before it.
 
     initial: student and teacher before the first step, for steps before the first checkpoint. Raises TrainingError
@@ -106,8 +113,9 @@ def replay(config: PretrainConfig, step: int, initial: Distiller | None = None) 
     """
     micro_batches = load_bad_batch(config, step)
     folder = newest_checkpoint_at(config, step)
+    distiller: Distiller | FeatureDistiller
     if folder is not None:
-        distiller = Distiller(checkpoint_backbone(config, folder), config.distill)
+        distiller = _distiller(config, folder)
         _load_weights(distiller, folder)
     elif initial is not None:
         distiller = initial
@@ -130,27 +138,42 @@ def replay(config: PretrainConfig, step: int, initial: Distiller | None = None) 
     )
 
 
+def _distiller(config: TrainingConfig, folder: Path) -> Distiller | FeatureDistiller:
+    """Student and teacher of a training, to load a checkpoint into."""
+    if isinstance(config, FeatureDistillationConfig):
+        side = config.crops.global_side
+        teacher, teacher_side = load_teacher(config.teacher, side, config.teacher_side)
+        student = student_network(config.student, config.backbone, side, config.seed)
+        return FeatureDistiller(student, teacher, config.loss, crop_side=side, teacher_side=teacher_side)
+    assert isinstance(config, PretrainConfig)
+    return Distiller(checkpoint_backbone(config, folder), config.distill)
+
+
 def _forward_backward(
-    config: PretrainConfig, distiller: Distiller, step: int, micro_batches: Sequence[CropBatch]
+    config: TrainingConfig,
+    distiller: Distiller | FeatureDistiller,
+    step: int,
+    micro_batches: Sequence[CropBatch],
 ) -> dict[str, float]:
     """Forward and backward of all micro-batches; the mean of each term of the loss."""
-    for block in distiller.student.backbone.vit.blocks:
-        attention: Any = block.attn
+    vit: Any = getattr(distiller.student.backbone, "vit", None)
+    for block in vit.blocks if vit is not None else ():
+        attention = block.attn
         attention.fused_attn = False  # so that its parts are modules with names
     count = len(micro_batches)
     seeds = [derived_seed(config.seed, step, f"part {index}") for index in range(count)]
-    temperature = config.distill.teacher_temperature.at(step, config.steps)
+    settings = distiller.settings_at(step, config.steps)
     values = []
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.optim.precision == "bfloat16"):
-        all_targets = distiller.make_targets(micro_batches, temperature, seeds)
+        all_targets: Sequence[Any] = distiller.step_targets(micro_batches, settings, seeds)
         for batch, targets in zip(micro_batches, all_targets, strict=True):
-            losses = distiller.losses(distiller.student, batch, targets)
+            losses: StepLosses = distiller.losses(distiller.student, batch, targets)
             (losses.total / count).backward()
             values.append(losses.values())
-    return dict(zip(LOSS_NAMES, torch.stack(values).mean(0).tolist(), strict=True))
+    return dict(zip(distiller.loss_names, torch.stack(values).mean(0).tolist(), strict=True))
 
 
-def _load_weights(distiller: Distiller, folder: Path) -> None:
+def _load_weights(distiller: Distiller | FeatureDistiller, folder: Path) -> None:
     """Load student, teacher and centers of a checkpoint."""
     from safetensors.torch import load_file
 
@@ -161,9 +184,9 @@ def _load_weights(distiller: Distiller, folder: Path) -> None:
 class _NonFiniteFinder:
     """Watches every module's output and the gradient that comes back to it; remembers the first non-finite ones."""
 
-    def __init__(self, distiller: Distiller) -> None:
+    def __init__(self, distiller: Distiller | FeatureDistiller) -> None:
         self.output = self.gradient = ""
-        self._learners = {"student": distiller.student, "teacher": distiller.teacher}
+        self._learners: dict[str, nn.Module] = {"student": distiller.student, "teacher": distiller.teacher}
         self._handles: list[RemovableHandle] = []
 
     def __enter__(self) -> _NonFiniteFinder:

@@ -23,7 +23,7 @@ from ..platform.core.mirror import Mirror
 from ..platform.core.storage import download, listing, one_at_a_time, read_bytes, remove, upload
 from ..platform.training import checkpoint
 from ..platform.training.cluster import FAILURE
-from .config import PretrainConfig
+from .config import TrainingConfig
 from .distillation.engine_state import wait_for_files
 from .records import STATUS
 
@@ -40,7 +40,7 @@ PATIENCE = 1800.0
 log = logging.getLogger(__name__)
 
 
-def run_folder(config: PretrainConfig) -> Path:
+def run_folder(config: TrainingConfig) -> Path:
     """The folder of this machine for a training: `out`, or the one that is uploaded to it."""
     out = Location(config.out)
     return out.path if out.is_local else Mirror(out).path
@@ -49,7 +49,7 @@ def run_folder(config: PretrainConfig) -> Path:
 class RunStorage:
     """Brings the folder of this machine and the URL of a training in line; does nothing where `out` is local."""
 
-    def __init__(self, config: PretrainConfig) -> None:
+    def __init__(self, config: TrainingConfig) -> None:
         self.location = Location(config.out)
         self.is_local = self.location.is_local
         self.folder = run_folder(config)

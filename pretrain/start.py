@@ -172,7 +172,9 @@ def _source_weights(start: str) -> SourceWeights:
 def _checkpoint_weights(folder: Path, state: Mapping[str, Tensor]) -> SourceWeights:
     """The backbone of a checkpoint's teacher, with the architecture and the preparation of images of its training."""
     tensors = _with_prefix(state, "teacher.backbone.")
-    card = Card(label=str(folder), config=trained_config(folder).backbone, **image_settings(folder))
+    card = Card(
+        label=str(folder), config=trained_config(folder, PretrainConfig).backbone, **image_settings(folder)
+    )
     return SourceWeights(card, {name.removeprefix("vit."): value for name, value in tensors.items()}, None)
 
 

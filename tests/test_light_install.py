@@ -155,6 +155,7 @@ def test_organs_are_measured_over_folds(site, work):
     ("words", "extra"),
     [
         (("pretrain", "demo", "--shards", "shards", "--out", "run", "--start", str(SHIPPED)), "train"),
+        (("distill", str(SHIPPED), "vit_tiny_patch16_224", "--shards", "shards", "--out", "run"), "train"),
         (("evaluate", str(SHIPPED), "shards", "--tasks", "finetune", "--out", "tuned"), "train"),
         (("app", "--shards", "shards", "--backbones", str(SHIPPED)), "serve"),
     ],

@@ -51,5 +51,5 @@ def test_the_five_lines_of_the_first_page_run(tmp_path):
     assert (tmp_path / "runs" / "first" / "backbone" / "card.json").is_file()
 
 
-def test_there_are_four_tutorials():
-    assert {page.stem for page in PAGES} == {"encoder", "ultrasound", "fewshot", "compare"}
+def test_there_are_five_tutorials():
+    assert {page.stem for page in PAGES} == {"encoder", "ultrasound", "fewshot", "compare", "distill"}

@@ -39,12 +39,16 @@ def card_sections(facts: CardFacts, config: ReportConfig) -> dict[str, list[Bloc
 
 def _description(facts: CardFacts) -> Iterator[Block]:
     card, network = facts.card, facts.card.config
-    yield (
-        "A Vision Transformer for gray images, trained without labels by multi-view distillation. It gives one "
-        "vector per image or study, and one per patch."
-        if card.origin.get("recipe") or facts.training
-        else "A Vision Transformer for gray images. Its card does not say how it was trained."
-    )
+    gives = "It gives one vector per image or study, and one per patch."
+    if teacher := card.origin.get("teacher"):
+        yield (
+            "A Vision Transformer for gray images that learned, without labels, the CLS and patch tokens of "
+            f"{teacher}. {gives}"
+        )
+    elif card.origin.get("recipe") or facts.training:
+        yield f"A Vision Transformer for gray images, trained without labels by multi-view distillation. {gives}"
+    else:
+        yield "A Vision Transformer for gray images. Its card does not say how it was trained."
     rows = {
         "architecture": network.name,
         "image side": f"{card.input_side or network.side} px",

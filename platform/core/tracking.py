@@ -34,7 +34,13 @@ S = TypeVar("S", bound="MlflowRun")
 P = ParamSpec("P")
 R = TypeVar("R")
 
-EXPERIMENTS = ("vetdino/pretrain", "vetdino/evaluate", "vetdino/zeroshot", "vetdino/fewshot")
+EXPERIMENTS = (
+    "vetdino/pretrain",
+    "vetdino/distill",
+    "vetdino/evaluate",
+    "vetdino/zeroshot",
+    "vetdino/fewshot",
+)
 """MLflow experiments, one for each kind of run."""
 
 MODEL_TAGS = {"mlflow.model.isExternal": "true"}

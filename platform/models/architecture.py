@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 KERNEL = "patch_embed.proj.weight"
 BIAS = "patch_embed.proj.bias"
 
+DINOV3 = (
+    "is a network of DINOv3, whose rotary position embeddings (RoPE) are not computed here; start from DINOv2's "
+    "weights (timm:vit_small_patch14_dinov2, or the file dinov2_vits14_pretrain.pth)"
+)
+"""What is said of a network that is recognized and refused, after its name."""
+
 PUBLISHED_HEADS = {
     (192, 12): 3,
     (384, 12): 6,
@@ -111,7 +117,12 @@ def check_name(name: str) -> None:
 
 
 def native_config(name: str) -> BackboneConfig:
-    """The config of a timm model at the image side of its published weights. Raises as `published_config`."""
+    """The config of a timm model at the image side of its published weights.
+
+    Raises as `published_config`, and ConfigError for a network of DINOv3.
+    """
+    if "dinov3" in name and "vit" in name:
+        raise ConfigError(f"{name} {DINOV3}")
     return BackboneConfig(name=name, side=published_config(name).input_size[-1])
 
 

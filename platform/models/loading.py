@@ -17,8 +17,10 @@ from .architecture import KERNEL, block_count, block_number, config_from_shapes,
 from .backbone import Backbone, random_backbone, with_weights_digest
 from .card import CARD, WEIGHTS, Card
 from .config import BackboneConfig
+from .convnet import timm_patch
 from .source import HUB_FILES, TELLING, TIMM, BackboneSource, SourceOptions, parse_options, parse_source
 from .transfer import copy_weights, timm_state
+from .transformers_format import with_facts
 from .weights import (
     IMAGENET,
     ColorNormalization,
@@ -63,10 +65,10 @@ def load(source: str | Path, device: DeviceChoice = "cpu") -> Backbone:
 
     * a backbone folder: its weights are checked against its card's sha256;
     * a weights file of a DINO or DINOv2 ViT (.safetensors, or a .pth read with weights_only; a bare network or a
-      whole training checkpoint, see `weights.file_state`): the architecture is read off its shapes. What they do not
-      tell is said behind the path, `PATH#heads=6,eps=1e-5,mean=0.5,std=0.5` or `PATH#timm=NAME`, or stands under the
-      same names in the metadata of a safetensors file or in the config.json of timm's hub beside it; without, such a
-      file is refused;
+      whole training checkpoint, see `weights.file_state`; also as transformers stores it): the architecture is read off
+      its shapes. What they do not tell is said behind the path, `PATH#heads=6,eps=1e-5,mean=0.5,std=0.5` or
+      `PATH#timm=NAME`, or stands under the same names in the metadata of a safetensors file, or in the files that timm
+      or transformers store beside it (config.json, preprocessor_config.json); without, such a file is refused;
     * `timm:NAME`: the published weights of a timm ViT, downloaded or found in timm's cache;
     * `random:NAME`: a timm ViT at random initialization, seed 0.
 
@@ -166,7 +168,15 @@ def _from_folder(folder: Path, sha256: str) -> Backbone:
         )
     if sha256 not in ("", actual):
         raise CheckpointError(f"{path}: its sha256 is {actual[:12]}…, not {sha256[:12]}… as given")
-    backbone = Backbone(card)
+    try:
+        backbone = Backbone(card)
+    except ConfigError as error:
+        if timm_patch(card.config.name) is None:
+            raise ConfigError(
+                f"{folder}: holds a {card.config.name}, and this takes Vision Transformers; load it with timm "
+                "(docs/tutorials/distill.md shows how), or distill into a vit_…"
+            ) from None
+        raise error
     backbone.load_state_dict({name: value.float() for name, value in load_safetensors(weights).items()})
     return backbone.eval()
 
@@ -176,6 +186,8 @@ def _file_weights(path: Path, options: SourceOptions) -> SourceWeights:
     is known."""
     state = file_state(path, options.sha256)
     options = _with_metadata(path, options)
+    if path.name in HUB_FILES:
+        options = with_facts(path, options)
     for part in ("pos_embed", "blocks."):
         if not any(name.startswith(part) for name in state):
             raise CheckpointError(f"{path}: holds no Vision Transformer ({part.rstrip('.')} is missing)")

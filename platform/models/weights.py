@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CheckpointError
-from .architecture import KERNEL, check_name, published_config
+from .architecture import DINOV3, KERNEL, check_name, published_config
+from .transformers_format import timm_tensors
 
 # C color channels, D width, P side of a patch.
 
@@ -30,6 +31,9 @@ RENAMED = {
     r"\.mlp\.w3\.": ".mlp.fc2.",
 }
 """DINOv2's own names -> timm's."""
+
+ROTARY = r"(^|\.)(storage_tokens|rope_embed\.periods|layer\.0\.attention\.q_proj\.weight)$"
+"""Names of tensors that DINOv3's networks have, in its own format and in that of transformers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +51,13 @@ IMAGENET = ColorNormalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.2
 def file_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
     """The tensors of the Vision Transformer in a weights file, float32, under timm's names.
 
-    The file is safetensors, or a pickle read with weights_only. The network may lie at any depth under names and
-    prefixes (`teacher`, `student`, `module.`, `backbone.`, `model`, `state_dict`); of a teacher and a student the
-    teacher is taken, which both papers evaluate. Of a training checkpoint's other content, settings (argparse) and
-    numbers (NumPy) are let through and thrown away.
+    The file is safetensors, or a pickle read with weights_only, in the format of DINO, DINOv2, timm or transformers.
+    The network may lie at any depth under names and prefixes (`teacher`, `student`, `module.`, `backbone.`, `model`,
+    `state_dict`); of a teacher and a student the teacher is taken, which both papers evaluate. Of a training
+    checkpoint's other content, settings (argparse) and numbers (NumPy) are let through and thrown away.
 
     Raises CheckpointError where the file has another sha256 than the given one, is damaged, would run code or holds
-    no Vision Transformer.
+    no Vision Transformer, or DINOv3's.
     """
     if sha256:
         _check_sha256(path, sha256)
@@ -61,6 +65,12 @@ def file_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not weights by name")
     tensors = dict(_tensors(content))
+    if any(re.search(ROTARY, name) for name in tensors):
+        raise CheckpointError(f"{path}: {DINOV3}")
+    try:
+        tensors = timm_tensors(tensors)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
     roots = [name.removesuffix(KERNEL) for name in tensors if re.search(rf"(^|\.){re.escape(KERNEL)}$", name)]
     if not roots:
         raise CheckpointError(f"{path}: holds no Vision Transformer ({KERNEL} is missing)")

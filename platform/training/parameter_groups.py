@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -39,14 +39,18 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The trainable parameters of a network in groups `{"params": [...], "rule": GroupRule}`, in a fixed order.
 
-    network: has a `Backbone` as its attribute `backbone`; everything else counts as head. layer_decay: as in BEiT
+    network: has a `Backbone` as its attribute `backbone`; everything else counts as head. Of another network there all
+    layers have the factor 1. layer_decay: as in BEiT
     (arXiv 2106.08254, section 3.3) and MAE (arXiv 2111.06377, appendix A.1): of n blocks, block b = 0..n-1 has the
     factor layer_decay ** (n - b), tokens and embeddings layer_decay ** (n + 1), the last norm and the heads 1.
     patch_embed: a further factor of the patch embedding. kind: parameter name -> `GroupRule.kind`.
 
     Weight decay applies to matrices, not to biases, norms, tokens and position embeddings.
     """
-    depth = len(cast(nn.Sequential, network.get_submodule(f"{PREFIX}blocks")))
+    vit = getattr(network.get_submodule("backbone"), "vit", None)
+    depth = len(vit.blocks) if vit is not None else 0
+    if vit is None:
+        layer_decay = 1.0
     groups: dict[GroupRule, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:

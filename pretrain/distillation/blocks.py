@@ -6,21 +6,25 @@ import functools
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from .config import OptimConfig
-from .distiller import Learner
 
 
-def prepare_blocks(student: Learner, config: OptimConfig, device: torch.device) -> None:
-    """Choose how blocks are computed on this device; names of parameters stay."""
+def prepare_blocks(student: nn.Module, config: OptimConfig, device: torch.device) -> None:
+    """Choose how blocks are computed on this device; names of parameters stay. student: has a `Backbone` as `backbone`;
+    another network has no blocks."""
+    vit: Any = getattr(student.get_submodule("backbone"), "vit", None)
+    if vit is None:
+        return
     if config.compile:
         # All blocks share one function; each has its own drop rate, two lengths of sequence, with and without
         # gradient. Past the limit (8) torch would go on without compiling.
         from torch._dynamo import config as limits
 
-        limits.recompile_limit = max(limits.recompile_limit, 4 * len(student.backbone.vit.blocks) + 8)
-    for block in student.backbone.vit.blocks:
+        limits.recompile_limit = max(limits.recompile_limit, 4 * len(vit.blocks) + 8)
+    for block in vit.blocks:
         # With gradients, plain products beat the fused kernel on a CPU (2-5 times in bfloat16).
         attention: Any = block.attn
         attention.fused_attn = device.type == "cuda"

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ...platform.core.extras import require_extra
 from .config import OptimConfig
-from .distiller import Learner
 
 SMALL = 100_000
 """Parameters of up to so many numbers stay whole on every worker under ZeRO 3: fetching them would cost more."""
@@ -63,7 +62,7 @@ class DeepSpeedStudent:
 
     def __init__(
         self,
-        student: Learner,
+        student: nn.Module,
         adam: torch.optim.AdamW,
         config: OptimConfig,
         *,
@@ -212,13 +211,13 @@ def _deepspeed_config(config: OptimConfig, batch: int, world: int) -> dict[str, 
     }
 
 
-def _return_tuples(student: Learner) -> Callable[[], None]:
+def _return_tuples(student: nn.Module) -> Callable[[], None]:
     """Make student and backbone return tuples, in which DeepSpeed's hooks find the tensors.
 
     Hooks run in the order of their registration: the returned function, called after DeepSpeed has registered its
     own, turns the tuples into dataclasses again.
     """
-    modules = (student, student.backbone)
+    modules = (student, student.get_submodule("backbone"))
     types: dict[nn.Module, type] = {}
 
     def to_tuple(module: nn.Module, _: object, output: Any) -> tuple[Any, ...]:
@@ -234,13 +233,13 @@ def _return_tuples(student: Learner) -> Callable[[], None]:
     return restore_dataclasses
 
 
-def _register_embeddings(student: Learner) -> None:
+def _register_embeddings(student: nn.Module) -> None:
     """`Backbone` reads its ViT's tokens and positions without calling the ViT: under ZeRO 3 they are gathered with
     the backbone's own parameters."""
     import deepspeed
 
-    backbone = student.backbone
-    for parameter in backbone.vit.parameters(recurse=False):
+    backbone = student.get_submodule("backbone")
+    for parameter in backbone.get_submodule("vit").parameters(recurse=False):
         deepspeed.zero.register_external_parameter(backbone, parameter)
 
 

@@ -6,9 +6,10 @@ The student gets every crop, the teacher the global crops of one view.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +126,8 @@ class Distiller(nn.Module):
     and 2 teacher crops that is 46 terms, 24 of them across views. VET-DINO (arXiv 2505.15248).
     """
 
+    loss_names: ClassVar[tuple[str, ...]] = LOSS_NAMES
+
     def __init__(self, backbone: Backbone, config: DistillConfig) -> None:
         super().__init__()
         self.config = config
@@ -142,6 +145,19 @@ class Distiller(nn.Module):
         """Losses of a batch in a single pass; `student` is the student as its engine wraps it."""
         (targets,) = self.make_targets([batch], temperature, [None])
         return self.losses(student, batch, targets)
+
+    def settings_at(self, step: int, steps: int) -> dict[str, float]:
+        """The teacher's momentum and temperature at a step."""
+        return {
+            "momentum": self.config.momentum.at(step, steps),
+            "teacher_temperature": self.config.teacher_temperature.at(step, steps),
+        }
+
+    def step_targets(
+        self, micro_batches: Sequence[CropBatch], settings: Mapping[str, float], seeds: Sequence[int | None]
+    ) -> list[Targets]:
+        """`make_targets` with the settings of a step."""
+        return self.make_targets(micro_batches, settings["teacher_temperature"], seeds)
 
     @torch.no_grad()
     def make_targets(
@@ -194,7 +210,7 @@ class Distiller(nn.Module):
     def losses(self, student: nn.Module, batch: CropBatch, targets: Targets) -> DistillLosses:
         """Losses of one micro-batch; a step's gradient is the mean over its micro-batches and all ranks."""
         config = self.config
-        _seed_stochastic_depth(targets.seed)
+        seed_stochastic_depth(targets.seed)
         outputs = student(batch.globals_GB1SS, batch.locals_LB1SS, batch.hidden_TBN, True)
         view = view_loss(outputs.cls_SBK, targets.cls_TBK, config.student_temperature)
         patch = self._patch_loss(outputs, targets, batch.hidden_TBN) if config.patch_weight else view * 0
@@ -231,7 +247,7 @@ class Distiller(nn.Module):
         """The student's CLS tokens of all global crops, as `losses` will compute them: (G, A, D)."""
         cls = []
         for batch, seed in zip(micro_batches, seeds, strict=True):
-            _seed_stochastic_depth(seed)
+            seed_stochastic_depth(seed)
             cls.append(self.student(batch.globals_GB1SS, None, batch.hidden_TBN, True).global_cls)
         return gather_over_ranks(torch.cat(cls, dim=1), dim=1)
 
@@ -261,6 +277,33 @@ class Distiller(nn.Module):
         for center, before in zip(self._centers(), self._centers_before, strict=False):
             center.copy_(torch.where(bad > 0, before, center))
 
+    def after_step(
+        self, settings: Mapping[str, float], bad: Tensor, student: Iterable[Mapping[str, Tensor]]
+    ) -> None:
+        """`update_teacher` with the settings of a step."""
+        self.update_teacher(settings["momentum"], bad, student)
+
+    def loss_metrics(self, means: Mapping[str, float]) -> dict[str, float]:
+        """The mean terms of a record by their logged names."""
+        losses = {f"loss/{name}": means[name] for name in LOSS_NAMES if name != "teacher_entropy"}
+        return losses | {
+            "health/teacher_entropy": means["teacher_entropy"],
+            "health/view_loss_minus_ln_k": means["view"] - math.log(self.config.head.prototypes),
+        }
+
+    def network(self, student: Iterable[Mapping[str, Tensor]]) -> Backbone:
+        """The network for probe and export: the teacher's backbone."""
+        return self.teacher.backbone
+
+    def saved_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds beside the engine's part: the teacher and the centers."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("student.")}
+
+    @property
+    def identity(self) -> str:
+        """Nothing: all that it learns from is in the checkpoint."""
+        return ""
+
     @torch.no_grad()
     def whiten_heads(self, batch: CropBatch) -> None:
         """Fit both heads of student and teacher to one batch's tokens (see `Head.whiten`)."""
@@ -272,6 +315,7 @@ class Distiller(nn.Module):
         self.teacher.load_state_dict(self.student.state_dict())
 
 
-def _seed_stochastic_depth(seed: int | None) -> None:
+def seed_stochastic_depth(seed: int | None) -> None:
+    """Seed what the student's next forward pass draws; None leaves the generator as it is."""
     if seed is not None:
         torch.manual_seed(seed)

@@ -17,11 +17,10 @@ from ...platform.training.schedules import steps_begun
 from .blocks import prepare_blocks
 from .config import OptimConfig
 from .deepspeed_adapter import DeepSpeedStudent
-from .distiller import Learner
 from .engine_state import EngineState, ParameterSlice, slice_tensors, wait_for_files, worker_file
 
 
-def student_groups(student: Learner, config: OptimConfig) -> list[dict[str, Any]]:
+def student_groups(student: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """The student's parameter groups; those of kind `backbone` or `prototypes` may be frozen for some steps."""
 
     def kind(name: str) -> str:
@@ -41,7 +40,7 @@ class Engine:
 
     def __init__(
         self,
-        student: Learner,
+        student: nn.Module,
         config: OptimConfig,
         *,
         batch: int,

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...platform.core.errors import CheckpointError
-from .distiller import Learner
 
 FOLDER = "engine"
 """Folder in a checkpoint with one safetensors file a worker; keys `KIND NAME START`, and `step`."""
@@ -83,7 +82,7 @@ class EngineState:
 
 
 @torch.no_grad()
-def read_student(folder: Path, student: Learner) -> None:
+def read_student(folder: Path, student: nn.Module) -> None:
     """Give a student, whole on one machine, the weights of a checkpoint. Raises as `EngineState` does."""
     state = EngineState(folder)
     for name, parameter in student.named_parameters():

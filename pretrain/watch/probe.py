@@ -14,6 +14,7 @@ from ...platform.data.rows import label_matrix, view_counts
 from ...platform.measure.metrics import auroc, average_precision, macro
 from ...platform.measure.neighbors import GRAIN, nearest, vote
 from ...platform.models.backbone import Backbone
+from ...platform.models.convnet import ConvNet
 from ...platform.models.letterbox import letterboxed
 from ...platform.training.ranks import rank_and_world_size
 from .config import ProbeConfig
@@ -50,7 +51,7 @@ class ProbeStudies:
     def __repr__(self) -> str:
         return f"ProbeStudies({len(self)} studies, {self.images_VSS.nbytes / 1e6:.1f} MB here)"
 
-    def view_vectors(self, backbone: Backbone, batch: int = 64) -> np.ndarray:
+    def view_vectors(self, backbone: Backbone | ConvNet, batch: int = 64) -> np.ndarray:
         """Unit CLS of every view, study by study: (V, D) float32; all workers call this together."""
         _, world = rank_and_world_size()
         mine = np.zeros((len(self.images_VSS), backbone.width), np.float32)
@@ -105,7 +106,7 @@ class Probe:
         """Whether both splits have studies."""
         return all(len(split) for split in self.splits)
 
-    def evaluate(self, backbone: Backbone, autocast: torch.autocast) -> dict[str, float]:
+    def evaluate(self, backbone: Backbone | ConvNet, autocast: torch.autocast) -> dict[str, float]:
         """Metrics by name: k-NN over findings, recall across views, spread; all workers call this together.
 
         Macro AP and AUROC if there are findings, cross-view recall if studies have two views; nothing if vectors are

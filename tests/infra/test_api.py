@@ -13,7 +13,7 @@ from vetdino.infra import api
 from vetdino.infra.cli import COMMANDS
 from vetdino.platform.core.errors import ConfigError
 
-NAMES = ("phantom", "ingest", "embed", "evaluate")
+NAMES = ("phantom", "ingest", "distill", "embed", "evaluate")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -256,7 +256,7 @@ WRITING = [
     name
     for name, entry in cli.COMMANDS.items()
     # A training locks its folder itself, see tests/pretrain/test_job.py.
-    if name != "pretrain" and "out" in {field.name for field in fields(entry.load())}
+    if name not in ("pretrain", "distill") and "out" in {field.name for field in fields(entry.load())}
 ]
 
 

@@ -25,7 +25,8 @@ from vetdino.platform.core.errors import VetdinoError
 from vetdino.platform.training.cluster import WorkerContext
 from vetdino.pretrain import build, loop
 from vetdino.pretrain.batches.seeds import derived_seed
-from vetdino.pretrain.config import PretrainConfig
+from vetdino.pretrain.checkpoints import is_distillation
+from vetdino.pretrain.config import FeatureDistillationConfig, PretrainConfig, TrainingConfig
 from vetdino.pretrain.distillation.deepspeed_adapter import prepare_deepspeed
 from vetdino.pretrain.distillation.distiller import Distiller
 from vetdino.pretrain.run_storage import run_folder
@@ -35,7 +36,7 @@ class StoppedError(Exception):
     """The training was stopped after the step that the test chose."""
 
 
-def work(config: PretrainConfig, stop: int | None, poison: list[int], worker: WorkerContext) -> None:
+def work(config: TrainingConfig, stop: int | None, poison: list[int], worker: WorkerContext) -> None:
     """Train; `failure.txt` gets the message of an error that is meant for people.
 
     stop: step after which the training is stopped from outside. poison: steps whose loss becomes NaN.
@@ -84,7 +85,8 @@ def run_worker(order: dict[str, Any], rank: int, store: str) -> None:
     dist.init_process_group("gloo", store=dist.FileStore(store, world), rank=rank, world_size=world)
     worker = WorkerContext(rank, world, torch.device("cpu"))
     for text, stop, poison in order["trainings"]:
-        work(from_json(PretrainConfig, text), stop, poison, worker)
+        kind = FeatureDistillationConfig if is_distillation(text) else PretrainConfig
+        work(from_json(kind, text), stop, poison, worker)
     dist.barrier()
     # All is on the disk. On its way out a native thread of PyTorch's has aborted the process before, once in many.
     os._exit(0)

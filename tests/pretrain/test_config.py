@@ -11,9 +11,10 @@ from vetdino.platform.core.config import cli_config, from_json, to_json, with_se
 from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.core.location import Location
 from vetdino.platform.models.config import BackboneConfig
-from vetdino.pretrain.batches.config import OrderConfig
-from vetdino.pretrain.config import PretrainConfig, native_patch_side
+from vetdino.pretrain.batches.config import CropConfig, OrderConfig
+from vetdino.pretrain.config import FeatureDistillationConfig, PretrainConfig, native_patch_side
 from vetdino.pretrain.distillation.config import OptimConfig
+from vetdino.pretrain.feature_distillation.config import FeatureLossConfig, StudentConfig
 from vetdino.pretrain.recipes import recipe
 
 
@@ -108,3 +109,33 @@ def test_no_folder_at_all_is_refused():
 def test_a_patch_is_read_off_the_architectures_name():
     assert native_patch_side("vit_small_patch14_reg4_dinov2") == 14
     assert native_patch_side("vit_tiny_patch16_224") == 16
+
+
+def distillation(**changes) -> FeatureDistillationConfig:
+    return FeatureDistillationConfig(teacher="t", student="vit_tiny_patch16_224", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"crops": CropConfig(global_side=128, local_side=64)}, "crops.locals_per_view 10 must be 0"),
+        ({"loss": FeatureLossConfig(cls_weight=0.0, patch_weight=0.0)}, "are both 0; raise one of them"),
+        ({"loss": FeatureLossConfig(cls_weight=-1.0)}, "loss.cls_weight -1.0 must be 0 or more"),
+        ({"loss": FeatureLossConfig(sample=1)}, "loss.sample 1 must be at least 2"),
+        ({"embed_side": 0}, "embed_side 0 must be above 0"),
+        ({"teacher_side": -14}, "teacher_side -14 must be above 0"),
+        ({"batch": 65, "workers": 2}, "batch 65 cannot be divided among workers 2"),
+        ({"steps": 0}, "steps 0 must be at least 1"),
+    ],
+)
+def test_settings_of_a_distillation_that_contradict_each_other_are_refused(changes, said):
+    distillation().check()
+    with pytest.raises(ConfigError, match=said):
+        distillation(**changes).check()
+
+
+def test_a_distillation_survives_json_and_needs_teacher_and_student():
+    config = distillation(backbone=StudentConfig(width=96), dtype="float16")
+    assert from_json(FeatureDistillationConfig, to_json(config)) == config
+    with pytest.raises(ConfigError, match="setting 'student' is missing"):
+        with_settings(FeatureDistillationConfig, {"teacher": "t"})

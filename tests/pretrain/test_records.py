@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.pretrain.examples import distiller_of
 from vetdino.pretrain.distillation.distiller import LOSS_NAMES
 from vetdino.pretrain.records import RecordWindow
 
 
 def window_of(config, *steps: tuple[float, float]) -> RecordWindow:
     """Steps of (every loss, bad), half of whose studies are pairs."""
-    window = RecordWindow(replace(config, log_every=5), torch.device("cpu"), world=1)
+    window = RecordWindow(replace(config, log_every=5), distiller_of(config), torch.device("cpu"), world=1)
     window.begin(10)
     for loss, bad in steps:
         losses = torch.full((len(LOSS_NAMES),), loss)

@@ -14,17 +14,22 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+import vetdino
 from tests.platform.models.examples import published
+from tests.platform.models.transformers_files import published as rad_dino
+from tests.platform.models.transformers_files import write
 from vetdino.platform.core.config import to_json
 from vetdino.platform.core.errors import CheckpointError, ConfigError
+from vetdino.platform.data.index import StudyIndex
 from vetdino.platform.models import loading
 from vetdino.platform.models.backbone import random_backbone
 from vetdino.platform.models.card import WEIGHTS
+from vetdino.platform.models.config import BackboneConfig
 from vetdino.platform.models.loading import load
 from vetdino.platform.models.saving import save_backbone
 from vetdino.platform.models.weights import IMAGENET
 from vetdino.platform.training import checkpoint
-from vetdino.pretrain.checkpoints import TEACHER
+from vetdino.pretrain.checkpoints import TEACHER, trained_config
 from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.distillation.distiller import Distiller
 from vetdino.pretrain.start import starting_point
@@ -313,3 +318,63 @@ def test_a_checkpoint_is_looked_for_before_the_finished_backbone(config, trained
     with pytest.raises(CheckpointError, match="no backbone here"):
         starting_point(replace(config, start=str(run)))
     assert starting_point(replace(config, start=str(run / "backbone"))).frozen_steps == 10
+
+
+def test_rad_dinos_file_is_started_from_as_transformers_stores_it(config, tmp_path):
+    file = write(tmp_path / "rad-dino", rad_dino())
+    shape = {
+        "name": "vit_small_patch14_dinov2",
+        "patch": 14,
+        "width": 48,
+        "depth": 2,
+        "heads": 4,
+        "eps": 1e-4,
+    }
+    changed = replace(config, backbone=BackboneConfig(side=56, **shape), start=str(file))
+    start, before = starting_point(changed).backbone, load(file)
+    views = [np.random.default_rng(0).integers(0, 256, (40, 48), np.uint8)]
+    tokens, expected = (one.tokens(one.prepare_many(views)) for one in (start, before))
+    # Color is folded for our own mean and std, exactly: the same picture gives the same tokens.
+    torch.testing.assert_close(tokens.cls, expected.cls, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tokens.patches, expected.patches, atol=1e-4, rtol=1e-4)
+    wrong = replace(changed, backbone=replace(changed.backbone, heads=6))
+    with pytest.raises(
+        CheckpointError, match=r"its heads is 4, that of backbone .* is 6; set --backbone.heads"
+    ):
+        starting_point(wrong)
+
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_dinov2s_file_is_started_from_as_torch_hub_has_it(registers, config, tmp_path):
+    width, name = 384, f"vit_small_patch14_{'reg4_' if registers else ''}dinov2"
+    torch.save(
+        published(width=width, depth=12, patch=14, dinov2=True, registers=registers), tmp_path / "dinov2.pth"
+    )
+    changed = replace(config, backbone=BackboneConfig(name=name, side=56), start=str(tmp_path / "dinov2.pth"))
+    start, before = starting_point(changed).backbone, load(tmp_path / "dinov2.pth")
+    assert start.prefix == 1 + registers
+    views = [np.random.default_rng(0).integers(0, 256, (40, 48), np.uint8)]
+    tokens, expected = (one.tokens(one.prepare_many(views, 56)) for one in (start, before))
+    torch.testing.assert_close(tokens.cls, expected.cls, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_rad_dinos_file_embeds_studies_as_it_stands(shards, tmp_path):
+    file = write(tmp_path / "rad-dino", rad_dino())
+    features = vetdino.embed(file, shards, tmp_path / "features", splits=("val",))
+    assert features.vectors.shape == (6, 48)
+    views = StudyIndex(shards, "val").load(0)
+    vectors = load(file).tokens(load(file).prepare_many([view.decode().pixels for view in views.views])).cls
+    unit = torch.nn.functional.normalize(torch.nn.functional.normalize(vectors, dim=-1).mean(0), dim=-1)
+    row = list(features.keys).index(views.key)
+    assert np.allclose(features.vectors[row], unit.numpy(), atol=1e-5)
+
+
+def test_a_distillation_is_no_start_but_its_backbone_folder_is(config, trained, tmp_path):
+    run, _ = trained()
+    text = (run / "checkpoints" / "step_00000004" / "config.json").read_text()
+    (run / "checkpoints" / "step_00000004" / "config.json").write_text(
+        text.replace("{", '{"student": "x",', 1)
+    )
+    with pytest.raises(CheckpointError, match=r"is of a distillation.*give its backbone folder"):
+        trained_config(run / "checkpoints" / "step_00000004", PretrainConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -79,3 +80,21 @@ def test_a_value_is_written_with_its_interval():
 def test_the_license_of_the_weights_is_in_the_words_of_the_owner():
     [text] = card_sections(facts(), ReportConfig(licence="Weights: CC BY 4.0."))["License"]
     assert "Weights: CC BY 4.0." in text
+
+
+@pytest.mark.parametrize(
+    ("origin", "said"),
+    [
+        (
+            {"teacher": "dinov2_vits14.pth"},
+            "learned, without labels, the CLS and patch tokens of dinov2_vits14.pth",
+        ),
+        ({"recipe": "small"}, "by multi-view distillation"),
+        ({}, "does not say how it was trained"),
+    ],
+)
+def test_a_card_says_what_the_network_learned_from(origin, said):
+    known = facts()
+    card = replace(known.card, origin=origin)
+    sections = card_sections(replace(known, card=card), ReportConfig())
+    assert said in " ".join(map(str, sections["Description"]))

@@ -400,3 +400,12 @@ def test_a_path_that_looks_like_a_timm_name_is_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_backbone(tmp_path / "vit_tiny_patch16_224", random_backbone(DINO, 3))
     assert load("vit_tiny_patch16_224").card.label == "random weights, seed 3"
+
+
+@pytest.mark.parametrize("name", ["timm:vit_small_patch16_dinov3", "random:vit_small_patch16_dinov3"])
+def test_a_name_of_dinov3_is_refused_before_anything_is_downloaded(name, monkeypatch):
+    monkeypatch.setattr(loading, "published_state", lambda name: pytest.fail("downloads"))
+    with pytest.raises(
+        ConfigError, match=r"vit_small_patch16_dinov3 is a network of DINOv3.*start from DINOv2's"
+    ):
+        load(name)

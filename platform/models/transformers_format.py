@@ -1,0 +1,101 @@
+"""DINOv2 networks as Hugging Face's transformers stores them (`Dinov2Model`): names, and the files beside them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.errors import CheckpointError
+from .source import SourceOptions
+
+KERNEL = "embeddings.patch_embeddings.projection.weight"
+"""In every network of this format, at the end of the tensor's name."""
+
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+"""Files beside the weights: the architecture, and how images are prepared."""
+
+RENAMED = {
+    r"^embeddings\.(cls_token|mask_token)$": r"\1",
+    r"^embeddings\.register_tokens$": "reg_token",
+    r"^embeddings\.position_embeddings$": "pos_embed",
+    r"^embeddings\.patch_embeddings\.projection\.": "patch_embed.proj.",
+    r"^encoder\.layer\.(\d+)\.": r"blocks.\1.",
+    r"\.attention\.output\.dense\.": ".attn.proj.",
+    r"\.layer_scale([12])\.lambda1$": r".ls\1.gamma",
+    r"\.mlp\.weights_in\.": ".mlp.fc1.",
+    r"\.mlp\.weights_out\.": ".mlp.fc2.",
+    r"^layernorm\.": "norm.",
+}
+"""Names of transformers -> timm's. Queries, keys and values are three tensors there and one here."""
+
+
+def timm_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a network in this format, under timm's names; those of any other file as they are.
+
+    Raises CheckpointError where the queries of a block have no keys or values.
+    """
+    roots = [name.removesuffix(KERNEL) for name in tensors if name.endswith(KERNEL)]
+    if not roots:
+        return dict(tensors)
+    root = min(roots, key=len)
+    own = {name.removeprefix(root): value for name, value in tensors.items() if name.startswith(root)}
+    renamed = {}
+    for name, value in own.items():
+        match = re.fullmatch(
+            r"(encoder\.layer\.\d+)\.attention\.attention\.(query|key|value)\.(weight|bias)", name
+        )
+        if match is None:
+            renamed[_timm_name(name)] = value
+        elif match[2] == "query":
+            parts = [
+                f"{match[1]}.attention.attention.{part}.{match[3]}" for part in ("query", "key", "value")
+            ]
+            missing = [part for part in parts if part not in own]
+            if missing:
+                raise CheckpointError(f"{root}{missing[0]} is missing")
+            renamed[_timm_name(f"{match[1]}.attn.qkv.{match[3]}")] = torch.cat([own[part] for part in parts])
+    return renamed
+
+
+def with_facts(path: Path, options: SourceOptions) -> SourceOptions:
+    """The options, and where a person says nothing of them what the files beside the weights say: heads and epsilon in
+    config.json, mean and std in preprocessor_config.json."""
+    facts = _json(path.parent / CONFIG)
+    if "dinov2" not in str(facts.get("model_type", "")):
+        return options
+    images = _json(path.parent / PREPROCESSOR)
+    try:
+        heads, eps = facts.get("num_attention_heads"), facts.get("layer_norm_eps")
+        told = SourceOptions(
+            heads=None if heads is None else int(heads),
+            eps=None if eps is None else float(eps),
+            mean=tuple(map(float, images["image_mean"])) if "image_mean" in images else None,
+            std=tuple(map(float, images["image_std"])) if "image_std" in images else None,
+        )
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path.parent}: {CONFIG} or {PREPROCESSOR} is damaged ({error})") from None
+    names = [name for name in ("heads", "eps") if getattr(options, name) is None]
+    if options.mean is None and told.mean is not None and told.std is not None:
+        names += ["mean", "std"]
+    return replace(options, **{name: getattr(told, name) for name in names})
+
+
+def _timm_name(name: str) -> str:
+    for pattern, replacement in RENAMED.items():
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
