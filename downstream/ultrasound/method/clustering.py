@@ -21,6 +21,9 @@ from ..config import CosegmentConfig
 MAX_ITERATIONS = 300
 """Most iterations of one k-means, as Amir et al.; faiss stops where no patch moves any more, mostly below 50."""
 
+MANY_ITERATIONS = 25
+"""Most iterations of each of many k-means, whose agreement counts: none of them has to converge."""
+
 
 def cluster_patches(
     descriptors: Sequence[np.ndarray], config: CosegmentConfig
@@ -37,7 +40,7 @@ def cluster_patches(
     sse: list[float] = []
     counts = [config.clusters] if config.clusters else range(1, min(config.most, len(patches.fit_MD)) + 1)
     for k in counts:
-        label_N, squares = _k_means(patches, k, config.tries, config.seed)
+        label_N, squares = _k_means(patches, k, MAX_ITERATIONS, config.tries, config.seed)
         sse.append(squares)
         if elbow_reached(sse, config):
             break
@@ -56,7 +59,7 @@ def clusterings(
     numbers = {min(count, len(patches.fit_MD)) for count in counts}
     for k in [config.clusters] if config.clusters else sorted(numbers):
         for start in range(config.tries):
-            label_N, _ = _k_means(patches, k, 1, config.seed * config.tries + start)
+            label_N, _ = _k_means(patches, k, MANY_ITERATIONS, 1, config.seed * config.tries + start)
             yield patches.by_image(label_N), k
 
 
@@ -126,13 +129,13 @@ def _content_key(one_ND: np.ndarray) -> tuple[float, str]:
     return float(one_ND.mean(dtype=np.float64)), hashlib.sha256(one_ND.tobytes()).hexdigest()
 
 
-def _k_means(patches: _Patches, k: int, tries: int, seed: int) -> tuple[np.ndarray, float]:
+def _k_means(patches: _Patches, k: int, iterations: int, tries: int, seed: int) -> tuple[np.ndarray, float]:
     """(labels (N,) int64, sum of squared distances of all patches to their centers) of the best of `tries`."""
     import faiss
     from threadpoolctl import threadpool_limits
 
     parameters = faiss.ClusteringParameters()
-    parameters.niter, parameters.nredo, parameters.seed = MAX_ITERATIONS, tries, seed
+    parameters.niter, parameters.nredo, parameters.seed = iterations, tries, seed
     # The default of faiss: at most 256 points per cluster, drawn at random.
     parameters.max_points_per_centroid, parameters.min_points_per_centroid = len(patches.fit_MD), 1
     # Not faiss.Kmeans, which fails where SimpleITK was imported first: both name C++ vectors in one SWIG table.

@@ -2,9 +2,9 @@
 
 The patches of all images are clustered again and again: by the descriptors of several blocks, into few and many
 clusters, from several random starts. In each clustering the saliency by the CLS attention of each of several blocks
-names one cluster, the most salient of those that enough images have. A patch's agreement is the share of these votes that
-name its cluster; what has more than half of the largest agreement is foreground. No saliency is compared with a fixed
-number, and no single clustering or block decides.
+names one cluster, the most salient of those that enough images have. A patch's agreement is the share of these votes
+that name its cluster; what has more than half of the largest agreement is foreground. No saliency is compared with a
+fixed number, and no single clustering or block decides.
 
 I images, R x C the patch grid of one (grids may differ), D dimensions, K clusters of one clustering.
 """
