@@ -20,7 +20,7 @@ from ..method.comparison import compare_rows
 from ..method.encoding import EncoderPair
 from ..method.scores import SeedSummary, SetSummary, summarize_seeds
 from ..record import ZeroshotResult
-from .sets import MEASURES, SetResults, by_place, examples_figure, summary_bar
+from .sets import MEASURES, SetResults, Summary, by_place, examples_figure, summary_bar
 
 
 def same_domain(domains: Sequence[Domain], backbone: Backbone, config: SameDomainConfig) -> ZeroshotResult:
@@ -61,18 +61,12 @@ def same_domain(domains: Sequence[Domain], backbone: Backbone, config: SameDomai
         if number == 0 and size <= max(5, sizes[0]):
             examples[name] = (chosen, masks)  # the largest of these stays
     pictures = {"examples": examples_figure("Same domain, sets of up to 5 images", examples)}
-    tables, metrics = {}, {}
-    summaries: Sequence[SetSummary | SeedSummary] = results.summaries
-    if config.seeds > 1:
-        over_seeds = _over_seeds(results.summaries, sizes, config)
-        summaries, tables, metrics = (
-            over_seeds,
-            {"seeds": [asdict(one) for one in over_seeds]},
-            _metrics(over_seeds),
-        )
+    over_seeds = _over_seeds(results.summaries, sizes, config) if config.seeds > 1 else []
     for measure, label in MEASURES.items():
-        pictures[measure] = _bars(summaries, measure, label, backbone.card.label, config.seeds)
-    return results.outcome("same-domain", pictures, left_out, tables, metrics)
+        rest = (measure, label, backbone.card.label, config.seeds)
+        pictures[measure] = _bars(over_seeds, *rest) if over_seeds else _bars(results.summaries, *rest)
+    tables = {"seeds": [asdict(one) for one in over_seeds]} if over_seeds else {}
+    return results.outcome("same-domain", pictures, left_out, tables, _metrics(over_seeds))
 
 
 def _draw(
@@ -112,7 +106,7 @@ def _metrics(summaries: Sequence[SeedSummary]) -> dict[str, float]:
 
 
 def _bars(
-    all_summaries: Sequence[SetSummary] | Sequence[SeedSummary],
+    all_summaries: Sequence[Summary],
     measure: str,
     label: str,
     backbone_label: str,
