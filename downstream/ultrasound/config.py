@@ -15,7 +15,8 @@ class CosegmentConfig:
     """How patches are clustered, and which clusters are foreground."""
 
     clusters: int | None = None
-    """Clusters for the patches of all images together; None: chosen by the elbow rule."""
+    """Clusters for the patches of all images together; None: several numbers for vote consensus, else the elbow
+    rule chooses."""
     elbow: float = 0.975
     """Clusters are added until one more leaves over this share of the sum of squared distances."""
     most: int = 15
@@ -23,20 +24,27 @@ class CosegmentConfig:
     every: int = 1
     """k-means is fitted on every n-th patch of each image; all patches are then assigned."""
     tries: int = 5
-    """Random starts of each k-means; the one of the smallest sum of squared distances is kept."""
-    saliency: Literal["minmax", "rank", "raw", "sum1"] = "minmax"
+    """Random starts of each k-means. For vote consensus all of them vote, else the one of the smallest sum of squared
+    distances is kept."""
+    saliency: Literal["minmax", "rank", "raw", "sum1", "bone"] | None = None
     """Scale of an image's CLS attention: stretched to 0..1, its rank among the image's patches from 0 to 1,
-    unchanged, or divided by its sum over the patches."""
+    unchanged, divided by its sum over the patches, or for vote consensus its rank minus that of the brightness, less
+    towards the edge (bone and its shadow are attended to although dark; for what is bright take rank). None: bone for
+    vote consensus, minmax for the others."""
     away: bool = False
     """Reverse the saliency: a backbone pretrained on b-mode attends to everything but bone and its shadow."""
     heads: tuple[int, ...] = ()
     """Heads whose attention is averaged, counted from 0; empty: all. Amir et al. take 0 2 4 5 of DINO's ViT-S/8."""
     tau: float = 0.2
-    """An image votes for a cluster whose mean saliency in it is at least this. Amir et al.: 0.065."""
+    """An image votes for a cluster whose mean saliency in it is at least this (not for vote consensus). Amir et al.:
+    0.065."""
     share: float = 0.65
-    """Share of the images, rounded up, whose votes make a cluster foreground. Amir et al.: 0.75."""
-    vote: Literal["mean", "literal"] = "mean"
-    """literal: the seed paper's formula as printed, which sums over the images before it compares with tau."""
+    """Share of the images, rounded up, whose votes make a cluster foreground, or that must have it for vote
+    consensus. Amir et al.: 0.75."""
+    vote: Literal["consensus", "mean", "literal"] = "consensus"
+    """consensus: many clusterings, in each the most salient cluster that enough images have; foreground is what they
+    agree on, without tau. mean: the seed paper's method, one clustering (elbow) and tau. literal: its formula as
+    printed, which sums over the images before it compares with tau."""
     refine: Literal["none", "grabcut"] = "none"
     """Last step: move the border of each mask to the edges of the image."""
     band: int = 3
@@ -57,6 +65,8 @@ class CosegmentConfig:
                 )
         if not 0 < self.tau < math.inf:
             raise ConfigError(f"cosegment.tau is {self.tau}; it must be a finite number above 0")
+        if self.saliency == "bone" and self.vote != "consensus":
+            raise ConfigError("cosegment.saliency is bone, which needs cosegment.vote consensus")
         if any(head < 0 for head in self.heads) or len(set(self.heads)) < len(self.heads):
             raise ConfigError(f"cosegment.heads is {self.heads}; count heads from 0, each once")
 
@@ -81,9 +91,11 @@ class ZeroshotConfig(DeviceConfig):
     facet: Literal["query", "key", "value", "token"] = "key"
     """Which vectors of a block describe its patches."""
     block: int | None = None
-    """Block that the descriptors are taken from, counted from 1; None: the last."""
+    """Block that the descriptors are taken from, counted from 1; None: the last, or for vote consensus each of the
+    last quarter of all blocks."""
     attention_block: int | None = None
-    """Block whose CLS attention votes, counted from 1; None: the last."""
+    """Block whose CLS attention votes, counted from 1; None: the last, or for vote consensus each of the last quarter
+    of all blocks."""
     stride: int | None = None
     """Pixels from patch to patch, a divisor of the patch's side; None: the side itself, no overlap."""
     position: Literal["dino", "timm"] | None = None
@@ -109,6 +121,9 @@ class SameDomainConfig(ZeroshotConfig):
 
     sizes: tuple[int, ...] = (2, 3, 5, 10)
     """Images of a set; each set is a part of the larger ones."""
+    seeds: int = 1
+    """Draws of the sets, of seed, seed + 1 and so on (k-means' seed counts with them); with more than one, a table
+    gives mean, standard deviation and worst over them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

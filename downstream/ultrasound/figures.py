@@ -22,6 +22,7 @@ OTHER_COLOR = "#9a9a9a"
 """Color of patches that are not bone."""
 
 MARKERS = {
+    "mean_vote": "s",
     "tokencut": "D",
     "oracle": "^",
     "random": "x",
@@ -33,6 +34,7 @@ MARKERS = {
 
 ROW_LABELS = {
     "cosegment": "co-segmentation",
+    "mean_vote": "seed paper's vote",
     "tokencut": "TokenCut",
     "oracle": "oracle (clusters by truth)",
     "random": "random weights",

@@ -110,8 +110,10 @@ def _domain_facts(domain: Domain) -> dict[str, Any]:
 
 
 def _terminal(result: ZeroshotResult) -> Iterator[RenderableType]:
-    if "summary" in result.tables:
-        yield _summary_table(result.tables["summary"])
+    if "seeds" in result.tables:
+        yield _summary_table(result.tables["seeds"], "mean of the sets", "draws, and the worst")
+    elif "summary" in result.tables:
+        yield _summary_table(result.tables["summary"], "mean", "images")
     for name, reason in result.left_out.items():
         yield f"left out: {name} ({reason})"
     if result.warnings:
@@ -126,14 +128,14 @@ def _domain_warnings(domains: Sequence[Domain]) -> Iterator[str]:
             yield f"{domain.name}/{frame}: {doubt}"
 
 
-def _summary_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Mean Dice, its standard deviation and the number of empty masks: a line for each domain and set, a column for
-    each method."""
+def _summary_table(rows: Sequence[Mapping[str, Any]], what: str, over: str) -> Table:
+    """Mean Dice, its standard deviation, over seeds the worst, and the number of empty masks: a line for each domain
+    and set, a column for each method."""
     from rich.table import Table
 
     methods = list(dict.fromkeys(row["row"] for row in rows))
     cells = {(row["domain"], row["part"], row["row"]): row for row in rows}
-    table = Table(title="Dice, mean ± standard deviation over images", title_justify="left")
+    table = Table(title=f"Dice, {what} ± standard deviation over {over}", title_justify="left")
     for head in ("domain", "set"):
         table.add_column(head, no_wrap=True)
     for head in ("images", *methods):
@@ -147,4 +149,5 @@ def _summary_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 def _cell(row: Mapping[str, Any]) -> str:
     empty = f", {row['empty']} empty" if row["empty"] else ""
-    return f"{row['dice']:.3f} ± {row['dice_std']:.2f}{empty}"
+    worst = f", {row['dice_worst']:.3f}" if "dice_worst" in row else ""
+    return f"{row['dice']:.3f} ± {row['dice_std']:.2f}{worst}{empty}"

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 from ...common.figures import Tile, colors_by_name, grid, overlay
 from ..config import ZeroshotConfig
 from ..figures import MARKERS, Bar
 from ..frames import Frame
 from ..method.comparison import SetMasks
-from ..method.scores import ImageScore, SetSummary, score_images, summarize
+from ..method.scores import ImageScore, SeedSummary, SetSummary, score_images, summarize
 from ..record import ZeroshotResult
+
+Summary = TypeVar("Summary", SetSummary, SeedSummary)
 
 MEASURES = {"dice": "Dice", "iou": "IoU"}
 """Field of a score -> its name in a figure."""
@@ -90,13 +92,13 @@ def _with_spread(summary: SetSummary, measure: str) -> dict[str, float]:
     return {ending: getattr(summary, measure + ending.replace(".", "_")) for ending in endings}
 
 
-def by_place(summaries: Sequence[SetSummary]) -> dict[tuple[str, str, str], SetSummary]:
+def by_place(summaries: Sequence[Summary]) -> dict[tuple[str, str, str], Summary]:
     """Summaries by (domain, part, row)."""
     return {(one.domain, one.part, one.row): one for one in summaries}
 
 
 def summary_bar(
-    summary: SetSummary, summaries: Mapping[tuple[str, str, str], SetSummary], measure: str, group: str
+    summary: Summary, summaries: Mapping[tuple[str, str, str], Summary], measure: str, group: str
 ) -> Bar:
     """The bar of one row, with the baselines and oracles of the same set as markers."""
     marks = {

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from ....platform.core.errors import DataError
-from .cosegmentation import Cosegmentation
 from .masks import Coverage, enlarge
 
 EXACT = 16
@@ -18,20 +17,23 @@ EXACT = 16
 
 
 def oracle_clusters(
-    cosegmentation: Cosegmentation,
+    clusters: Sequence[np.ndarray],
+    k: int,
     truths: Sequence[np.ndarray],
     covered: Sequence[Coverage | None],
 ) -> tuple[list[int], float]:
     """(the set of clusters with the largest mean Dice over the images, that Dice before any refinement).
 
-    truths: per image (M, W) bool. covered: per image, as in `enlarge`. Of up to EXACT clusters every subset is tried;
-    of more, one cluster at a time is taken in or out, the best first, as long as that helps. The empty set is chosen
-    only where it is best. It is an upper bound, not a prediction. Raises DataError where a truth is missing.
+    clusters: per image (R, C), of 0..k-1. truths: per image (M, W) bool. covered: per image, as in `enlarge`. Of up
+    to EXACT clusters every subset is tried; of more, one cluster at a time is taken in or out, the best first, as long
+    as that helps. The empty set is chosen only where it is best. It is an upper bound, not a prediction. Raises
+    DataError where a truth is missing.
     """
-    k, count = len(cosegmentation.votes), len(cosegmentation.clusters)
-    if not len(truths) == len(covered) == count:
-        raise DataError(f"{len(truths)} truths and {len(covered)} sizes for {count} images; give one of each")
-    areas = [_areas(*each, k) for each in zip(cosegmentation.clusters, truths, covered, strict=True)]
+    if not len(truths) == len(covered) == len(clusters):
+        raise DataError(
+            f"{len(truths)} truths and {len(covered)} sizes for {len(clusters)} images; give one of each"
+        )
+    areas = [_areas(*each, k) for each in zip(clusters, truths, covered, strict=True)]
     area_KI, both_KI, truth_I = (np.stack(column, axis=-1) for column in zip(*areas, strict=True))
     return (_best_subset if k <= EXACT else _grown_subset)(area_KI, both_KI, truth_I)
 

@@ -9,7 +9,8 @@ K clusters.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from ..config import CosegmentConfig
 
 MAX_ITERATIONS = 300
 """Most iterations of one k-means, as Amir et al.; faiss stops where no patch moves any more, mostly below 50."""
+
+MANY_ITERATIONS = 25
+"""Most iterations of each of many k-means, whose agreement counts: none of them has to converge."""
 
 
 def cluster_patches(
@@ -32,33 +36,72 @@ def cluster_patches(
     the order of the images. Raises DataError for no image and for descriptors of another shape or width or without a
     direction, ConfigError for more clusters than patches; messages count images from 1.
     """
-    units = _unit_descriptors(descriptors)
-    order = sorted(range(len(units)), key=lambda image: _content_key(units[image]))
-    all_ND = np.concatenate([units[image] for image in order])
-    fit_MD = np.concatenate([units[image][:: config.every] for image in order])
-    if config.clusters is not None and config.clusters > len(fit_MD):
-        raise ConfigError(
-            f"cosegment.clusters is {config.clusters}, but k-means is fitted on {len(fit_MD)} patches "
-            f"({len(all_ND)} patches, every {config.every}); choose fewer clusters"
-        )
+    patches = _Patches.of(descriptors, config)
     sse: list[float] = []
-    counts = [config.clusters] if config.clusters else range(1, min(config.most, len(fit_MD)) + 1)
+    counts = [config.clusters] if config.clusters else range(1, min(config.most, len(patches.fit_MD)) + 1)
     for k in counts:
-        label_N, squares = _k_means(fit_MD, all_ND, k, config)
+        label_N, squares = _k_means(patches, k, MAX_ITERATIONS, config.tries, config.seed)
         sse.append(squares)
         if elbow_reached(sse, config):
             break
-    parts = np.split(label_N, np.cumsum([len(units[image]) for image in order])[:-1])
-    by_image = dict(zip(order, parts, strict=True))
-    clusters = tuple(
-        by_image[image].reshape(np.shape(one_RCD)[:2]) for image, one_RCD in enumerate(descriptors)
-    )
-    return clusters, k, tuple(sse)
+    return patches.by_image(label_N), k, tuple(sse)
+
+
+def clusterings(
+    descriptors: Sequence[np.ndarray], counts: Sequence[int], config: CosegmentConfig
+) -> Iterator[tuple[tuple[np.ndarray, ...], int]]:
+    """(clusters, K), as `cluster_patches` returns them, of `tries` random starts of k-means for each of `counts`.
+
+    `config.clusters`, where it is given, is the only count; a count of more clusters than patches becomes their
+    number. Another config.seed has other starts. Raises as `cluster_patches` does.
+    """
+    patches = _Patches.of(descriptors, config)
+    numbers = {min(count, len(patches.fit_MD)) for count in counts}
+    for k in [config.clusters] if config.clusters else sorted(numbers):
+        for start in range(config.tries):
+            label_N, _ = _k_means(patches, k, MANY_ITERATIONS, 1, config.seed * config.tries + start)
+            yield patches.by_image(label_N), k
 
 
 def elbow_reached(sse: Sequence[float], config: CosegmentConfig) -> bool:
     """Whether the last of the sums of squared distances is hardly below that of one cluster less."""
     return len(sse) > 1 and sse[-1] > config.elbow * sse[-2]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Patches:
+    """The patches of a set: all of them, those that k-means is fitted on, and which images they are of.
+
+    order: of the images in all_ND, by content. grids: rows and columns of each image, in the order given.
+    """
+
+    all_ND: np.ndarray
+    fit_MD: np.ndarray
+    order: Sequence[int]
+    grids: Sequence[tuple[int, ...]]
+
+    @classmethod
+    def of(cls, descriptors: Sequence[np.ndarray], config: CosegmentConfig) -> _Patches:
+        """Raises as `cluster_patches` does."""
+        units = _unit_descriptors(descriptors)
+        order = sorted(range(len(units)), key=lambda image: _content_key(units[image]))
+        all_ND = np.concatenate([units[image] for image in order])
+        fit_MD = np.concatenate([units[image][:: config.every] for image in order])
+        if config.clusters is not None and config.clusters > len(fit_MD):
+            raise ConfigError(
+                f"cosegment.clusters is {config.clusters}, but k-means is fitted on {len(fit_MD)} patches "
+                f"({len(all_ND)} patches, every {config.every}); choose fewer clusters"
+            )
+        return cls(all_ND, fit_MD, order, [np.shape(one_RCD)[:2] for one_RCD in descriptors])
+
+    def by_image(self, label_N: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The labels of all patches as (R, C) per image, in the order in which the images were given."""
+        sizes = [int(np.prod(self.grids[image])) for image in self.order]
+        parts = dict(zip(self.order, np.split(label_N, np.cumsum(sizes)[:-1]), strict=True))
+        return tuple(parts[image].reshape(grid) for image, grid in enumerate(self.grids))
+
+    def __repr__(self) -> str:
+        return f"_Patches({len(self.all_ND)} of {len(self.grids)} images)"
 
 
 def _unit_descriptors(descriptors: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -86,21 +129,20 @@ def _content_key(one_ND: np.ndarray) -> tuple[float, str]:
     return float(one_ND.mean(dtype=np.float64)), hashlib.sha256(one_ND.tobytes()).hexdigest()
 
 
-def _k_means(
-    fit_MD: np.ndarray, all_ND: np.ndarray, k: int, config: CosegmentConfig
-) -> tuple[np.ndarray, float]:
-    """(labels (N,) int64, sum of squared distances of all patches to their centers)."""
+def _k_means(patches: _Patches, k: int, iterations: int, tries: int, seed: int) -> tuple[np.ndarray, float]:
+    """(labels (N,) int64, sum of squared distances of all patches to their centers) of the best of `tries`."""
     import faiss
     from threadpoolctl import threadpool_limits
 
     parameters = faiss.ClusteringParameters()
-    parameters.niter, parameters.nredo, parameters.seed = MAX_ITERATIONS, config.tries, config.seed
+    parameters.niter, parameters.nredo, parameters.seed = iterations, tries, seed
     # The default of faiss: at most 256 points per cluster, drawn at random.
-    parameters.max_points_per_centroid, parameters.min_points_per_centroid = len(fit_MD), 1
+    parameters.max_points_per_centroid, parameters.min_points_per_centroid = len(patches.fit_MD), 1
     # Not faiss.Kmeans, which fails where SimpleITK was imported first: both name C++ vectors in one SWIG table.
-    centers = faiss.IndexFlatL2(all_ND.shape[1])
+    width = patches.all_ND.shape[1]
+    centers = faiss.IndexFlatL2(width)
     # One thread: with more of them sums run in another order, and a patch between two clusters may change sides.
     with threadpool_limits(1):
-        faiss.Clustering(all_ND.shape[1], k, parameters).train(fit_MD, centers)
-        square_N1, label_N1 = centers.search(all_ND, 1)
+        faiss.Clustering(width, k, parameters).train(patches.fit_MD, centers)
+        square_N1, label_N1 = centers.search(patches.all_ND, 1)
     return label_N1[:, 0], float(square_N1.sum(dtype=np.float64))

@@ -6,7 +6,7 @@ Two rows use the truth (`oracle`, `mean_mask`): they are bounds for comparison, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,21 +15,25 @@ from ....platform.core.errors import ConfigError
 from ..config import CosegmentConfig, ZeroshotConfig
 from ..frames import Frame
 from .baselines import mean_of_other_masks, oracle_clusters
-from .cosegmentation import Cosegmentation, cosegment, listed
+from .consensus import consensus, empty_warning
+from .cosegmentation import cosegment, listed, set_warnings
 from .encoding import MAX_CUT_PATCHES, EncodedFrame
-from .masks import refine
+from .masks import interpolate, refine
+from .voting import bone_saliency, saliency_map
 
-ROWS = ("cosegment", "tokencut", "oracle", "random", "random_oracle", "mean_mask", "everything")
-"""Rows in the order of every table. random: the same method on random weights of the same architecture; oracle: the
-clusters that the truth would choose; mean_mask: where at least half of the other frames' masks lie; everything: the
-whole frame."""
+ROWS = ("cosegment", "mean_vote", "tokencut", "oracle", "random", "random_oracle", "mean_mask", "everything")
+"""Rows in the order of every table. cosegment: by cosegment.vote; mean_vote: beside a consensus the seed paper's
+method, on the last of its blocks; random: the method on random weights of the same architecture; oracle: the clusters
+of one clustering that the truth would choose, of a consensus the best such clustering; mean_mask: where at least half
+of the other frames' masks lie; everything: the whole frame."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SetMasks:
     """Masks of a set of frames by row, each (H, W) bool in the order of the frames.
 
-    clusters, foreground: how many clusters co-segmentation found, and how many of them are foreground.
+    clusters, foreground: how many clusters co-segmentation found, and how many of them are foreground; for vote
+    consensus the clusters of all clusterings, and how many times one was named.
     """
 
     masks: Mapping[str, tuple[np.ndarray, ...]]
@@ -55,27 +59,23 @@ def compare_rows(
 ) -> SetMasks:
     """Every row's masks of a set of frames with truth. random: the same frames encoded with random weights."""
     names = [frame.key for frame in frames]
-    cosegmentation = cosegment_frames(encoded, config, names)
-    random_cosegmentation = cosegment_frames(random, config, names)
+    found, by_chance = (_find(each, config, names) for each in (encoded, random))
     truths = [frame.truth for frame in frames]
     masks = {
-        "cosegment": _at_frame_size(cosegmentation.masks, encoded, config.cosegment),
+        "cosegment": found.masks,
+        **_mean_vote(encoded, config, names),
         "tokencut": tuple(one.enlarge(one.cut.mask) for one in encoded if one.cut is not None),
-        "oracle": _oracle_masks(cosegmentation, truths, encoded, config.cosegment),
-        "random": _at_frame_size(random_cosegmentation.masks, random, config.cosegment),
-        "random_oracle": _oracle_masks(random_cosegmentation, truths, random, config.cosegment),
+        "oracle": _oracle_masks(found, truths, encoded, config.cosegment),
+        "random": by_chance.masks,
+        "random_oracle": _oracle_masks(by_chance, truths, random, config.cosegment),
         "mean_mask": mean_of_other_masks(truths),
         "everything": tuple(np.ones(truth.shape, bool) for truth in truths),
     }
-    warnings = (
-        *cosegmentation.warnings,
-        *_refined_away(cosegmentation, masks["cosegment"], names),
-        *_uncut(encoded, names, config),
-    )
+    warnings = (*found.warnings, *_uncut(encoded, names, config))
     if len(masks["tokencut"]) < len(frames):
         del masks["tokencut"]
         warnings += (f"TokenCut is left out: a frame has more than {MAX_CUT_PATCHES} patches",)
-    return SetMasks(masks, len(cosegmentation.votes), len(cosegmentation.foreground), warnings)
+    return SetMasks(masks, found.clusters, found.foreground, warnings)
 
 
 def segment_set(
@@ -95,32 +95,91 @@ def segment_set(
                 f"TokenCut takes at most {MAX_CUT_PATCHES} patches a frame; choose a larger stride or a smaller side"
             )
         return SetMasks({"tokencut": tuple(cuts)}, 2, 1, tuple(_uncut(encoded, names, config)))
-    cosegmentation = cosegment_frames(encoded, config, names)
-    masks = _at_frame_size(cosegmentation.masks, encoded, config.cosegment)
-    return SetMasks(
-        {"cosegment": masks},
-        len(cosegmentation.votes),
-        len(cosegmentation.foreground),
-        (*cosegmentation.warnings, *_refined_away(cosegmentation, masks, names)),
-    )
+    found = _find(encoded, config, names)
+    return SetMasks({"cosegment": found.masks}, found.clusters, found.foreground, found.warnings)
 
 
-def cosegment_frames(
-    encoded: Sequence[EncodedFrame], config: ZeroshotConfig, names: Sequence[str]
-) -> Cosegmentation:
-    """Clusters and voted masks of a set, on the patch grid."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """Masks (H, W) of a set of frames by co-segmentation. clusterings: (clusters per frame (R, C), their number)."""
+
+    masks: tuple[np.ndarray, ...]
+    clusterings: Sequence[tuple[Sequence[np.ndarray], int]]
+    clusters: int
+    foreground: int
+    warnings: tuple[str, ...]
+
+
+def _find(encoded: Sequence[EncodedFrame], config: ZeroshotConfig, names: Sequence[str]) -> _Found:
+    """Co-segmentation by the vote of the config."""
+    if config.cosegment.vote == "consensus":
+        return _find_by_consensus(encoded, config, names)
     descriptors = [one.described(config.log_binning) for one in encoded]
-    return cosegment(descriptors, [one.attention for one in encoded], config.cosegment, names)
+    found = cosegment(descriptors, [one.attention for one in encoded], config.cosegment, names)
+    enlarged = [one.enlarge(mask_RC) for mask_RC, one in zip(found.masks, encoded, strict=True)]
+    masks = _refined(enlarged, encoded, config.cosegment)
+    clusters = len(found.votes)
+    warnings = (*found.warnings, *_refined_away(enlarged, masks, names))
+    return _Found(masks, [(found.clusters, clusters)], clusters, len(found.foreground), warnings)
+
+
+def _find_by_consensus(
+    encoded: Sequence[EncodedFrame], config: ZeroshotConfig, names: Sequence[str]
+) -> _Found:
+    """The agreement of patches is interpolated to pixels before it is compared with its threshold."""
+    blocks = range(len(encoded[0].block_descriptors))
+    descriptors = ([one.described(config.log_binning, block) for one in encoded] for block in blocks)
+    saliency = list(zip(*(_saliency(one, config.cosegment) for one in encoded), strict=True))
+    found = consensus(descriptors, saliency, config.cosegment, names)
+    enlarged = [
+        interpolate(agreement_RC, *one.pixels.shape, one.covered) > found.threshold
+        for agreement_RC, one in zip(found.agreement, encoded, strict=True)
+    ]
+    masks = _refined(enlarged, encoded, config.cosegment)
+    attention = [saliency_map(one.attention, replace(config.cosegment, saliency="rank")) for one in encoded]
+    warnings = (
+        *set_warnings(attention, names),
+        *found.warnings,
+        *empty_warning(enlarged, found, names),
+        *_refined_away(enlarged, masks, names),
+    )
+    return _Found(masks, found.clusterings, found.clusters, found.named, warnings)
+
+
+def _saliency(one: EncodedFrame, config: CosegmentConfig) -> list[np.ndarray]:
+    """(R, C) for each of the blocks whose attention votes."""
+    if config.saliency not in (None, "bone"):
+        return [saliency_map(attention_ARC, config) for attention_ARC in one.block_attention]
+    brightness_RC = one.patch_shares(one.pixels / 255)
+    return [bone_saliency(attention_ARC, brightness_RC, config) for attention_ARC in one.block_attention]
+
+
+def _mean_vote(
+    encoded: Sequence[EncodedFrame], config: ZeroshotConfig, names: Sequence[str]
+) -> dict[str, tuple[np.ndarray, ...]]:
+    """The row of the seed paper's method, beside a consensus."""
+    if config.cosegment.vote != "consensus":
+        return {}
+    saliency = None if config.cosegment.saliency == "bone" else config.cosegment.saliency
+    config = replace(config, cosegment=replace(config.cosegment, vote="mean", saliency=saliency))
+    return {"mean_vote": _find(encoded, config, names).masks}
+
+
+def _refined(
+    masks: Sequence[np.ndarray], encoded: Sequence[EncodedFrame], config: CosegmentConfig
+) -> tuple[np.ndarray, ...]:
+    """Masks (H, W), refined where the config says so."""
+    return tuple(refine(mask_HW, one.pixels, config) for mask_HW, one in zip(masks, encoded, strict=True))
 
 
 def _refined_away(
-    cosegmentation: Cosegmentation, masks: Sequence[np.ndarray], names: Sequence[str]
+    before: Sequence[np.ndarray], masks: Sequence[np.ndarray], names: Sequence[str]
 ) -> Iterator[str]:
     """A warning that names the frames whose masks are empty since GrabCut moved their borders."""
     gone = [
         name
-        for name, before_RC, mask_HW in zip(names, cosegmentation.masks, masks, strict=True)
-        if before_RC.any() and not mask_HW.any()
+        for name, before_HW, mask_HW in zip(names, before, masks, strict=True)
+        if before_HW.any() and not mask_HW.any()
     ]
     if gone:
         yield (
@@ -150,20 +209,17 @@ def _uncut(encoded: Sequence[EncodedFrame], names: Sequence[str], config: Zerosh
 
 
 def _oracle_masks(
-    cosegmentation: Cosegmentation,
+    found: _Found,
     truths: Sequence[np.ndarray],
     encoded: Sequence[EncodedFrame],
     config: CosegmentConfig,
 ) -> tuple[np.ndarray, ...]:
-    chosen, _ = oracle_clusters(cosegmentation, truths, [one.covered for one in encoded])
-    masks = [np.isin(cluster_RC, chosen) for cluster_RC in cosegmentation.clusters]
-    return _at_frame_size(masks, encoded, config)
-
-
-def _at_frame_size(
-    masks: Sequence[np.ndarray], encoded: Sequence[EncodedFrame], config: CosegmentConfig
-) -> tuple[np.ndarray, ...]:
-    """Masks of patches at their frames' sizes, refined where the config says so."""
-    return tuple(
-        refine(one.enlarge(mask_RC), one.pixels, config) for mask_RC, one in zip(masks, encoded, strict=True)
-    )
+    """The best clusters of the best clustering, refined where the config says so."""
+    covered = [one.covered for one in encoded]
+    chosen = [oracle_clusters(clusters, k, truths, covered) for clusters, k in found.clusterings]
+    best = int(np.argmax([dice for _, dice in chosen]))
+    masks = [
+        one.enlarge(np.isin(cluster_RC, chosen[best][0]))
+        for cluster_RC, one in zip(found.clusterings[best][0], encoded, strict=True)
+    ]
+    return _refined(masks, encoded, config)

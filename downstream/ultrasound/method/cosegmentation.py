@@ -3,7 +3,7 @@
 The patches of all images are clustered together by k-means; each image votes for the clusters that its CLS token
 attends to; a cluster with enough votes is foreground (Amir et al., "Deep ViT features as dense visual descriptors",
 2112.05814, section 4.2; with the voting of "Robustness of self-supervised ViT features in b-mode images"). Arrays in,
-masks out, no network.
+masks out, no network. One clustering decides here; `consensus.py` asks many.
 
 I images, R x C the patch grid of one (grids may differ), D dimensions, H attention heads, K clusters.
 """
@@ -54,8 +54,9 @@ def cosegment(
     config: CosegmentConfig | None = None,
     names: Sequence[str] = (),
 ) -> Cosegmentation:
-    """The masks of a set of images; they do not depend on the images' order.
+    """The masks of a set of images by one clustering; they do not depend on the images' order.
 
+    Vote literal is the paper's formula as printed; for every other vote each image votes by tau, as vote mean.
     descriptors: (R, C, D) per image. attention: (H, R, C) per image, the CLS token's to each patch, at least 0.
     names: of the images, for warnings; none: their numbers from 1.
     Raises DataError for no image, shapes that contradict each other, and invalid descriptors or attention;
@@ -89,6 +90,14 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
+def set_warnings(saliency: Sequence[np.ndarray], names: Sequence[str]) -> Iterator[str]:
+    """What a set lacks before anything is clustered: attention that says something, and a second image."""
+    if flat := [name for name, one_RC in zip(names, saliency, strict=True) if not np.ptp(one_RC)]:
+        yield f"attention is the same everywhere in image {listed(flat)} and carries no information"
+    if len(names) == 1:
+        yield "1 image is no set: there is nothing to share, its saliency alone decides"
+
+
 def _warnings(
     found: Cosegmentation,
     saliency: Sequence[np.ndarray],
@@ -100,10 +109,7 @@ def _warnings(
     sse, count, clusters = found.sse, len(names), len(found.votes)
     if config.clusters is None and not elbow_reached(sse, config):
         yield f"no elbow up to {len(sse)} clusters, where the last still helped; {len(sse)} are kept"
-    if flat := [name for name, one_RC in zip(names, saliency, strict=True) if not np.ptp(one_RC)]:
-        yield f"attention is the same everywhere in image {listed(flat)} and carries no information"
-    if count == 1:
-        yield "1 image is no set: there is nothing to share, its saliency alone decides"
+    yield from set_warnings(saliency, names)
     empty = [image for image, mask_RC in enumerate(found.masks) if not mask_RC.any()]
     which = f"{len(empty)} of {count} masks are empty ({listed([names[image] for image in empty])})"
     if config.vote == "literal":

@@ -1,4 +1,4 @@
-"""Frames as a backbone encodes them: descriptors of their patches and the CLS token's attention.
+"""Frames as a backbone encodes them: descriptors of their patches and the CLS token's attention, of one block or more.
 
 An encoder encodes each frame once and keeps the result.
 """
@@ -8,6 +8,7 @@ An encoder encodes each frame once and keeps the result.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,25 +36,37 @@ MAX_CUT_PATCHES = 4096
 class EncodedFrame:
     """One frame as a backbone encodes it.
 
-    descriptors: (R, C, D) of single patches. attention: (A, R, C), of the CLS token in
-    `attention_block`. covered: where the patches lie in the frame. pixels: (H, W) uint8, the encoded image. cut:
-    TokenCut's, None where it was not computed.
+    block_descriptors: (R, C, D) of single patches in each of the encoder's blocks. block_attention: (A, R, C), of the
+    CLS token, in each of its attention blocks. covered: where the patches lie in the frame. pixels: (H, W) uint8, the
+    encoded image. cut: TokenCut's, None where it was not computed.
     """
 
-    descriptors: np.ndarray
-    attention: np.ndarray
+    block_descriptors: tuple[np.ndarray, ...]
+    block_attention: tuple[np.ndarray, ...]
     covered: Coverage
     pixels: np.ndarray
     cut: FrameCut | None = None
+
+    @property
+    def descriptors(self) -> np.ndarray:
+        """(R, C, D) of the last of the blocks."""
+        return self.block_descriptors[-1]
+
+    @property
+    def attention(self) -> np.ndarray:
+        """(A, R, C) of the last of the attention blocks."""
+        return self.block_attention[-1]
 
     def enlarge(self, mask_RC: np.ndarray) -> np.ndarray:
         """A mask of patches at the frame's size: (H, W) bool."""
         height, width = self.pixels.shape
         return enlarge(mask_RC, height, width, self.covered)
 
-    def described(self, log_binning: bool) -> np.ndarray:
-        """The descriptors, (R, C, D), or with log_binning those of each patch with its surroundings, (R, C, 17 D)."""
-        return log_binned(self.descriptors) if log_binning else self.descriptors
+    def described(self, log_binning: bool, block: int = -1) -> np.ndarray:
+        """The descriptors of one of the blocks, (R, C, D), or with log_binning those of each patch with its
+        surroundings, (R, C, 17 D)."""
+        descriptors_RCD = self.block_descriptors[block]
+        return log_binned(descriptors_RCD) if log_binning else descriptors_RCD
 
     def patch_shares(self, mask_HW: np.ndarray) -> np.ndarray:
         """The share of each patch's area that a mask covers: (R, C), 0..1."""
@@ -68,8 +81,10 @@ class FrameEncoder:
         self.backbone = backbone
         self.config = config
         self.tokencut = tokencut
-        self.block = block_index(config.block, backbone)
-        self.attention_block = block_index(config.attention_block, backbone)
+        several = config.cosegment.vote == "consensus"
+        self.blocks = block_indices(config.block, backbone, several)
+        self.attention_blocks = block_indices(config.attention_block, backbone, several)
+        self.block, self.attention_block = self.blocks[-1], self.attention_blocks[-1]
         blocks: Any = backbone.vit.blocks  # timm's, whose attributes are not typed
         heads, chosen = blocks[self.attention_block].attn.num_heads, config.cosegment.heads
         if chosen and max(chosen) >= heads:
@@ -89,25 +104,27 @@ class FrameEncoder:
         facets = extract_facets(
             self.backbone,
             input_1hw[None],
-            blocks=(self.block,),
+            blocks=self.blocks,
             kinds=tuple(dict.fromkeys((config.facet, "key"))),
-            attention=(self.attention_block,),
+            attention=self.attention_blocks,
             stride=config.stride,
             position=config.position,
         )
         grid = facets.grid
-        (attention_1AN,) = facets.cls_attention.values()
 
-        def vectors(kind: str) -> np.ndarray:
-            return facets.features[self.block, kind][0].reshape(*grid, -1).cpu().numpy()
+        def vectors(block: int, kind: str) -> np.ndarray:
+            return facets.features[block, kind][0].reshape(*grid, -1).cpu().numpy()
 
         with_cut = self.tokencut and grid[0] * grid[1] <= MAX_CUT_PATCHES
         return EncodedFrame(
-            descriptors=vectors(config.facet),
-            attention=attention_1AN[0].reshape(-1, *grid).cpu().numpy(),
+            block_descriptors=tuple(vectors(block, config.facet) for block in self.blocks),
+            block_attention=tuple(
+                facets.cls_attention[block][0].reshape(-1, *grid).cpu().numpy()
+                for block in self.attention_blocks
+            ),
             covered=patch_coverage(grid, input_1hw.shape[-2:], pixels_HW.shape, self.backbone, config.stride),
             pixels=pixels_HW,
-            cut=tokencut(vectors("key"), config.tokencut.tau) if with_cut else None,
+            cut=tokencut(vectors(self.block, "key"), config.tokencut.tau) if with_cut else None,
         )
 
     def __repr__(self) -> str:
@@ -151,6 +168,15 @@ def patch_coverage(
         for pixels, side in zip(input_size, frame_size, strict=True)
     ]
     return Coverage(height, width, *margins)
+
+
+def block_indices(block: int | None, backbone: Backbone, several: bool) -> tuple[int, ...]:
+    """0-based indices of a block that settings count from 1; None is the last, or with `several` the last quarter of
+    all blocks, rounded up. Raises ConfigError."""
+    blocks = len(backbone.vit.blocks)
+    if block is None and several:
+        return tuple(range(blocks - math.ceil(blocks / 4), blocks))
+    return (block_index(block, backbone),)
 
 
 def block_index(block: int | None, backbone: Backbone) -> int:

@@ -63,12 +63,33 @@ def enlarge(
     return image_MW
 
 
+def interpolate(values_RC: np.ndarray, height: int, width: int, covered: Coverage) -> np.ndarray:
+    """A map of values at image size, (height, width) float64, linear between the centers of patches.
+
+    Beyond the outer centers the value is that of the nearest patch; what no patch covers is 0.
+    """
+    rows_MR, columns_WC = map(_hat_weights, (height, width), covered.axes, values_RC.shape)
+    image_MW = np.zeros((height, width))
+    image_MW[: len(rows_MR), : len(columns_WC)] = rows_MR @ values_RC @ columns_WC.T
+    return image_MW
+
+
+def _hat_weights(side: int, axis: tuple[float, float], patches: int) -> np.ndarray:
+    """(covered pixels, patches): what each patch weighs in each pixel; rows sum to 1."""
+    place_M1 = _places(side, axis, patches)[:, None] - 0.5
+    return (1 - np.abs(place_M1.clip(0, patches - 1) - np.arange(patches))).clip(min=0)
+
+
 def _nearest_patch(side: int, axis: tuple[float, float], patches: int) -> np.ndarray:
     """The patch whose center is nearest to that of each covered pixel."""
+    return np.clip(np.floor(_places(side, axis, patches)), 0, patches - 1).astype(np.int64)
+
+
+def _places(side: int, axis: tuple[float, float], patches: int) -> np.ndarray:
+    """The center of each covered pixel in units of patches; a patch's own center is at its number + 0.5."""
     covered, margin = axis
     centers = np.arange(side) + 0.5
-    places = (centers[centers < covered] - margin) * patches / (covered - 2 * margin)
-    return np.clip(np.floor(places), 0, patches - 1).astype(np.int64)
+    return (centers[centers < covered] - margin) * patches / (covered - 2 * margin)
 
 
 def patch_shares(mask_MW: np.ndarray, grid: tuple[int, int], covered: Coverage) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Dice and IoU of each image, and their mean, spread and interval over the images of a set."""
+"""Dice and IoU of each image; their mean, spread and interval over the images of a set; and over sets drawn again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,42 @@ class SetSummary:
     iou_std: float
     iou_low: float
     iou_high: float
+
+
+@dataclass(frozen=True, slots=True)
+class SeedSummary:
+    """Means of sets of one size over the seeds that they were drawn by: mean, standard deviation (ddof 0), worst.
+
+    images: of one set. empty: masks of all sets together that are empty.
+    """
+
+    domain: str
+    part: str
+    row: str
+    seeds: int
+    images: int
+    empty: int
+    dice: float
+    dice_std: float
+    dice_worst: float
+    iou: float
+    iou_std: float
+    iou_worst: float
+
+
+def summarize_seeds(summaries: Mapping[str, Sequence[SetSummary]]) -> list[SeedSummary]:
+    """Mean, spread and worst over seeds for each domain, part and row. summaries: part -> those of all its sets."""
+    found = []
+    for part, members in summaries.items():
+        groups: dict[tuple[str, str], list[SetSummary]] = {}
+        for one in members:
+            groups.setdefault((one.domain, one.row), []).append(one)
+        for (domain, row), sets in groups.items():
+            dice, iou = (np.array([getattr(one, name) for one in sets]) for name in ("dice", "iou"))
+            spread = [float(value) for each in (dice, iou) for value in (each.mean(), each.std(), each.min())]
+            empty = sum(one.empty for one in sets)
+            found.append(SeedSummary(domain, part, row, len(sets), sets[0].images, empty, *spread))
+    return found
 
 
 def score_images(frames: Sequence[Frame], part: str, set_masks: SetMasks) -> list[ImageScore]:

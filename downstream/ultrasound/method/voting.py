@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from ....platform.core.errors import ConfigError, DataError
 from ..config import CosegmentConfig
+
+EDGE = 0.4
+"""What a patch at the edge of a frame loses of its `bone_saliency`: about the spread of a difference of two ranks."""
 
 
 def saliency_map(attention_HRC: np.ndarray, config: CosegmentConfig) -> np.ndarray:
@@ -32,8 +36,24 @@ def saliency_map(attention_HRC: np.ndarray, config: CosegmentConfig) -> np.ndarr
             f"cosegment.heads is {config.heads}, but there are {len(attention_HRC)} heads, counted from 0"
         )
     mean_RC = attention_HRC[list(config.heads) or slice(None)].mean(axis=0)
-    saliency_RC = _scale(mean_RC, config.saliency)
+    saliency_RC = _scale(mean_RC, config.saliency or "minmax")
     return saliency_RC.min() + saliency_RC.max() - saliency_RC if config.away else saliency_RC
+
+
+def bone_saliency(
+    attention_HRC: np.ndarray, brightness_RC: np.ndarray, config: CosegmentConfig
+) -> np.ndarray:
+    """(R, C) float64: what attention favors although it is dark, and not at the edge: bone and its shadow.
+
+    The rank of the attention minus that of the brightness, both 0..1, minus EDGE times the distance from the center (0)
+    to the edge (1). Attention alone favors bright layers of fascia, which are as many small patches.
+    brightness: mean gray of each patch. Raises as `saliency_map` does.
+    """
+    dark_RC = saliency_map(attention_HRC, replace(config, saliency="rank")) - _scale(brightness_RC, "rank")
+    row_R, column_C = (
+        np.abs(np.linspace(-1, 1, side)) if side > 1 else np.zeros(1) for side in dark_RC.shape
+    )
+    return dark_RC - EDGE * np.maximum.outer(row_R, column_C)
 
 
 def _scale(mean_RC: np.ndarray, saliency: str) -> np.ndarray:
@@ -65,8 +85,16 @@ def largest_taus(saliency_IK: np.ndarray, needed: int) -> np.ndarray:
     return np.sort(np.where(np.isnan(saliency_IK), -np.inf, saliency_IK), axis=0)[-needed]
 
 
+def needed_images(count: int, config: CosegmentConfig) -> int:
+    """How many of `count` images `share` is, rounded up."""
+    # 0.55 * 20 is a little over 11.
+    return math.ceil(config.share * count - 1e-9)
+
+
 def count_votes(saliency_IK: np.ndarray, config: CosegmentConfig) -> tuple[np.ndarray, int]:
-    """(votes (K,) int64, votes that make a cluster foreground). An image does not vote for a cluster it lacks.
+    """(votes (K,) int64, votes that make a cluster foreground), each image one vote a cluster unless vote is literal.
+
+    An image does not vote for a cluster it lacks.
 
     >>> saliency_IK = np.array([[0.3, 0.1], [0.2, np.nan]])
     >>> count_votes(saliency_IK, CosegmentConfig())
@@ -74,8 +102,7 @@ def count_votes(saliency_IK: np.ndarray, config: CosegmentConfig) -> tuple[np.nd
     >>> count_votes(saliency_IK, CosegmentConfig(vote="literal"))
     (array([1, 0]), 2)
     """
-    # 0.55 * 20 is a little over 11.
-    needed = math.ceil(config.share * len(saliency_IK) - 1e-9)
-    if config.vote == "mean":
-        return (saliency_IK >= config.tau).sum(axis=0), needed  # NaN compares as False
-    return (np.nansum(saliency_IK, axis=0) >= config.tau).astype(np.int64), needed
+    needed = needed_images(len(saliency_IK), config)
+    if config.vote == "literal":
+        return (np.nansum(saliency_IK, axis=0) >= config.tau).astype(np.int64), needed
+    return (saliency_IK >= config.tau).sum(axis=0), needed  # NaN compares as False

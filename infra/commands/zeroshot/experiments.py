@@ -26,6 +26,7 @@ BASIC = (
     "block",
     "attention_block",
     "stride",
+    "cosegment.vote",
     "cosegment.heads",
     "cosegment.tau",
     "tokencut.tau",
@@ -96,7 +97,7 @@ class SameDomain(SameDomainConfig, Experiment):
     """Co-segment growing sets of images of each domain."""
 
     name, config_class = "same-domain", SameDomainConfig
-    basic: ClassVar = (*BASIC, "sizes")
+    basic: ClassVar = (*BASIC, "sizes", "seeds")
     out: RecordFolder = Location("runs/zeroshot-same-domain")
 
     def experiment(self) -> Callable[..., Any]:

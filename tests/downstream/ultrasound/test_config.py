@@ -25,6 +25,7 @@ from vetdino.platform.core.errors import ConfigError
         {"tau": math.nan},
         {"heads": (-1,)},
         {"heads": (1, 1)},
+        {"saliency": "bone", "vote": "mean"},
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(setting):

@@ -82,3 +82,20 @@ def test_the_summary_has_a_column_for_each_method(written):
 
 def test_files_that_are_no_frames_are_warned_of(written):
     assert any("broken" in warning for warning in written[0].warnings)
+
+
+def test_the_summary_over_seeds_has_the_worst_in_the_place_of_the_sets(written):
+    row = {
+        "domain": "arms",
+        "part": "n3",
+        "row": "cosegment",
+        "images": 3,
+        "empty": 1,
+        "dice": 0.7,
+        "dice_std": 0.1,
+    }
+    tables = {"summary": [row | {"part": "n3 seed0"}], "seeds": [row | {"dice_worst": 0.523}]}
+    result = ZeroshotResult(metrics={}, tables=tables, pictures={})
+    text = printed(SimpleNamespace(terminal=list(module._terminal(result))))
+    assert "0.700 ± 0.10, 0.523, 1 empty" in text
+    assert "seed0" not in text

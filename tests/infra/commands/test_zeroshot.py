@@ -70,7 +70,7 @@ def test_a_run_leaves_files_and_one_run_in_mlflow_with_the_backbones_digest(here
     assert results["backbone"]["digest"] == digest
     assert results["domains"]["arm"]["frames"] == 3
     rows = list(csv.DictReader((out / "images.csv").read_text().splitlines()))
-    assert len(rows) == 2 * (2 + 3) * 7
+    assert len(rows) == 2 * (2 + 3) * 8
     for row in rows:
         dice, iou = float(row["dice"]), float(row["iou"])
         assert iou == pytest.approx(dice / (2 - dice))

@@ -47,7 +47,41 @@ def test_the_same_settings_give_the_same_figures_whatever_the_order_of_frames(do
 def test_a_set_of_one_image_and_a_domain_of_too_few_are_refused(domains, tiny):
     with pytest.raises(ConfigError, match="2 images at least"):
         same_domain(domains, tiny, SameDomainConfig(sizes=(1, 3)))
+    with pytest.raises(ConfigError, match="at least once"):
+        same_domain(domains, tiny, SameDomainConfig(seeds=0))
     with pytest.raises(DataError, match="0 usable domains"):
         same_domain(domains, tiny, SameDomainConfig(sizes=(20,)))
     with pytest.raises(DataError, match="1 usable domains, this needs 2"):
         cross_domain(domains[:1], tiny, CrossDomainConfig())
+
+
+@pytest.mark.slow
+def test_several_seeds_give_the_sets_of_each_and_mean_spread_and_worst_over_them(domains, tiny, quick):
+    config = SameDomainConfig(sizes=(2, 3), seeds=3, seed=4, **quick)
+    result = same_domain(domains, tiny, config)
+    parts = [f"n{size} seed{seed}" for seed in (4, 5, 6) for size in (2, 3)]
+    assert {row["part"] for row in result.tables["summary"]} == set(parts)
+    drawn = {tuple(result.facts["sets"][f"leg n3 seed{seed}"]["images"]) for seed in (4, 5, 6)}
+    assert len(drawn) == 3
+    for row in result.tables["seeds"]:
+        dice = [
+            one["dice"]
+            for one in result.tables["summary"]
+            if (one["domain"], one["row"]) == (row["domain"], row["row"])
+            and one["part"].startswith(row["part"])
+        ]
+        assert len(dice) == row["seeds"] == 3
+        figures = (np.mean(dice), np.std(dice), min(dice))
+        assert (row["dice"], row["dice_std"], row["dice_worst"]) == pytest.approx(figures)
+        name = f"same-domain/dice.{row['domain']}.{row['part']}.{row['row']}.seeds"
+        assert [result.metrics[f"{name}_{one}"] for one in ("mean", "std", "worst")] == pytest.approx(figures)
+    alone = replace(config, seed=5, seeds=1, cosegment=replace(config.cosegment, seed=1))
+    again = {
+        (row["domain"], row["part"], row["row"]): row["dice"]
+        for row in same_domain(domains, tiny, alone).tables["summary"]
+        if not row["row"].startswith("random")  # its weights follow the first seed
+    }
+    for row in result.tables["summary"]:
+        size, _, seed = row["part"].partition(" ")
+        if seed == "seed5" and (place := (row["domain"], size, row["row"])) in again:
+            assert row["dice"] == again[place]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,6 +62,7 @@ def test_empty_masks_are_rows_of_the_table_and_the_warning_names_frames_and_cure
     save_backbone(tmp_path / "net", tiny)
     folder = drawn(tmp_path / "leg", 2)
     start = ZeroshotSegmentConfig(method=method, **quick)
+    start = replace(start, cosegment=replace(start.cosegment, vote="mean"))
     config = cli_config(start, [flag, "1"], "test")
     assert segment([folder], tmp_path / "net", tmp_path / "out", config) == {"00": 0, "01": 0}
     table = (tmp_path / "out" / "frames.csv").read_text()

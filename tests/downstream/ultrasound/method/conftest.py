@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-from vetdino.downstream.ultrasound.method.cosegmentation import Cosegmentation
-
 
 def make_disc(rows, columns, at, radius):
     row_R1, column_1C = np.ogrid[:rows, :columns]
@@ -35,16 +33,3 @@ def scene():
         return descriptors, attention, truths
 
     return make_scene
-
-
-@pytest.fixture(scope="session")
-def with_clusters():
-    """A function: a co-segmentation of given clusters, for code that looks at them alone."""
-
-    def make(clusters, k, foreground=()):
-        clusters = tuple(np.asarray(cluster) for cluster in clusters)
-        masks = tuple(np.isin(cluster, foreground) for cluster in clusters)
-        saliency = np.zeros((len(clusters), k))
-        return Cosegmentation(clusters, masks, np.zeros(k, int), tuple(foreground), saliency, (), ())
-
-    return make

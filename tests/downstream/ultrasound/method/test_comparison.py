@@ -28,13 +28,16 @@ def test_every_row_answers_every_frame_at_its_own_size(domains, tiny, quick):
     assert all(mask.all() for mask in set_masks.masks["everything"])
 
 
-def test_the_oracle_is_never_worse_than_the_votes(domains, tiny, quick):
+def test_the_oracle_is_never_worse_than_the_votes_of_one_clustering(domains, tiny, quick):
     frames = shuffled_frames(domains[0], 0)[:3]
     config = ZeroshotConfig(**quick)
+    config = replace(config, cosegment=replace(config.cosegment, vote="mean"))
     scores = score_images(
         frames, "n3", compare_rows(frames, *EncoderPair(tiny, config).encode(frames), config)
     )
-    dice = {row: np.mean([one.dice for one in scores if one.row == row]) for row in ROWS}
+    rows = [row for row in ROWS if row != "mean_vote"]
+    assert {one.row for one in scores} == set(rows)
+    dice = {row: np.mean([one.dice for one in scores if one.row == row]) for row in rows}
     assert dice["oracle"] >= dice["cosegment"] - 1e-9
     assert dice["random_oracle"] >= dice["random"] - 1e-9
     assert dice["everything"] == pytest.approx(
@@ -74,7 +77,7 @@ def test_frames_that_tokencut_leaves_empty_are_named_with_a_tau_that_cuts(domain
 
 def test_frames_whose_masks_grabcut_removes_are_named(domains, tiny, quick, monkeypatch):
     frames, config = domains[0].frames[:2], ZeroshotConfig(**quick)
-    config = replace(config, cosegment=replace(config.cosegment, tau=0.01))
+    config = replace(config, cosegment=replace(config.cosegment, tau=0.01, vote="mean"))
     monkeypatch.setattr(comparison, "refine", lambda mask_HW, pixels, config: np.zeros_like(mask_HW))
     encoded = [FrameEncoder(tiny, config).encode(frame) for frame in frames]
     *_, warning = segment_set(encoded, ["a", "b"], "cosegment", config).warnings
@@ -98,3 +101,29 @@ def test_a_part_of_a_set_keeps_the_masks_of_its_frames():
     part = SetMasks({"cosegment": (first, second)}, 4, 1).part([1])
     assert part.masks["cosegment"] == (second,)
     assert (part.clusters, part.foreground) == (4, 1)
+
+
+def test_beside_a_consensus_stands_the_seed_papers_method_unchanged(domains, tiny, quick):
+    frames, config = domains[0].frames[:3], ZeroshotConfig(**quick)
+    by_mean = replace(config, cosegment=replace(config.cosegment, vote="mean"))
+    beside = compare_rows(frames, *EncoderPair(tiny, config).encode(frames), config).masks["mean_vote"]
+    alone = compare_rows(frames, *EncoderPair(tiny, by_mean).encode(frames), by_mean).masks["cosegment"]
+    for one, other in zip(beside, alone, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_image_that_shares_nothing_is_named_and_counted_as_empty(domains, tiny, quick, monkeypatch):
+    frames, config = domains[0].frames[:3], ZeroshotConfig(**quick)
+    real = comparison.consensus
+
+    def without_the_last(*arguments):
+        found = real(*arguments)
+        return replace(found, agreement=(*found.agreement[:2], np.zeros_like(found.agreement[2])))
+
+    monkeypatch.setattr(comparison, "consensus", without_the_last)
+    set_masks = compare_rows(frames, *EncoderPair(tiny, config).encode(frames), config)
+    assert any(f"1 of 3 masks are empty ({frames[2].key})" in warning for warning in set_masks.warnings)
+    [row] = [
+        one for one in summarize(score_images(frames, "n3", set_masks), config) if one.row == "cosegment"
+    ]
+    assert (row.images, row.empty) == (3, 1)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from vetdino.downstream.ultrasound.config import CosegmentConfig, ZeroshotConfig
 from vetdino.downstream.ultrasound.method import encoding
-from vetdino.downstream.ultrasound.method.encoding import EncoderPair, FrameEncoder, patch_coverage
+from vetdino.downstream.ultrasound.method.encoding import (
+    EncoderPair,
+    FrameEncoder,
+    block_indices,
+    patch_coverage,
+)
 from vetdino.platform.core.errors import ConfigError
 from vetdino.platform.models.backbone import random_backbone
 
@@ -27,6 +34,19 @@ def test_blocks_are_counted_from_1_and_another_one_is_refused(tiny):
     for block in (0, 3):
         with pytest.raises(ConfigError, match="blocks 1 to 2"):
             FrameEncoder(tiny, ZeroshotConfig(block=block))
+
+
+def test_a_consensus_takes_the_last_quarter_of_the_blocks_unless_one_is_named(tiny):
+    eight = random_backbone(replace(tiny.card.config, depth=8), 0)
+    assert FrameEncoder(eight, ZeroshotConfig()).blocks == (6, 7)
+    assert FrameEncoder(eight, ZeroshotConfig(attention_block=3)).attention_blocks == (2,)
+    by_mean = ZeroshotConfig(cosegment=CosegmentConfig(vote="mean"))
+    assert (FrameEncoder(eight, by_mean).blocks, FrameEncoder(eight, by_mean).attention_blocks) == (
+        (7,),
+        (7,),
+    )
+    for depth, blocks in ((1, (0,)), (2, (1,)), (6, (4, 5)), (12, (9, 10, 11))):
+        assert block_indices(None, random_backbone(replace(tiny.card.config, depth=depth), 0), True) == blocks
 
 
 def test_a_head_that_there_is_not_is_refused_before_a_frame_is_encoded(tiny):

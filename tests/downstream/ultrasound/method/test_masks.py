@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vetdino.downstream.ultrasound.config import CosegmentConfig
-from vetdino.downstream.ultrasound.method.masks import Coverage, dice_and_iou, enlarge, patch_shares, refine
+from vetdino.downstream.ultrasound.method.masks import (
+    Coverage,
+    dice_and_iou,
+    enlarge,
+    interpolate,
+    patch_shares,
+    refine,
+)
 from vetdino.platform.core.errors import DataError
 
 
@@ -151,3 +158,22 @@ def test_no_share_is_above_1():
     mask = np.zeros((515, 518), bool)
     mask[:300] = True
     assert patch_shares(mask, (55, 55), Coverage(515, 518)).max() == 1
+
+
+@given(st.integers(1, 5), st.integers(1, 5), st.integers(5, 23), st.integers(5, 23), st.integers(0, 99))
+@settings(deadline=None, max_examples=30)
+def test_interpolated_values_are_those_of_a_slow_loop(rows, columns, height, width, seed):
+    random = np.random.default_rng(seed)
+    values = random.random((rows, columns))
+    covered = Coverage(height * random.uniform(0.6, 1), width * random.uniform(0.6, 1))
+    found = interpolate(values, height, width, covered)
+    for y, x in np.ndindex(height, width):
+        if y + 0.5 >= covered.rows or x + 0.5 >= covered.columns:
+            assert found[y, x] == 0
+            continue
+        row = min(max((y + 0.5) * rows / covered.rows - 0.5, 0), rows - 1)
+        column = min(max((x + 0.5) * columns / covered.columns - 0.5, 0), columns - 1)
+        expected = 0.0
+        for r, c in np.ndindex(rows, columns):
+            expected += max(0, 1 - abs(row - r)) * max(0, 1 - abs(column - c)) * values[r, c]
+        assert found[y, x] == pytest.approx(expected, abs=1e-9)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vetdino.downstream.ultrasound.config import CosegmentConfig
 from vetdino.downstream.ultrasound.method.cosegmentation import cosegment
 from vetdino.downstream.ultrasound.method.masks import dice_and_iou
-from vetdino.downstream.ultrasound.method.voting import count_votes, saliency_map
+from vetdino.downstream.ultrasound.method.voting import EDGE, bone_saliency, count_votes, saliency_map
 from vetdino.platform.core.errors import ConfigError
 
 TWO = CosegmentConfig(clusters=2)
@@ -32,6 +32,18 @@ def test_ranks_run_from_0_to_1_and_equal_attention_has_equal_rank():
     rank = saliency_map(attention, CosegmentConfig(saliency="rank"))
     np.testing.assert_allclose(rank, [[2 / 3, 0, 0], [1, 1 / 3, 1 / 3]])
     assert not saliency_map(np.ones((2, 3, 3)), CosegmentConfig(saliency="rank")).any()
+
+
+def test_bone_saliency_is_that_of_a_slow_loop():
+    random = np.random.default_rng(0)
+    attention, bright = random.random((3, 4, 5)), random.random((4, 5))
+    found = bone_saliency(attention, bright, CosegmentConfig())
+    mean = attention.mean(axis=0)
+    for r, c in np.ndindex(4, 5):
+        attended, brighter = (np.sum(one < one[r, c]) / 19 for one in (mean, bright))
+        edge = max(abs(2 * r / 3 - 1), abs(2 * c / 4 - 1))
+        assert found[r, c] == pytest.approx(attended - brighter - EDGE * edge)
+    assert bone_saliency(np.ones((1, 1, 1)), np.ones((1, 1)), CosegmentConfig()).tolist() == [[0.0]]
 
 
 def test_what_is_looked_away_from_is_found_where_that_is_asked_for(scene):
