@@ -46,7 +46,7 @@ def run(files: Path, scans: list[Path], mask: Path | None = None, config: Fewsho
 def test_labels_of_a_new_scan_are_those_of_its_organs(organ_scan):
     support, query = organ_scan(0), organ_scan(1)
     supports = {number: build_support_set(number, "organ", [support]) for number in (1, 2)}
-    labels = predicted_labels(query, supports, segmentation_predictor(None, CONFIG), CONFIG)
+    labels = predicted_labels(query, supports, segmentation_predictor(None, CONFIG)[0], CONFIG)
     assert labels.dtype == np.uint8
     for organ in (1, 2):
         assert dice(labels == organ, query.labels_ZHW == organ) > 0.6
