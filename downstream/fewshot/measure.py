@@ -25,9 +25,9 @@ from ..volumes.volume import Volume, Volumes
 from .config import FewshotConfig
 from .finished import FinishedQueries, QueryResults
 from .learn.adaptation import AdaptationReport, AdaptivePredictor
+from .method.alignment import volume_parts
 from .method.config import Components
 from .method.masks import label_map, organ_mask, slice_margins
-from .method.alignment import volume_parts
 from .method.protocol import Fold, cross_validation_folds, dice, hd95, parts_from_truth
 from .method.support import SupportSet, build_support_set, class_list, organ_truth, selected_classes
 from .methods import Method, methods_by_row, row_name, shots_label

@@ -91,16 +91,11 @@ def segment(
         digest, label = (
             (backbone.card.digest, backbone.card.label) if backbone is not None else ("", "pixels")
         )
-        chosen = {}
-        if isinstance(encoder_for, SupportChosen) and config.prototypes.compat == "ours":
-            chosen = {one.name: str(encoder_for.choice(one)) for one in supports.values()}
-            for name, choice in chosen.items():
-                log.info("%s: its support chose %s", name, choice)
         facts = {
             "backbone": {"digest": digest, "label": label},
             "support": labeled.name,
             "organs": {str(values.values.get(number, number)): one.name for number, one in supports.items()},
-            "chosen": chosen,
+            "chosen": _choices(encoder_for, supports, config),
             "millilitres": milliliters,
             "left_out": left_out,
         }
@@ -109,10 +104,22 @@ def segment(
     return milliliters
 
 
+def _choices(
+    encoder_for: EncoderChoice, supports: Mapping[int, SupportSet], config: FewshotSegmentConfig
+) -> dict[str, str]:
+    """Organ -> the features that its support chose, also logged; empty where there was no choice."""
+    if not isinstance(encoder_for, SupportChosen) or config.prototypes.compat != "ours":
+        return {}
+    chosen = {support.name: str(encoder_for.choice(support)) for support in supports.values()}
+    for name, choice in chosen.items():
+        log.info("%s: its support chose %s", name, choice)
+    return chosen
+
+
 def segmentation_predictor(
     backbone: Backbone | None, config: FewshotSegmentConfig
 ) -> tuple[Predictor, EncoderChoice]:
-    """Prototypes over the backbone's features, or pixels; with `adapt.steps`, trained on each query slice; the features.
+    """Prototypes over the backbone's features, or pixels, and these; with `adapt.steps`, trained on each query slice.
 
     Raises ConfigError for test-time training without a backbone.
     """

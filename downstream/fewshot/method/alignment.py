@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from ...volumes.volume import Volume
-from .grid import grid_mask
 from .choice import SupportChosen
+from .grid import grid_mask
 from .predictors import EncoderChoice
 from .protocol import organ_span, parts_from_supports, parts_of_span
 from .slices import SliceFeatures, body_mask
@@ -44,10 +44,10 @@ class Aligner:
         self.encoder_for = encoder_for.middle if isinstance(encoder_for, SupportChosen) else encoder_for
         self._last: list[tuple[SliceFeatures, Volume, tuple[np.ndarray, int]]] = []
 
-    def parts(self, support: SupportSet, query: Volume, reach: float) -> dict[int, int]:
-        """Slice of the query -> third of the organ; slices beyond the organ by more than `reach` are left out.
+    def parts(self, support: SupportSet, query: Volume) -> dict[int, int]:
+        """Slice of the query -> third of the organ; slices beyond the organ are left out.
 
-        reach: share of the organ's length. Where there are several supports, the mean of what they say.
+        Where there are several supports, the mean of what they say.
         """
         features = self.encoder_for(support)
         query_nD, step = self._described(features, query)
@@ -61,7 +61,7 @@ class Aligner:
             slope, start = slope * its_step / step, start * its_step
             first, last = organ_span(mask_ZHW)
             spans.append([((edge - 0.5 - start) / slope + 0.5) / slices for edge in (first, last)])
-        return parts_of_span(slices, *map(float, np.mean(spans, axis=0)), reach)
+        return parts_of_span(slices, *map(float, np.mean(spans, axis=0)), reach=0.0)
 
     def _described(self, features: SliceFeatures, volume: Volume) -> tuple[np.ndarray, int]:
         """`slice_descriptors`; those of the last scans are kept."""
@@ -77,10 +77,10 @@ class Aligner:
 
 
 def volume_parts(aligner: Aligner | None, support: SupportSet, query: Volume, reach: float) -> dict[int, int]:
-    """`Aligner.parts`; without one the guess of `parts_from_supports`."""
+    """`Aligner.parts`; without one the guess of `parts_from_supports`, which needs a reach."""
     if aligner is None:
         return parts_from_supports(len(query.image_ZHW), support.organ_masks(), reach)
-    return aligner.parts(support, query, reach)
+    return aligner.parts(support, query)
 
 
 def slice_descriptors(features: SliceFeatures, volume: Volume) -> tuple[np.ndarray, int]:

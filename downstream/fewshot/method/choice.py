@@ -90,7 +90,7 @@ class SupportChosen:
         self.tokens, self.depth, self.slices = tokens, depth, slices
         self.prototypes = replace(prototypes, compat="ours")
         self._middle = self.features(layer_sets(depth)[0], 0.0)
-        self._choices: dict[SupportSet, FeatureChoice] = {}
+        self._choices: dict[tuple[int, tuple[Volume, ...]], FeatureChoice] = {}
 
     def __call__(self, support: SupportSet) -> SliceFeatures:
         """The features chosen for a support set."""
@@ -99,11 +99,12 @@ class SupportChosen:
 
     def choice(self, support: SupportSet) -> FeatureChoice:
         """The candidate with the best mean Dice on the support's own slices, the first of equals."""
-        if support not in self._choices:
+        key = (support.organ, support.volumes)
+        if key not in self._choices:
             scored = candidate_scores(self, support)
             best = max(scored, key=lambda candidate: scored[candidate])
-            self._choices[support] = replace(best, dice=scored[best])
-        return self._choices[support]
+            self._choices[key] = replace(best, dice=scored[best])
+        return self._choices[key]
 
     def last(self, _support: SupportSet) -> SliceFeatures:
         """The last block with the configured weight of coordinates: what the released modes take."""
@@ -248,8 +249,8 @@ class _Group:
     """Slices with the same support slice. products: (B, n P, K); places: the same of coordinates, by shift.
 
     lengths: squared lengths by block, of the queries (B, n, P), prototypes (B, K) and coordinates (K,); scale: mean
-    squared length by block, of the queries' slices (B, n) and of the support's slice (B,). members: (K, 2), background and
-    foreground.
+    squared length by block, of the queries' slices (B, n) and of the support's slice (B,). members: (K, 2), background
+    and foreground.
     """
 
     slices: list[int]

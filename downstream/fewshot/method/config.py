@@ -100,8 +100,8 @@ class SliceConfig:
     """Side to which features are enlarged bilinearly, in cells; 0: not. The released code makes 18 cells 32."""
     layers: tuple[int, ...] = ()
     """Blocks whose normalized tokens are concatenated; negative numbers count from the end. None: in mode `ours` each
-    organ's labeled support chooses among blocks at half to all of the depth, and with them the weight of coordinates and
-    `prototypes.tau`, whose values here are the largest candidates; else the last block."""
+    organ's labeled support chooses among blocks at half to all of the depth, and with them the weight of coordinates
+    and `prototypes.tau`, whose values here are the largest candidates; else the last block."""
     scales: tuple[float, ...] = (1.0,)
     """The network sees a slice at these multiples of its side; all tokens are resampled to the grid of scale 1 and
     concatenated."""
@@ -145,7 +145,8 @@ class ScanConfig:
     """How the slices of a scan are predicted together."""
 
     reach: float = 0.1
-    """In whole scans, an organ is searched this far beyond where the supports have it, as a share of its length."""
+    """Where a whole scan's slices are not matched with the supports' (modes but `ours`, the copied mask), an organ is
+    searched this far beyond where the supports have it, as a share of its length."""
     smooth: float = 1.0
     """In mode `ours`, standard deviation of the Gaussian that averages a slice's scores with those of the slices above
     and below it, in slices; 0: each slice by itself, as in the released codes."""
