@@ -216,6 +216,7 @@ def adapted_methods(
             _all_components(config),
             shots,
             config.scan.smoothing(compat),
+            aligner=Aligner(encoder_for) if compat == "ours" else None,
         )
         for name, encoder_for in encoders.items()
         for shots in config.shots
