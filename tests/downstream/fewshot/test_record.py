@@ -118,9 +118,9 @@ def test_what_the_supports_chose_is_kept_by_row_organ_and_fold_and_said():
     )
     results = FewshotResults({1: "liver"}, scores, (), {}, {}, {})
     assert chosen_features(results) == {
-        "encoder": {
-            "liver": {"0": "layers 7, coordinates 1, tau 40", "1": "layers 9, coordinates 1, tau 20"}
-        }
+        "encoder": {"liver": {"0": "layers 7, coordinates 1, tau 40", "1": "layers 9, coordinates 1, tau 20"}}
     }
     [said] = _choice_lines(results)
-    assert said.startswith("encoder, liver: chosen by the support, fold 0: layers 7, coordinates 1, tau 40; fold 1")
+    assert said.startswith(
+        "encoder, liver: chosen by the support, fold 0: layers 7, coordinates 1, tau 40; fold 1"
+    )

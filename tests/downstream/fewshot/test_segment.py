@@ -75,7 +75,8 @@ def test_a_new_scan_of_another_stretch_has_its_organs(organ_scan):
     supports = {1: build_support_set(1, "organ", [support])}
     predictor, encoder_for = segmentation_predictor(None, CONFIG)
     guessed, matched = (
-        predicted_labels(query, supports, predictor, CONFIG, aligner) for aligner in (None, Aligner(encoder_for))
+        predicted_labels(query, supports, predictor, CONFIG, aligner)
+        for aligner in (None, Aligner(encoder_for))
     )
     truth = query.labels_ZHW == 1
     assert dice(matched == 1, truth) > dice(guessed == 1, truth) + 0.05
@@ -83,7 +84,12 @@ def test_a_new_scan_of_another_stretch_has_its_organs(organ_scan):
 
 def test_what_the_support_chose_is_written(files, tiny):
     segment(
-        [files / "image_1.nii.gz"], files / "image_0.nii.gz", files / "label_0.nii.gz", tiny, files / "out", CONFIG
+        [files / "image_1.nii.gz"],
+        files / "image_0.nii.gz",
+        files / "label_0.nii.gz",
+        tiny,
+        files / "out",
+        CONFIG,
     )
     chosen = json.loads((files / "out" / "metrics.json").read_text())["chosen"]
     assert list(chosen) == ["class 1", "class 2"]
