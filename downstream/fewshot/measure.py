@@ -25,9 +25,10 @@ from ..volumes.volume import Volume, Volumes
 from .config import FewshotConfig
 from .finished import FinishedQueries, QueryResults
 from .learn.adaptation import AdaptationReport, AdaptivePredictor
+from .method.alignment import volume_parts
 from .method.config import Components
 from .method.masks import label_map, organ_mask, slice_margins
-from .method.protocol import Fold, cross_validation_folds, dice, hd95, parts_from_supports, parts_from_truth
+from .method.protocol import Fold, cross_validation_folds, dice, hd95, parts_from_truth
 from .method.support import SupportSet, build_support_set, class_list, organ_truth, selected_classes
 from .methods import Method, methods_by_row, row_name, shots_label
 from .results import ExampleSlices, FewshotResults, ScanScore, example_slices
@@ -241,12 +242,11 @@ class _QueryScan:
         """Organ -> slice -> part, from the query's ground truth."""
         return {organ: parts_from_truth(truth_ZHW) for organ, truth_ZHW in self.truth.items()}
 
-    @cached_property
-    def volume_parts(self) -> dict[int, dict[int, int]]:
+    def volume_parts(self, method: Method) -> dict[int, dict[int, int]]:
         """The same without ground truth, over the whole volume."""
-        slices, reach = len(self.query.image_ZHW), self.config.scan.reach
+        reach = self.config.scan.reach
         return {
-            organ: parts_from_supports(slices, support.organ_masks(), reach)
+            organ: volume_parts(method.aligner, support, self.query, reach)
             for organ, support in self.supports.items()
         }
 
@@ -254,13 +254,14 @@ class _QueryScan:
         """A score for every organ that the query shows, and the label map of the method's first components."""
         shape = self.query.image_ZHW.shape
         protocol_margins, volume_margins = {}, {}
+        parts = self.volume_parts(method)
         for organ, support in self.supports.items():
-            plans = self.protocol_parts[organ], self.volume_parts[organ]
+            plans = self.protocol_parts[organ], parts[organ]
             protocol_margins[organ], volume_margins[organ] = slice_margins(
                 method.predictor, support, self.query, *plans, smooth=method.smooth
             )
         maps = [
-            label_map(volume_margins, self.volume_parts, self.supports, components, shape)
+            label_map(volume_margins, parts, self.supports, components, shape)
             for components in method.components
         ]
         scores = [
@@ -300,6 +301,7 @@ class _QueryScan:
                 volume_dice=dice(predicted_ZHW, truth_ZHW),
                 volume_hd95=math.nan if steps is None else hd95(predicted_ZHW, truth_ZHW, steps),
                 missed=not predicted_ZHW.any(),
+                chosen=str(method.chosen.choice(support)) if method.chosen else "",
             )
 
 

@@ -13,16 +13,10 @@ from .config import FewshotConfig, FewshotEvaluateConfig
 from .learn.adaptation import AdaptivePredictor
 from .learn.encoder import TrainableEncoder
 from .learn.trained import load_trained_encoders
+from .method.alignment import Aligner
+from .method.choice import SupportChosen, mode_predictor, source_choice
 from .method.config import Components
-from .method.predictors import (
-    CachedFeatures,
-    EncoderChoice,
-    FoldEncoders,
-    Predictor,
-    copy_predictor,
-    encoder_predictor,
-    oracle_predictor,
-)
+from .method.predictors import EncoderChoice, FoldEncoders, Predictor, copy_predictor, oracle_predictor
 from .method.slices import SliceFeatures
 from .method.support import SupportSet
 from .sources import Backbones, baseline_features, slice_features, trained_backbone_digest
@@ -43,7 +37,8 @@ FoldEncoderTable: TypeAlias = Mapping[tuple[int, int], TrainableEncoder]
 class Method:
     """Rows of the table that share their predictions, one row for each of `components`.
 
-    shots: number of support scans. smooth: see `ScanConfig`. baseline: whether it is a baseline or the oracle.
+    shots: number of support scans. smooth: see `ScanConfig`. baseline: whether it is a baseline or the oracle. aligner:
+    finds an organ's stretch in whole volumes; None: it is guessed from the support's. chosen: what the supports choose.
     """
 
     source: str
@@ -53,6 +48,8 @@ class Method:
     shots: int = 1
     smooth: float = 0.0
     baseline: bool = False
+    aligner: Aligner | None = None
+    chosen: SupportChosen | None = None
 
 
 def backbone_methods(
@@ -75,23 +72,30 @@ def feature_methods(
     `config.floors` names them; the oracle has the grid of the first source.
     """
     max_scans = max(config.shots) + 1
-    cached = {name: CachedFeatures(one, max_scans) for name, one in features.items()}
-    methods = [
-        method for name, one in cached.items() for method in prototype_methods(name, _always(one), config)
-    ]
+    choices = {name: source_choice(one, config, max_scans) for name, one in features.items()}
+    methods = [method for name, one in choices.items() for method in prototype_methods(name, one, config)]
+    main_method = methods[0]
     methods += extra
     main = replace(config, beside=(), components_beside=())
     for name, one in (baselines or {}).items():
-        same = _always(CachedFeatures(one, max_scans))
+        same = source_choice(one, config, max_scans)
         methods += [replace(method, baseline=True) for method in prototype_methods(name, same, main)]
     if "copy" in config.floors:
         methods += [
             Method("copy", "", copy_predictor, ("all",), shots, baseline=True) for shots in config.shots
         ]
     if "oracle" in config.floors:
-        first, shots = next(iter(cached.values())), config.shots[0]
+        first, shots = next(iter(choices.values())), config.shots[0]
         methods += [
-            Method("oracle", compat, oracle_predictor(first, compat), ("all",), shots, baseline=True)
+            Method(
+                "oracle",
+                compat,
+                oracle_predictor(first, compat),
+                ("all",),
+                shots,
+                baseline=True,
+                aligner=main_method.aligner if compat == "ours" else None,
+            )
             for compat in dict.fromkeys((config.prototypes.compat, *config.beside))
         ]
     return methods
@@ -100,14 +104,18 @@ def feature_methods(
 def prototype_methods(name: str, encoder_for: EncoderChoice, config: FewshotConfig) -> list[Method]:
     """Prototypes over features, in every compat mode and for every number of shots, the main ones first."""
     compats = dict.fromkeys((config.prototypes.compat, *config.beside))
+    aligner = Aligner(encoder_for)
+    chosen = encoder_for if isinstance(encoder_for, SupportChosen) else None
     return [
         Method(
             name,
             compat,
-            encoder_predictor(encoder_for, replace(config.prototypes, compat=compat)),
+            mode_predictor(encoder_for, replace(config.prototypes, compat=compat)),
             _all_components(config),
             shots,
             config.scan.smoothing(compat),
+            aligner=aligner if compat == "ours" else None,
+            chosen=chosen if compat == "ours" else None,
         )
         for compat in compats
         for shots in config.shots
@@ -116,10 +124,6 @@ def prototype_methods(name: str, encoder_for: EncoderChoice, config: FewshotConf
 
 def _all_components(config: FewshotConfig) -> tuple[Components, ...]:
     return tuple(dict.fromkeys((config.components, *config.components_beside)))
-
-
-def _always(features: SliceFeatures) -> EncoderChoice:
-    return lambda _: features
 
 
 # Names of rows -----------------------------------------------------------------------------------
@@ -212,6 +216,7 @@ def adapted_methods(
             _all_components(config),
             shots,
             config.scan.smoothing(compat),
+            aligner=Aligner(encoder_for) if compat == "ours" else None,
         )
         for name, encoder_for in encoders.items()
         for shots in config.shots

@@ -149,7 +149,12 @@ def record_summary(
                 "asked": dict(experiment.tags),
             },
             metrics={name: value for values in metrics.values() for name, value in values.items()},
-            details={"organs": dict(results.organs), "notes": NOTES, "left_out": dict(results.left_out)},
+            details={
+                "organs": dict(results.organs),
+                "notes": NOTES,
+                "left_out": dict(results.left_out),
+                "chosen": chosen_features(results),
+            },
             series=[
                 MetricSeries(values, pretraining_step(cards.get(source, first)), cards.get(source))
                 for source, values in metrics.items()
@@ -160,11 +165,29 @@ def record_summary(
             ],
             tables={"scans": list(map(asdict, results.scores)), "summary": summary, **(tables or {})},
             figures=figures,
-            terminal=[_summary_table(summary, title)],
+            terminal=[_summary_table(summary, title), *_choice_lines(results)],
             warnings=list(_warnings(summary, results.left_out)),
         ),
         out,
     )
+
+
+def chosen_features(results: FewshotResults) -> dict[str, dict[str, dict[str, str]]]:
+    """Row -> organ -> fold -> the features that the fold's support chose; without rows that had no choice."""
+    chosen: dict[str, dict[str, dict[str, str]]] = {}
+    for score in results.scores:
+        if score.chosen:
+            by_fold = chosen.setdefault(score.row, {}).setdefault(score.organ, {})
+            by_fold[str(score.fold)] = score.chosen
+    return chosen
+
+
+def _choice_lines(results: FewshotResults) -> Iterator[str]:
+    """The main row's choices, a line for each organ."""
+    for row, organs in list(chosen_features(results).items())[:1]:
+        for organ, by_fold in organs.items():
+            text = "; ".join(f"fold {fold}: {chosen}" for fold, chosen in by_fold.items())
+            yield f"{row}, {organ}: chosen by the support, {text}"
 
 
 def _metrics_by_source(summary: Rows) -> dict[str, dict[str, float]]:

@@ -20,7 +20,8 @@ EXAMPLE_SLICES = 4
 class ScanScore:
     """One scan, one organ, one row; a line of scans.csv. Dice 0..1.
 
-    HD95 in mm, NaN if the predicted mask is empty (missed) or the scan's spacing is unknown.
+    HD95 in mm, NaN if the predicted mask is empty (missed) or the scan's spacing is unknown. chosen: the features that
+    the organ's support chose, empty where it had no choice.
     """
 
     row: str
@@ -37,6 +38,7 @@ class ScanScore:
     volume_dice: float
     volume_hd95: float
     missed: bool = False
+    chosen: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -30,9 +30,10 @@ from ..volumes.volume import Volume, save_mask
 from .config import FewshotSegmentConfig
 from .learn.adaptation import AdaptivePredictor
 from .learn.encoder import TrainableEncoder
+from .method.alignment import Aligner, volume_parts
+from .method.choice import SupportChosen, mode_predictor, source_choice
 from .method.masks import label_map, slice_margins
-from .method.predictors import CachedFeatures, Predictor, prototype_predictor
-from .method.protocol import parts_from_supports
+from .method.predictors import EncoderChoice, Predictor
 from .method.support import SupportSet, build_support_set
 from .sources import slice_features
 
@@ -60,7 +61,8 @@ def segment(
     """
     config = config or FewshotSegmentConfig()
     check_ours(out)
-    predictor = segmentation_predictor(backbone, config)
+    predictor, encoder_for = segmentation_predictor(backbone, config)
+    aligner = Aligner(encoder_for) if config.prototypes.compat == "ours" else None
     names, values = label_classes([Path(mask)], class_names(config.prepare.classes, Path(support)))
     labeled = _read_scan(Path(support), Path(mask), values, config.prepare)
     supports = _support_sets(labeled, names)
@@ -82,7 +84,7 @@ def segment(
                 left_out[path.name] = str(reason)
                 log.warning("left out: %s", reason)
                 continue
-            labels_ZHW = predicted_labels(query, supports, predictor, config)
+            labels_ZHW = predicted_labels(query, supports, predictor, config, aligner)
             milliliters[query.name] = _save_scan(folder, query, labels_ZHW, supports, values.values)
         if not milliliters:
             raise DataError(f"none of {len(scans)} scans could be segmented: {next(iter(left_out.values()))}")
@@ -93,6 +95,7 @@ def segment(
             "backbone": {"digest": digest, "label": label},
             "support": labeled.name,
             "organs": {str(values.values.get(number, number)): one.name for number, one in supports.items()},
+            "chosen": _choices(encoder_for, supports, config),
             "millilitres": milliliters,
             "left_out": left_out,
         }
@@ -101,27 +104,45 @@ def segment(
     return milliliters
 
 
-def segmentation_predictor(backbone: Backbone | None, config: FewshotSegmentConfig) -> Predictor:
-    """Prototypes over the backbone's features, or pixels; with `adapt.steps`, trained on each query slice.
+def _choices(
+    encoder_for: EncoderChoice, supports: Mapping[int, SupportSet], config: FewshotSegmentConfig
+) -> dict[str, str]:
+    """Organ -> the features that its support chose, also logged; empty where there was no choice."""
+    if not isinstance(encoder_for, SupportChosen) or config.prototypes.compat != "ours":
+        return {}
+    chosen = {support.name: str(encoder_for.choice(support)) for support in supports.values()}
+    for name, choice in chosen.items():
+        log.info("%s: its support chose %s", name, choice)
+    return chosen
+
+
+def segmentation_predictor(
+    backbone: Backbone | None, config: FewshotSegmentConfig
+) -> tuple[Predictor, EncoderChoice]:
+    """Prototypes over the backbone's features, or pixels, and these; with `adapt.steps`, trained on each query slice.
 
     Raises ConfigError for test-time training without a backbone.
     """
     if not config.adapt.steps:
-        return prototype_predictor(CachedFeatures(slice_features(backbone, config), 2), config.prototypes)
+        choice = source_choice(slice_features(backbone, config), config, 2)
+        return mode_predictor(choice, config.prototypes), choice
     if backbone is None:
         raise ConfigError("adapt.steps trains a network, pixels have none; give a backbone, or 0 steps")
     encoder = TrainableEncoder(backbone, config.learn, config.slices, config.adapt.seed)
-    return AdaptivePredictor(lambda _: encoder, config.adapt, config.prototypes)
+    return AdaptivePredictor(lambda _: encoder, config.adapt, config.prototypes), lambda _: encoder
 
 
 def predicted_labels(
-    query: Volume, supports: Mapping[int, SupportSet], predictor: Predictor, config: FewshotSegmentConfig
+    query: Volume,
+    supports: Mapping[int, SupportSet],
+    predictor: Predictor,
+    config: FewshotSegmentConfig,
+    aligner: Aligner | None = None,
 ) -> np.ndarray:
     """(Z, H, W) uint8 class numbers of a scan without labels. supports: by class number."""
-    slices, *_ = shape = query.image_ZHW.shape
+    shape = query.image_ZHW.shape
     parts = {
-        organ: parts_from_supports(slices, support.organ_masks(), config.scan.reach)
-        for organ, support in supports.items()
+        organ: volume_parts(aligner, support, query, config.scan.reach) for organ, support in supports.items()
     }
     smooth = config.scan.smoothing(config.prototypes.compat)
     margins = {

@@ -16,10 +16,11 @@ from ..common.sources import source_names
 from .config import FewshotConfig
 from .learn.encoder import CARD
 from .learn.trained import ENCODERS
+from .method.choice import candidate_blocks
 from .method.config import TaskConfig
 from .method.pixel_features import PixelFeatures
 from .method.slices import SliceFeatures
-from .method.token_features import TokenFeatures
+from .method.token_features import LayerTokens, TokenFeatures
 
 if TYPE_CHECKING:
     from ...platform.models.backbone import Backbone
@@ -44,8 +45,12 @@ def load_sources(sources: Sequence[str | Path], device: DeviceChoice = "cpu") ->
 
 
 def slice_features(backbone: Backbone | None, config: TaskConfig) -> SliceFeatures:
-    """A backbone's tokens; pixel features for None."""
-    return TokenFeatures(backbone, config.slices) if backbone is not None else PixelFeatures(config.slices)
+    """A backbone's tokens, of several blocks where the support is to choose; pixel features for None."""
+    if backbone is None:
+        return PixelFeatures(config.slices)
+    if config.slices.layers or config.slices.debias:
+        return TokenFeatures(backbone, config.slices)
+    return LayerTokens(backbone, config.slices, candidate_blocks(len(backbone.vit.blocks)))
 
 
 def baseline_features(backbones: Backbones, config: FewshotConfig) -> dict[str, SliceFeatures]:

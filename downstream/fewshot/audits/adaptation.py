@@ -174,7 +174,7 @@ class _TttAuditor:
 
     def _score_baselines(self, target: AuditTarget) -> None:
         """The support's mask, pixel features, and the ground truth on the encoder's feature grid."""
-        oracle = oracle_predictor(self.encoder_for(target.support), self.config.prototypes.compat)
+        oracle = oracle_predictor(self.encoder_for, self.config.prototypes.compat)
         for row, predictor in {"copy": copy_predictor, "pixels": self._pixels, "oracle": oracle}.items():
             [margins] = slice_margins(predictor, target.support, target.query, target.parts)
             keep = self.config.components if row == "pixels" else "all"

@@ -20,15 +20,10 @@ from torch import Tensor
 
 from ....platform.core.progress import track
 from ...volumes.volume import Volume, Volumes
+from ..method.choice import mode_predictor, source_choice
 from ..method.config import Components
 from ..method.masks import organ_mask, slice_margins
-from ..method.predictors import (
-    CachedFeatures,
-    Predictor,
-    copy_predictor,
-    oracle_predictor,
-    prototype_predictor,
-)
+from ..method.predictors import Predictor, copy_predictor, oracle_predictor
 from ..method.support import SupportSet, organ_truth
 from ..sources import slice_features
 from .config import AuditConfig, CcaConfig
@@ -96,9 +91,9 @@ def audit_predictors(backbone: Backbone | None, config: AuditConfig) -> dict[str
     """Source -> predictor: encoder, pixels, the support's mask, the truth on the feature grid, the truth."""
     features = {"encoder": slice_features(backbone, config)} if backbone is not None else {}
     features["pixels"] = slice_features(None, config)
-    cached = {name: CachedFeatures(source, config.shots + 1) for name, source in features.items()}
-    predictors = {name: prototype_predictor(source, config.prototypes) for name, source in cached.items()}
-    oracle = oracle_predictor(next(iter(cached.values())), config.prototypes.compat)
+    choices = {name: source_choice(source, config, config.shots + 1) for name, source in features.items()}
+    predictors = {name: mode_predictor(choice, config.prototypes) for name, choice in choices.items()}
+    oracle = oracle_predictor(next(iter(choices.values())), config.prototypes.compat)
     return predictors | {COPY: copy_predictor, ORACLE: oracle, TRUTH: truth_predictor}
 
 

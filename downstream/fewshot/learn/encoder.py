@@ -207,7 +207,8 @@ def _matching_slices(trained: SliceConfig, wanted: SliceConfig | None, folder: P
     """The wanted slice settings (default: those of the training). Raises ConfigError if they change the features."""
     wanted = wanted or trained
     for name in ("grid", "side", "stride", "enlarged", "layers", "scales", "debias"):
-        if getattr(wanted, name) != getattr(trained, name):
+        same = "blocks" if name == "layers" else name
+        if getattr(wanted, same) != getattr(trained, same):
             raise ConfigError(
                 f"slices.{name} is {getattr(wanted, name)}, {folder} was trained with {getattr(trained, name)}; "
                 "use the same value"

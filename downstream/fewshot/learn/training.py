@@ -176,7 +176,9 @@ class EncoderTraining:
 
         tensors = {f"learnt {name}": value for name, value in self.encoder.trained_state().items()}
         for name, parameter in self.parameters.items():
-            tensors[f"momentum {name}"] = self.optimizer.state[parameter]["momentum_buffer"].cpu()
+            # Blocks beyond `slices.layers` have no gradient and so no momentum.
+            if "momentum_buffer" in self.optimizer.state[parameter]:
+                tensors[f"momentum {name}"] = self.optimizer.state[parameter]["momentum_buffer"].cpu()
         with atomic_path(self.folder / STATE) as temporary:
             save_file(tensors, temporary, {"told": json.dumps(asdict(self.progress))})
 
@@ -193,8 +195,9 @@ class EncoderTraining:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             self.encoder.load_trained_state({name: tensors[f"learnt {name}"] for name in self.parameters})
             for name, parameter in self.parameters.items():
-                momentum = tensors[f"momentum {name}"].to(parameter)
-                self.optimizer.state[parameter]["momentum_buffer"] = momentum
+                if f"momentum {name}" in tensors:
+                    momentum = tensors[f"momentum {name}"].to(parameter)
+                    self.optimizer.state[parameter]["momentum_buffer"] = momentum
         except (SafetensorError, KeyError, TypeError, ValueError):
             raise CheckpointError(f"{path}: damaged; remove it, and this encoder starts anew") from None
 

@@ -98,8 +98,10 @@ class SliceConfig:
     """Pixels from patch to patch, a divisor of the patch's side; 0: that side. Smaller strides overlap."""
     enlarged: int = 0
     """Side to which features are enlarged bilinearly, in cells; 0: not. The released code makes 18 cells 32."""
-    layers: tuple[int, ...] = (-1,)
-    """Blocks whose normalized tokens are concatenated; negative numbers count from the end."""
+    layers: tuple[int, ...] = ()
+    """Blocks whose normalized tokens are concatenated; negative numbers count from the end. None: in mode `ours` each
+    organ's labeled support chooses among blocks at half to all of the depth, and with them the weight of coordinates
+    and `prototypes.tau`, whose values here are the largest candidates; else the last block."""
     scales: tuple[float, ...] = (1.0,)
     """The network sees a slice at these multiples of its side; all tokens are resampled to the grid of scale 1 and
     concatenated."""
@@ -118,10 +120,13 @@ class SliceConfig:
                 raise ConfigError(f"slices.{name} is {getattr(self, name)}; give 0 or more")
         if self.grid < 1:
             raise ConfigError(f"slices.grid is {self.grid}; give at least 1")
-        if not self.layers:
-            raise ConfigError("slices.layers is empty; name at least one block, -1 is the last")
         if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
             raise ConfigError(f"slices.scales is {self.scales}; give at least one number above 0")
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """`layers`, or the last block alone where none is named."""
+        return self.layers or (-1,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,7 +145,8 @@ class ScanConfig:
     """How the slices of a scan are predicted together."""
 
     reach: float = 0.1
-    """In whole scans, an organ is searched this far beyond where the supports have it, as a share of its length."""
+    """Where a whole scan's slices are not matched with the supports' (modes but `ours`, the copied mask), an organ is
+    searched this far beyond where the supports have it, as a share of its length."""
     smooth: float = 1.0
     """In mode `ours`, standard deviation of the Gaussian that averages a slice's scores with those of the slices above
     and below it, in slices; 0: each slice by itself, as in the released codes."""

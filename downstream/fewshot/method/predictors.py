@@ -66,11 +66,11 @@ def copy_predictor(support: SupportSet, part: int, query: Volume, slices: Sequen
     return (mask_HW.float() * 2 - 1).expand(len(slices), -1, -1)
 
 
-def oracle_predictor(features: SliceFeatures, compat: Compat) -> Predictor:
+def oracle_predictor(encoder_for: EncoderChoice, compat: Compat) -> Predictor:
     """Upper bound: the query's own ground truth, resampled to the grid of the features and back."""
 
     def predictor(support: SupportSet, part: int, query: Volume, slices: Sequence[int]) -> Tensor:
-        h, w = features(query, [slices[0]]).shape[2:]
+        h, w = encoder_for(support)(query, [slices[0]]).shape[2:]
         truth_nHW = torch.from_numpy(organ_truth(query, support.organ, slices))
         return upsample(2 * grid_mask(truth_nHW, h, w, compat) - 1, *query.image_ZHW.shape[1:])
 

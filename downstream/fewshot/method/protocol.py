@@ -104,9 +104,26 @@ def parts_from_supports(slices: int, supports: Sequence[np.ndarray], reach: floa
     """
     spans = []
     for mask_ZHW in supports:
-        labeled = _support_extent(mask_ZHW)
-        spans.append((labeled[0] / len(mask_ZHW), (labeled[-1] + 1) / len(mask_ZHW)))
+        first, last = organ_span(mask_ZHW)
+        spans.append((first / len(mask_ZHW), last / len(mask_ZHW)))
     first, last = np.mean(spans, axis=0)
+    return parts_of_span(slices, first, last, reach)
+
+
+def organ_span(mask_ZHW: np.ndarray) -> tuple[int, int]:
+    """First slice of a support's mask and the one behind its last. Raises DataError for an empty mask."""
+    labeled = _support_extent(mask_ZHW)
+    return int(labeled[0]), int(labeled[-1]) + 1
+
+
+def parts_of_span(slices: int, first: float, last: float, reach: float) -> dict[int, int]:
+    """Slice -> part for a scan of `slices` slices whose organ lies from `first` to `last`, as shares of its length.
+
+    Slices beyond by more than `reach`, as a share of the organ's length, are left out.
+
+    >>> parts_of_span(8, 0.125, 0.875, reach=0.2)
+    {0: 0, 1: 0, 2: 0, 3: 1, 4: 1, 5: 2, 6: 2, 7: 2}
+    """
     centers = (np.arange(slices) + 0.5) / slices
     parts = np.clip(np.floor((centers - first) * PARTS / (last - first)), 0, PARTS - 1).astype(int)
     margin = reach * (last - first)

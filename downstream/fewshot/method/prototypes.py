@@ -118,11 +118,11 @@ def prototype_sets(
     supports_NChw = at_least_float32(supports_NCHW)
     grid_Nhw = grid_Nhw.to(supports_NChw)
     window = config.pooling_window(training)
-    cells_NkC = _pooled(supports_NChw, window, config).flatten(2).mT
-    organ_Nk = _pooled(grid_Nhw, window, config).flatten(1) > config.foreground_share
-    gate_Nk = _pooled(grid_Nhw, config.gate_window(training), config).flatten(1)
+    cells_NkC = pooled(supports_NChw, window, config).flatten(2).mT
+    organ_Nk = pooled(grid_Nhw, window, config).flatten(1) > config.foreground_share
+    gate_Nk = pooled(grid_Nhw, config.gate_window(training), config).flatten(1)
     open_N = (gate_Nk >= config.foreground_share).any(dim=1)
-    ground_K = (_pooled(1 - grid_Nhw, window, config) > config.background_share).flatten()
+    ground_K = (pooled(1 - grid_Nhw, window, config) > config.background_share).flatten()
     with no_autocast(supports_NChw):
         # The order of the operands decides how these sums are rounded, here and in `_background`.
         sum_NC, size_N = torch.einsum("nhw,nchw->nc", grid_Nhw, supports_NChw), grid_Nhw.sum(dim=(1, 2))
@@ -182,7 +182,7 @@ def _background(supports_NChw: Tensor, ground_Nhw: Tensor, ground_K: Tensor, mea
     return _SideSets(ground_K[None], mean_C.expand(1, means, -1), (~ground_K.any() & first_G)[None])
 
 
-def _pooled(values: Tensor, window: int, config: PrototypeConfig) -> Tensor:
+def pooled(values: Tensor, window: int, config: PrototypeConfig) -> Tensor:
     """Means of (…, h, w) over adjacent windows; windows cut by the edge are kept in mode `ours` only."""
     height, width = values.shape[-2:]
     if window > min(height, width):

@@ -130,5 +130,15 @@ def with_coordinates(features: Tensor, volume: Volume, slices: Sequence[int], we
         return features
     lengths = [one.square().sum(dim=0).mean().sqrt() for one in features]
     features = features / torch.stack(lengths)[:, None, None, None]
-    coordinates = np.stack([body_coordinates(volume.image_ZHW[z], *features.shape[2:]) for z in slices])
-    return torch.cat([features, weight * torch.from_numpy(coordinates)], dim=1)
+    h, w = features.shape[2:]
+    return torch.cat([features, weight * cached_coordinates(volume, slices, h, w)], dim=1)
+
+
+def cached_coordinates(volume: Volume, slices: Sequence[int], h: int, w: int) -> Tensor:
+    """(n, 4, h, w) float32: `body_coordinates` of slices, which every organ and layer of a scan shares."""
+    return torch.from_numpy(np.stack([_coordinates(volume, z, h, w) for z in slices]))
+
+
+@lru_cache(maxsize=512)
+def _coordinates(volume: Volume, z: int, h: int, w: int) -> np.ndarray:
+    return body_coordinates(volume.image_ZHW[z], h, w)

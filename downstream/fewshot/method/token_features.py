@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -76,7 +77,7 @@ class TokenFeatures:
             steps = [round((side * scale - self.backbone.patch) / self.stride) for side in sides]
             size = [self.backbone.patch + self.stride * max(0, step) for step in steps]
             images_n1ST = F.interpolate(images_n1ST, size, mode="bilinear", antialias=True)
-        features = patch_tokens(self.backbone, images_n1ST, self.config.layers, self.stride)
+        features = patch_tokens(self.backbone, images_n1ST, self.config.blocks, self.stride)
         if self.config.debias:
             directions_CR = self._blank_directions(*images_n1ST.shape[2:]).to(features)
             along = torch.einsum("nchw,cr->nrhw", features, directions_CR)
@@ -92,7 +93,7 @@ class TokenFeatures:
         if (height, width) not in self._directions:
             with torch.no_grad():
                 blank_11ST = torch.zeros(1, 1, height, width)
-                blank_1Chw = patch_tokens(self._blank, blank_11ST, self.config.layers, self.stride)
+                blank_1Chw = patch_tokens(self._blank, blank_11ST, self.config.blocks, self.stride)
             blank_LC = blank_1Chw[0].flatten(1).T.cpu()
             if self.config.debias >= min(blank_LC.shape):
                 raise ConfigError(
@@ -104,6 +105,25 @@ class TokenFeatures:
 
     def __repr__(self) -> str:
         return f"TokenFeatures({self.backbone.card.label}, side {self.side}, stride {self.stride})"
+
+
+class LayerTokens:
+    """Tokens of several blocks from one pass, for a choice among them: `SliceFeatures` without coordinates.
+
+    Channels go block by block, within a block scale by scale. depth: blocks of the network.
+    """
+
+    def __init__(self, backbone: Backbone, config: SliceConfig, blocks: Sequence[int]) -> None:
+        self.features = TokenFeatures(backbone, replace(config, layers=tuple(blocks), coordinates=0.0))
+        self.backbone, self.depth = backbone, len(backbone.vit.blocks)
+        self.counts = (len(config.scales), len(blocks))
+
+    def __call__(self, volume: Volume, slices: Sequence[int]) -> Tensor:
+        """(n, blocks * scales * C, h, w) float32 on the CPU. Raises as `TokenFeatures` does."""
+        return self.features(volume, slices).unflatten(1, (*self.counts, -1)).transpose(1, 2).flatten(1, 3)
+
+    def __repr__(self) -> str:
+        return f"LayerTokens({self.features}, {self.counts[1]} blocks)"
 
 
 def on_even_cells(features_nChw: Tensor, sides: Sequence[int], patch: int, stride: int) -> Tensor:
@@ -158,7 +178,7 @@ def patch_tokens(backbone: Backbone, images_n1ST: Tensor, layers: Sequence[int],
 def _check_fit(config: SliceConfig, backbone: Backbone) -> None:
     """Raises ConfigError for a layer or a stride that the backbone does not have."""
     depth, stride = len(backbone.vit.blocks), config.stride
-    for layer in config.layers:
+    for layer in config.blocks:
         if not -depth <= layer < depth:
             raise ConfigError(
                 f"slices.layers: there is no block {layer}; this backbone has {depth}, 0 to {depth - 1} or "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,24 @@ def test_an_evaluation_writes_the_summary_that_it_returns(volumes, tmp_path):
     assert metrics["organs"] == {"1": "liver", "2": "kidneys"}
     assert metrics["data"] == volumes.digest
     assert not (tmp_path / "out" / "adaptation.csv").exists()
+
+
+def test_a_networks_supports_choose_layers_unless_these_are_named(volumes, tiny, tmp_path):
+    config = FewshotEvaluateConfig(**QUICK, floors=("copy",), device="cpu")
+    evaluate(volumes, {"encoder": tiny}, config, tmp_path / "out")
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(metrics["chosen"]) == ["encoder"]
+    assert {organ: list(folds) for organ, folds in metrics["chosen"]["encoder"].items()} == {
+        "liver": ["0", "1"],
+        "kidneys": ["0", "1"],
+    }
+    scans = list(csv.DictReader((tmp_path / "out" / "scans.csv").read_text().splitlines()))
+    assert {one["chosen"] for one in scans if one["row"] == "encoder" and one["fold"] == "0"} == set(
+        folds["0"] for folds in metrics["chosen"]["encoder"].values()
+    )
+    named = replace(config, slices=SliceConfig(grid=8, layers=(0,)))
+    evaluate(volumes, {"encoder": tiny}, named, tmp_path / "named")
+    assert json.loads((tmp_path / "named" / "metrics.json").read_text())["chosen"] == {}
 
 
 def test_pixels_cannot_be_trained_at_test_time(volumes, tmp_path):

@@ -10,8 +10,14 @@ import pytest
 from rich.console import Console
 
 from vetdino.downstream.fewshot import record as module
-from vetdino.downstream.fewshot.record import FewshotExperiment, percent, record_summary
-from vetdino.downstream.fewshot.results import FewshotResults
+from vetdino.downstream.fewshot.record import (
+    FewshotExperiment,
+    _choice_lines,
+    chosen_features,
+    percent,
+    record_summary,
+)
+from vetdino.downstream.fewshot.results import FewshotResults, ScanScore
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,7 @@ def test_the_record_names_encoders_data_and_trained_folders(written, tiny):
     }
     assert (written.tags["trained"], written.tags["manifest"]) == ("runs", "digest of abdomen")
     assert written.datasets[0].counts == {"scans": 4}
-    assert list(written.details) == ["organs", "notes", "left_out"]
+    assert list(written.details) == ["organs", "notes", "left_out", "chosen"]
 
 
 def test_the_table_has_a_line_for_each_row_and_a_difference_from_the_reference(written):
@@ -98,3 +104,23 @@ def test_a_share_is_shown_in_percent_with_its_interval():
     assert percent(values, "dice", interval=False, sign="+") == "+50.0"
     assert percent(values | {"dice_low": math.nan}, "dice") == "50.0"
     assert percent(values, "none") == "-"
+
+
+def score(row: str, organ: str, fold: int, chosen: str) -> ScanScore:
+    return ScanScore(row, row, "ours", "n", 1, fold, f"s{fold}", "s9", organ, 3, 0.5, 0.4, 9.0, False, chosen)
+
+
+def test_what_the_supports_chose_is_kept_by_row_organ_and_fold_and_said():
+    scores = (
+        score("encoder", "liver", 0, "layers 7, coordinates 1, tau 40"),
+        score("encoder", "liver", 1, "layers 9, coordinates 1, tau 20"),
+        score("copy", "liver", 0, ""),
+    )
+    results = FewshotResults({1: "liver"}, scores, (), {}, {}, {})
+    assert chosen_features(results) == {
+        "encoder": {"liver": {"0": "layers 7, coordinates 1, tau 40", "1": "layers 9, coordinates 1, tau 20"}}
+    }
+    [said] = _choice_lines(results)
+    assert said.startswith(
+        "encoder, liver: chosen by the support, fold 0: layers 7, coordinates 1, tau 40; fold 1"
+    )

@@ -13,6 +13,7 @@ from PIL import Image
 
 from vetdino.downstream.fewshot.config import FewshotSegmentConfig
 from vetdino.downstream.fewshot.learn.config import AdaptConfig
+from vetdino.downstream.fewshot.method.alignment import Aligner
 from vetdino.downstream.fewshot.method.config import SliceConfig
 from vetdino.downstream.fewshot.method.protocol import dice
 from vetdino.downstream.fewshot.method.support import build_support_set
@@ -46,7 +47,7 @@ def run(files: Path, scans: list[Path], mask: Path | None = None, config: Fewsho
 def test_labels_of_a_new_scan_are_those_of_its_organs(organ_scan):
     support, query = organ_scan(0), organ_scan(1)
     supports = {number: build_support_set(number, "organ", [support]) for number in (1, 2)}
-    labels = predicted_labels(query, supports, segmentation_predictor(None, CONFIG), CONFIG)
+    labels = predicted_labels(query, supports, segmentation_predictor(None, CONFIG)[0], CONFIG)
     assert labels.dtype == np.uint8
     for organ in (1, 2):
         assert dice(labels == organ, query.labels_ZHW == organ) > 0.6
@@ -65,6 +66,34 @@ def test_masks_overlays_and_milliliters_are_written_for_every_scan(files):
     facts = json.loads((out / "metrics.json").read_text())
     assert facts["millilitres"] == milliliters
     assert facts["backbone"] == {"digest": "", "label": "pixels"}
+
+
+def test_a_new_scan_of_another_stretch_has_its_organs(organ_scan):
+    support, query = organ_scan(0), organ_scan(1)
+    # The query starts in the middle of the organs.
+    query = replace(query, image_ZHW=query.image_ZHW[3:], labels_ZHW=query.labels_ZHW[3:])
+    supports = {1: build_support_set(1, "organ", [support])}
+    predictor, encoder_for = segmentation_predictor(None, CONFIG)
+    guessed, matched = (
+        predicted_labels(query, supports, predictor, CONFIG, aligner)
+        for aligner in (None, Aligner(encoder_for))
+    )
+    truth = query.labels_ZHW == 1
+    assert dice(matched == 1, truth) > dice(guessed == 1, truth) + 0.05
+
+
+def test_what_the_support_chose_is_written(files, tiny):
+    segment(
+        [files / "image_1.nii.gz"],
+        files / "image_0.nii.gz",
+        files / "label_0.nii.gz",
+        tiny,
+        files / "out",
+        CONFIG,
+    )
+    chosen = json.loads((files / "out" / "metrics.json").read_text())["chosen"]
+    assert list(chosen) == ["class 1", "class 2"]
+    assert all(text.startswith("layers ") for text in chosen.values())
 
 
 def test_a_scan_that_cannot_be_read_is_left_out(files):

@@ -10,7 +10,7 @@ import torch
 from vetdino.downstream.fewshot.config import FewshotConfig
 from vetdino.downstream.fewshot.method.config import SliceConfig
 from vetdino.downstream.fewshot.method.pixel_features import PixelFeatures
-from vetdino.downstream.fewshot.method.token_features import TokenFeatures
+from vetdino.downstream.fewshot.method.token_features import LayerTokens, TokenFeatures
 from vetdino.downstream.fewshot.sources import (
     baseline_features,
     load_source,
@@ -35,7 +35,9 @@ def test_pixels_are_a_source_without_a_backbone(tiny, tmp_path):
 
 
 def test_features_are_tokens_of_a_backbone_or_pixels(tiny):
-    assert isinstance(slice_features(tiny, CONFIG), TokenFeatures)
+    assert isinstance(slice_features(tiny, CONFIG), LayerTokens)
+    for slices in (SliceConfig(grid=4, layers=(-1,)), SliceConfig(grid=4, debias=1)):
+        assert isinstance(slice_features(tiny, FewshotConfig(slices=slices)), TokenFeatures)
     assert isinstance(slice_features(None, CONFIG), PixelFeatures)
 
 

@@ -178,6 +178,8 @@ def test_a_saved_encoder_gives_the_same_features(tiny, tmp_path, learn):
 def test_coordinates_may_be_added_later_but_other_features_are_refused(tiny, tmp_path):
     encoder = trained(TrainableEncoder(tiny, slices=GRID))
     encoder.save(tmp_path)
+    # No layers named: the last block, as when it is named.
+    load_encoder(tiny, tmp_path, SliceConfig(grid=4, layers=(-1,)))
     placed = load_encoder(tiny, tmp_path, SliceConfig(grid=4, coordinates=0.5))
     assert placed(scan(), [0]).shape[1] == tiny.width + 4
     with pytest.raises(ConfigError, match=r"slices\.grid is 5.*trained with 4"):

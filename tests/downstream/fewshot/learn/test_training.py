@@ -64,6 +64,12 @@ def test_stopped_at_any_step_and_resumed_it_ends_the_same_bit_for_bit(
         assert [one[name] for name in timeless] == [other[name] for name in timeless]
 
 
+def test_blocks_beyond_the_layers_are_left_as_they_are(tiny, quick, volumes_class, tmp_path):
+    config = replace(quick, slices=replace(quick.slices, layers=(0,)))
+    train(volumes_class(), tiny, config, tmp_path / "out")
+    assert weight_files(tmp_path / "out")
+
+
 def test_a_finished_training_is_not_repeated(tiny, finished, quick, volumes_class, monkeypatch):
     before = weight_files(finished)
     monkeypatch.setattr(training, "episode_losses", lambda *_: pytest.fail("a step was taken"))

@@ -44,7 +44,6 @@ def test_settings_that_cannot_be_obeyed_are_named(setting):
     "setting",
     [
         {"grid": 0},
-        {"layers": ()},
         {"side": -1},
         {"coordinates": float("nan")},
         {"scales": ()},
