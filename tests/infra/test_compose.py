@@ -1,4 +1,4 @@
-"""The compose file of the tracking stack, read as text, since no engine is here; its bucket maker runs against a server."""
+"""The compose file of the tracking stack, read as text, for no engine is here; its bucket maker runs against S3."""
 
 from __future__ import annotations
 
