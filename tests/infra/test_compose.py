@@ -68,13 +68,11 @@ def test_each_service_waits_for_what_it_needs_to_be_healthy():
     assert set(found["mlflow"]["depends_on"]) == {"database", "buckets"}
 
 
-def test_mlflow_answers_the_health_check_and_reaches_database_and_store():
+def test_mlflow_reaches_database_and_store_and_is_reached_by_its_names():
     environment = services()["mlflow"]["environment"]
     hosts = environment["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
-    dockerfile = (ROOT / "infra" / "docker" / "Dockerfile").read_text(encoding="utf-8")
-    [asked] = re.findall(r"http://([\d.]+:\d+)/health'", dockerfile)
-    assert asked in hosts
-    assert "mlflow:5000" in hosts  # the service's name, for containers beside it
+    # The service's name, for containers beside it; this machine; what the operator adds.
+    assert {"mlflow:5000", "127.0.0.1:5000", "${MLFLOW_HOSTS:-localhost:5000}"} <= set(hosts)
     # SQLAlchemy 2.1 takes psycopg 3 where no driver is named; the lock has psycopg2.
     assert environment["MLFLOW_BACKEND_STORE_URI"].startswith("postgresql+psycopg2://mlflow:")
     assert environment["MLFLOW_BACKEND_STORE_URI"].endswith("@database/mlflow")
