@@ -44,6 +44,8 @@ FLAGS_OF_OTHERS = {
     "--generate-hashes",
     "--no-annotate",
     "--no-header",
+    "--constraints",
+    "--target",
 }
 
 
@@ -82,3 +84,15 @@ def test_every_error_in_the_faq_is_one_that_the_code_prints():
             for text, name in constants.items():
                 spelled = spelled.replace(text, name)
             assert part.strip() in source or spelled.strip() in source, (message, part)
+
+
+def test_every_test_that_the_documents_name_exists():
+    defined = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    pages = [path.read_text(encoding="utf-8") for path in (ROOT / "docs").rglob("*.md")]
+    named = {name for page in pages for name in re.findall(r"`(test_\w{20,})`", page)}
+    assert len(named) > 10
+    assert named - defined == set()

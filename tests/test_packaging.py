@@ -15,6 +15,8 @@ import vetdino
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("platform", "pretrain", "downstream", "serving", "infra")
 READ_AT_RUN_TIME = {".py", ".typed", ".html", ".js", ".css", ".safetensors", ".json"}
+OPERATORS = ("docker", "kuberay", "compose", "grafana")
+"""Folders of `infra/` that stay in the checkout."""
 
 
 def run(*command: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -31,7 +33,8 @@ def wheel(tmp_path_factory) -> Path:
         *(ROOT / name for name in ("pyproject.toml", "README.md", "LICENSE")),
     ]:
         (copy / path.name).write_bytes(path.read_bytes())
-    for path in files_of_the_rooms():
+    operators = [path for name in OPERATORS for path in (ROOT / "infra" / name).iterdir()]
+    for path in [*files_of_the_rooms(), *(path.relative_to(ROOT) for path in operators)]:
         (copy / path).parent.mkdir(parents=True, exist_ok=True)
         (copy / path).write_bytes((ROOT / path).read_bytes())
     done = run(
@@ -50,7 +53,9 @@ def files_of_the_rooms() -> list[Path]:
         path.relative_to(ROOT)
         for room in ROOMS
         for path in sorted((ROOT / room).rglob("*"))
-        if path.suffix in READ_AT_RUN_TIME and "__pycache__" not in path.parts
+        if path.suffix in READ_AT_RUN_TIME
+        and "__pycache__" not in path.parts
+        and path.relative_to(ROOT).parts[:2] not in {("infra", name) for name in OPERATORS}
     ]
 
 
@@ -68,6 +73,9 @@ def test_the_wheel_holds_every_file_that_the_package_reads(wheel):
     assert {"vetdino/__init__.py", "vetdino/__main__.py", "vetdino/py.typed"} <= held
     assert "vetdino/platform/__init__.py" not in held
     assert not [name for name in held if name.startswith(("vetdino/tests", "tests"))]
+    assert not [
+        name for name in held if name.startswith(tuple(f"vetdino/infra/{name}" for name in OPERATORS))
+    ]
 
 
 def test_the_wheel_runs_from_a_folder_of_its_own(wheel, tmp_path):
