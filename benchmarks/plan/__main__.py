@@ -101,7 +101,10 @@ def measured(config: PretrainConfig, steps: int) -> dict[str, float]:
         optim = replace(config.optim, micro_batch=0)
         small = replace(config.backbone, width=48, depth=1, heads=3)
         head = HeadConfig(prototypes=16, hidden=16, bottleneck=16)
-        _steps(replace(config, backbone=small, batch=2, distill=replace(config.distill, head=head), optim=optim), 1)
+        _steps(
+            replace(config, backbone=small, batch=2, distill=replace(config.distill, head=head), optim=optim),
+            1,
+        )
         before = peak_memory(CPU)
         seconds = _steps(config, steps)
         memory = (peak_memory(CPU) - before) / MIB
@@ -112,9 +115,7 @@ def measured(config: PretrainConfig, steps: int) -> dict[str, float]:
 def _steps(config: PretrainConfig, steps: int) -> list[float]:
     """Processor seconds of each step."""
     distiller = Distiller(random_backbone(config.backbone, 0), config.distill)
-    engine = Engine(
-        distiller.student, config.optim, batch=config.batch, world=1, steps=steps, device=CPU
-    )
+    engine = Engine(distiller.student, config.optim, batch=config.batch, world=1, steps=steps, device=CPU)
     batch = random_batch(config)
     return [_step(distiller, engine, batch, step) for step in range(steps)]
 

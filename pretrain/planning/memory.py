@@ -39,14 +39,7 @@ class WorkerMemory:
     @property
     def total(self) -> int:
         """All of them."""
-        return (
-            self.weights
-            + self.gradients
-            + self.moments
-            + self.teacher
-            + self.activations
-            + self.reserved
-        )
+        return self.weights + self.gradients + self.moments + self.teacher + self.activations + self.reserved
 
 
 def worker_memory(work: StepWork, zero: int, workers: int, reserved: int) -> WorkerMemory:

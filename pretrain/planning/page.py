@@ -15,7 +15,9 @@ LABEL = 34
 
 def plan_page(plan: Plan) -> str:
     """The whole page as text."""
-    return "\n".join([_title(plan), "", *_memory(plan), *_figures(plan), "", _verdict(plan), "", *_assumed(plan)])
+    return "\n".join(
+        [_title(plan), "", *_memory(plan), *_figures(plan), "", _verdict(plan), "", *_assumed(plan)]
+    )
 
 
 def _title(plan: Plan) -> str:
@@ -41,7 +43,9 @@ def _figures(plan: Plan) -> Iterator[str]:
     config, work, step = plan.config, plan.work, plan.step_seconds
     yield _row("device memory, GiB", f"{plan.hardware.memory / GIB:.1f}")
     yield _row("activations a study, MiB", f"{work.activation_bytes / work.studies / 2**20:,.0f}")
-    yield _row("parameters: backbone, student", f"{work.backbone / 1e6:,.1f} M", f"{work.student / 1e6:,.1f} M")
+    yield _row(
+        "parameters: backbone, student", f"{work.backbone / 1e6:,.1f} M", f"{work.student / 1e6:,.1f} M"
+    )
     yield _row("matrix products a study", f"{work.flops_a_study / 1e9:,.1f} GFLOP")
     yield _row("step", f"{step:.3g} s")
     yield _row(
@@ -56,7 +60,9 @@ def _figures(plan: Plan) -> Iterator[str]:
     archive = plan.archive
     if archive:
         steps = archive.studies // config.batch
-        yield _row("epoch", f"{steps:,} steps", f"{steps * step / 3600:,.2f} h", f"{archive.studies:,} studies")
+        yield _row(
+            "epoch", f"{steps:,} steps", f"{steps * step / 3600:,.2f} h", f"{archive.studies:,} studies"
+        )
         yield _row("shards", _bytes(archive.bytes), "" if archive.counted else "(assumed)")
     yield _row("checkpoint; all at their most", _bytes(plan.checkpoint_bytes), _bytes(plan.kept_bytes))
     if plan.plan.price:

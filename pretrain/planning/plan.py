@@ -193,4 +193,3 @@ def _candidates(config: PretrainConfig) -> Iterator[tuple[int, int, bool]]:
     for again in dict.fromkeys((optim.checkpoint_activations, True)):
         for size in (optim.micro_batch, *smaller):
             yield from ((stage, size, again) for stage in stages)
-

@@ -183,7 +183,11 @@ class _MaskIndexing(TorchDispatchMode):
             if masks:
                 if func is torch.ops.aten._index_put_impl_.default:
                     return args[0]
-                rows = self.hidden if masks[0].dim() == 2 and masks[0].numel() > self.hidden else masks[0].numel()
+                rows = (
+                    self.hidden
+                    if masks[0].dim() == 2 and masks[0].numel() > self.hidden
+                    else masks[0].numel()
+                )
                 return args[0].new_empty(rows, *args[0].shape[masks[0].dim() :])
         return func(*args, **(kwargs or {}))
 

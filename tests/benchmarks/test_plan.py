@@ -16,7 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_a_case_names_its_settings():
     optim = case_config("small/8/bfloat16/micro/again").optim
-    assert (optim.precision, optim.micro_batch, optim.checkpoint_activations, optim.zero) == ("bfloat16", 4, True, 0)
+    assert (optim.precision, optim.micro_batch, optim.checkpoint_activations, optim.zero) == (
+        "bfloat16",
+        4,
+        True,
+        0,
+    )
     assert case_config("small/8").optim.precision == "float32"
 
 
@@ -29,7 +34,17 @@ def test_a_batch_hides_as_much_as_on_average():
 @pytest.mark.slow
 def test_the_prediction_is_near_the_engines_step(tmp_path):
     out = tmp_path / "plan.json"
-    command = [sys.executable, "-m", "benchmarks.plan", "--cases", "small/8", "--steps", "2", "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.plan",
+        "--cases",
+        "small/8",
+        "--steps",
+        "2",
+        "--out",
+        str(out),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())["small/8"]

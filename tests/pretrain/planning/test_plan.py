@@ -9,7 +9,7 @@ import pytest
 from tests.pretrain.planning.test_step_work import tiny
 from vetdino.platform.core.errors import ConfigError, ShardError
 from vetdino.platform.core.location import Location
-from vetdino.platform.data.manifest import Manifest, Shard, save_manifest
+from vetdino.platform.data.manifest import VERSION, Manifest, Shard, save_manifest
 from vetdino.pretrain.planning import plan as plan_module
 from vetdino.pretrain.planning.config import PlanConfig
 from vetdino.pretrain.planning.hardware import GPUS
@@ -47,8 +47,8 @@ def test_loaders_follow_the_speed():
 
 
 def test_studies_and_bytes_are_those_of_the_shards(tmp_path):
-    shards = (Shard("train-0.tar", "train", 30, 7000, "0" * 64), Shard("test-0.tar", "test", 9, 500, "0" * 64))
-    save_manifest(tmp_path, Manifest(1, "x", (), shards, {}, "0" * 64))
+    shards = (Shard("a.tar", "train", 30, 90, 7000, "0" * 64), Shard("b.tar", "test", 9, 9, 500, "0" * 64))
+    save_manifest(tmp_path, Manifest(VERSION, "x", (), shards, {}, "0" * 64))
     here = replace(tiny(), shards=(Location(tmp_path),))
     archive = training_plan(here, PlanConfig()).archive
     assert archive is not None

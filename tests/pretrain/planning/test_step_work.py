@@ -65,7 +65,9 @@ def real_step(config: PretrainConfig) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(
-    "optim", [{}, {"precision": "bfloat16"}, {"checkpoint_activations": True}], ids=["float32", "bf16", "again"]
+    "optim",
+    [{}, {"precision": "bfloat16"}, {"checkpoint_activations": True}],
+    ids=["float32", "bf16", "again"],
 )
 def test_work_and_memory_are_those_of_the_step_itself(optim):
     config = tiny(**optim)
