@@ -1,4 +1,4 @@
-"""`python -m benchmarks.plan`: predicted memory and step time against steps of the engine that trains, on one CPU thread."""
+"""`python -m benchmarks.plan`: predicted memory and step time against the engine that trains, on one CPU thread."""
 
 from __future__ import annotations
 

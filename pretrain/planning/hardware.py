@@ -28,7 +28,7 @@ class Hardware:
     link: float
     """Bytes a second that one GPU sends to others of its machine."""
     reserved: int = 3 * GIB // 2
-    """Bytes that are used before the first tensor: CUDA's context, cuBLAS and NCCL; on a CPU Python and its libraries."""
+    """Bytes that are used before the first tensor: CUDA's context, cuBLAS, NCCL; on a CPU Python and libraries."""
 
     @property
     def device_type(self) -> str:

@@ -1,8 +1,8 @@
 """Memory of one worker by ZeRO stage, and the bytes that it sends in a step.
 
-As DeepSpeed 0.19 does it with float32 weights and its default settings: under ZeRO 1 to 3 AdamW steps a float32 copy of the
-worker's part, gradients are gathered in a bucket of 5e8 numbers, and weights that ZeRO 3 has gathered stay until the end of
-the pass, since less than `max_reuse_distance` (1e9 numbers) lies before their next use.
+As DeepSpeed 0.19 does it with float32 weights and its default settings: under ZeRO 1 to 3 AdamW steps a float32 copy
+of the worker's part, gradients are gathered in a bucket of 5e8 numbers, and weights that ZeRO 3 has gathered stay until
+the end of the pass, since less than `max_reuse_distance` (1e9 numbers) lies before their next use.
 """
 
 from __future__ import annotations

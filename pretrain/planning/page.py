@@ -25,8 +25,9 @@ def _title(plan: Plan) -> str:
     share = config.batch // config.workers
     again = ", blocks computed twice" if optim.checkpoint_activations else ""
     return (
-        f"{config.recipe}: {config.workers} x {plan.hardware.name}, {config.backbone.name}, {optim.precision}; batch "
-        f"{config.batch} = {config.workers} x {share}, micro-batch {optim.micro_batch or share}, ZeRO {optim.zero}{again}"
+        f"{config.recipe}: {config.workers} x {plan.hardware.name}, {config.backbone.name}, {optim.precision}; "
+        f"batch {config.batch} = {config.workers} x {share}, micro-batch {optim.micro_batch or share}, "
+        f"ZeRO {optim.zero}{again}"
     )
 
 
@@ -96,29 +97,33 @@ def _assumed(plan: Plan) -> Iterator[str]:
         yield f"* {plan.peak_share:.0%} of it reached (as set)"
     elif gpu:
         yield (
-            f"* {plan.peak_share:.0%} of it reached (DINOv3's ViT-L/16 on an H100 17 to 24 %, DINOv2's on an A100, 93 images "
-            "a second, 45 %; ours is not measured on a GPU yet): --peak-share"
+            f"* {plan.peak_share:.0%} of it reached (DINOv3's ViT-L/16 on an H100 17 to 24 %, DINOv2's on an A100, 93 "
+            "images a second, 45 %; ours is not measured on a GPU yet): --peak-share"
         )
     else:
-        yield f"* {plan.peak_share:.0%} of it reached (benchmarks.step, ViT-S, 72 to 92 %): --peak-share"
+        yield f"* {plan.peak_share:.0%} of it reached (benchmarks.step, ViT-S, 55 to 92 %): --peak-share"
     where = "data sheet" if gpu else "measured now by a copy"
-    yield f"* {device.bandwidth / 1e9:,.0f} GB/s of memory for the update, 36 bytes a number and 12 for the EMA ({where})"
+    yield (
+        f"* {device.bandwidth / 1e9:,.0f} GB/s of memory for the update, 36 bytes a number and 12 for the EMA "
+        f"({where})"
+    )
     if config.workers > 1:
         within = config.workers <= GPUS_A_MACHINE
         line = device.link if within else plan.plan.network * 1e9 / 8
         name = "the link within a machine, data sheet" if within else "--network"
         yield f"* {line / 1e9:,.4g} GB/s between workers ({name}), all of it used, nothing overlapped with products"
     yield (
-        f"* {device.reserved / GIB:.1f} GiB before the first tensor, {FRAGMENTS:.0%} of the activations lost by the allocator "
-        "(rules of thumb)"
+        f"* {device.reserved / GIB:.1f} GiB before the first tensor, {FRAGMENTS:.0%} of the activations lost by the "
+        "allocator (rules of thumb)"
     )
     yield "* ZeRO as DeepSpeed 0.19's defaults have it, a bucket of 5e8 float32 (its source)"
     yield (
-        f"* {LOADED[plan.cuts_on]:,.0f} studies a second and loader, crops cut on the {plan.cuts_on} (benchmarks.loader: two "
-        "of seven views of 512 px, 24 crops)"
+        f"* {LOADED[plan.cuts_on]:,.0f} studies a second and loader, crops cut on the {plan.cuts_on} (benchmarks.loader: "
+        "two of seven views of 512 px, 24 crops)"
     )
     if plan.archive and not plan.archive.counted:
-        yield f"* {STUDY_BYTES / 1e3:,.0f} kB a study in shards (seven views of 512 px, 45 kB each, benchmarks.loader)"
+        size = f"{STUDY_BYTES / 1e3:,.0f} kB"
+        yield f"* {size} a study in shards (benchmarks.loader: seven views of 512 px, 45 kB each)"
     if plan.plan.price:
         yield f"* {plan.plan.price:g} a GPU hour (--price); storage, processors and failed runs cost nothing"
 

@@ -24,7 +24,7 @@ STUDY_BYTES = 7 * 45_000
 
 PEAK_SHARE = {"cuda": 0.3, "cpu": 0.8}
 """GPUs: between DINOv3's ViT-L/16 (an H100, 0.17 to 0.24) and DINOv2's (an A100, 93 images a second, 0.45). CPU:
-`benchmarks.step`, 0.72 to 0.92 for a ViT-S."""
+`benchmarks.step`, 0.55 to 0.92 for a ViT-S."""
 
 UPDATE_BYTES = 8 + 28
 """Bytes read and written for each number of the student: clipping 8, AdamW 28."""

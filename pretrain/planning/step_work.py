@@ -47,8 +47,6 @@ class StepWork:
     """Numbers in the backbone's parameters."""
     centers: int
     """Numbers in the teacher's centers."""
-    largest_part: int
-    """Numbers in the largest block or head of the student, which ZeRO 3 gathers at once."""
 
     @property
     def flops_a_study(self) -> float:
@@ -89,18 +87,7 @@ def step_work(config: PretrainConfig, device_type: str) -> StepWork:
             student=sum(sizes.values()),
             backbone=sum(size for name, size in sizes.items() if name.startswith("backbone.")),
             centers=sum(center.numel() for center in distiller.buffers()),
-            largest_part=max(_parts(sizes).values()),
         )
-
-
-def _parts(sizes: dict[str, int]) -> dict[str, int]:
-    """Numbers in each block, each head and what else the backbone has."""
-    parts: dict[str, int] = {}
-    for name, size in sizes.items():
-        words = name.split(".")
-        part = ".".join(words[:4]) if "blocks" in words[:3] else words[0]
-        parts[part] = parts.get(part, 0) + size
-    return parts
 
 
 def _hidden(config: PretrainConfig, studies: int) -> int:

@@ -7,9 +7,7 @@ import pytest
 from vetdino.pretrain.planning.memory import BUCKET, checkpoint_bytes, sent_bytes, worker_memory
 from vetdino.pretrain.planning.step_work import StepWork
 
-WORK = StepWork(
-    studies=4, flops=1.0, activation_bytes=1000, student=800, backbone=500, centers=10, largest_part=300
-)
+WORK = StepWork(studies=4, flops=1.0, activation_bytes=1000, student=800, backbone=500, centers=10)
 WHOLE = 4 * 800
 
 
