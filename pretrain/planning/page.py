@@ -118,8 +118,8 @@ def _assumed(plan: Plan) -> Iterator[str]:
     )
     yield "* ZeRO as DeepSpeed 0.19's defaults have it, a bucket of 5e8 float32 (its source)"
     yield (
-        f"* {LOADED[plan.cuts_on]:,.0f} studies a second and loader, crops cut on the {plan.cuts_on} (benchmarks.loader: "
-        "two of seven views of 512 px, 24 crops)"
+        f"* {LOADED[plan.cuts_on]:,.0f} studies a second and loader, crops cut on the {plan.cuts_on} "
+        "(benchmarks.loader: two of seven views of 512 px, 24 crops)"
     )
     if plan.archive and not plan.archive.counted:
         size = f"{STUDY_BYTES / 1e3:,.0f} kB"
