@@ -9,6 +9,9 @@ from .hardware import GIB
 from .memory import FRAGMENTS
 from .plan import GPUS_A_MACHINE, LOADED, STUDY_BYTES, Plan
 
+NARROW = 0.9
+"""Share of a device's memory above which the prediction may be too low: no GPU has been measured yet."""
+
 LABEL = 34
 """Width of the first column."""
 
@@ -74,6 +77,8 @@ def _figures(plan: Plan) -> Iterator[str]:
 def _verdict(plan: Plan) -> str:
     total = plan.memory[plan.config.optim.zero].total / GIB
     limit = plan.hardware.memory / GIB
+    if plan.fits and total > NARROW * limit:
+        return f"Fits narrowly: {total:.1f} of {limit:.1f} GiB a worker, within the prediction's error; try it first."
     if plan.fits:
         return f"Fits: {total:.1f} of {limit:.1f} GiB a worker."
     if plan.advice:

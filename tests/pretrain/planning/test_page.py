@@ -37,5 +37,7 @@ def test_the_verdict_says_what_would_fit(monkeypatch):
     plan = training_plan(tiny(), PlanConfig())
     with_memory(monkeypatch, plan.memory[0].total - plan.hardware.reserved - 1)
     assert "Nearest that does: --optim.micro-batch 4" in plan_page(training_plan(tiny(), PlanConfig()))
+    with_memory(monkeypatch, (plan.memory[0].total - plan.hardware.reserved) * 1.05)
+    assert "Fits narrowly" in plan_page(training_plan(tiny(), PlanConfig()))
     with_memory(monkeypatch, 1000)
     assert "take more or larger GPUs" in plan_page(training_plan(tiny(), PlanConfig()))
