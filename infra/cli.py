@@ -71,6 +71,7 @@ COMMANDS = {
         "a strong backbone, shards -> a small ViT or CNN",
         "run the same command with --resume to continue",
     ),
+    "plan": Entry("plan:PlanTraining", "RECIPE", "memory, time, network, disk and cost of a training"),
     "replay": Entry("replay:Replay", "RUN", "run a step with a non-finite loss again"),
     "embed": Entry("embed:Embed", "BACKBONE SHARDS OUT", "backbone, shards -> features (Parquet)", CONTINUE),
     "index build": Entry("index.commands:IndexBuild", "FEATURES OUT", "features -> a gallery"),

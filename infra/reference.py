@@ -36,12 +36,12 @@ def reference() -> str:
 
 
 def variants() -> Iterator[tuple[str, object]]:
-    """Each command's name and its config class; each kind of phantom; the first recipe as an instance."""
+    """Each command's name and its config class; each kind of phantom; a recipe as an instance."""
     for name, entry in COMMANDS.items():
         if name == "phantom":
             yield from ((f"phantom OUT --kind {kind}", command) for kind, command in KINDS.items())
-        elif name == "pretrain":
-            yield "pretrain RECIPE", entry.load().parse_start(["small"])[0]
+        elif name in ("pretrain", "plan"):
+            yield f"{name} RECIPE", entry.load().parse_start(["small"])[0]
         else:
             yield f"{name} {entry.usage}".strip(), entry.load()
 

@@ -17,43 +17,53 @@ from .arguments import Command
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrain(PretrainConfig, Command):
-    """Pretrain a backbone by multi-view distillation; every setting starts from the recipe's value."""
+class RecipeCommand(PretrainConfig, Command):
+    """A command whose first argument is a recipe, any setting of which can be changed."""
 
-    basic: ClassVar = (
-        *("shards", "out", "start", "batch", "steps", "optim.lr.start", "crops.global_side", "workers"),
-        *("device", "seed", "checkpoint_every", "resume", "print_config"),
-    )
-    print_config: bool = False
-    """Print the whole config as JSON and stop."""
+    usage: ClassVar[str]
+    """Its name and arguments."""
 
     @classmethod
     def parse_start(cls, arguments: Sequence[str]) -> tuple[Any, list[str], str]:
+        verb = cls.usage.split()[0]
         if not arguments or arguments[0].startswith("-"):
             raise ConfigError(
-                f"the recipe comes first: vetdino pretrain {next(iter(RECIPES))} …; "
+                f"the recipe comes first: vetdino {verb} {next(iter(RECIPES))} …; "
                 f"recipes: {', '.join(RECIPES)}"
             )
         name, *rest = arguments
         start = recipe(name)
         return cls(**{field.name: getattr(start, field.name) for field in fields(start)}), rest, name
 
-    @staticmethod
-    def overview() -> str:
-        """What `vetdino pretrain --help` prints: the recipes."""
+    @classmethod
+    def overview(cls) -> str:
+        """What the command's `--help` prints without a recipe: the recipes."""
         width = max(map(len, RECIPES))
         lines = [
             f"  {name:<{width}}   {(make.__doc__ or '').splitlines()[0]}" for name, make in RECIPES.items()
         ]
         return "\n".join(
             [
-                "usage: vetdino pretrain RECIPE --shards DIR --out DIR [--setting value …]",
+                f"usage: vetdino {cls.usage} [--setting value …]",
                 "",
                 *lines,
                 "",
-                "vetdino pretrain RECIPE --help lists the settings with the recipe's values.",
+                f"vetdino {cls.usage.split()[0]} RECIPE --help lists the settings with the recipe's values.",
             ]
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(RecipeCommand):
+    """Pretrain a backbone by multi-view distillation; every setting starts from the recipe's value."""
+
+    usage: ClassVar = "pretrain RECIPE --shards DIR --out DIR"
+    basic: ClassVar = (
+        *("shards", "out", "start", "batch", "steps", "optim.lr.start", "crops.global_side", "workers"),
+        *("device", "seed", "checkpoint_every", "resume", "print_config"),
+    )
+    print_config: bool = False
+    """Print the whole config as JSON and stop."""
 
     def prepared(self, action: str) -> AbstractContextManager[Self]:
         """As it is: the training itself locks its folder and reads and writes URLs, since `vetdino demo` and notebooks

@@ -65,7 +65,7 @@ def test_a_group_lists_its_commands(group, capsys):
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_help_is_short_and_help_all_is_complete(name, capsys):
-    words = [*name.split(), *([RECIPE] if name == "pretrain" else [])]
+    words = [*name.split(), *([RECIPE] if name in ("pretrain", "plan") else [])]
     assert cli.main([*words, "--help"]) == 0
     short = capsys.readouterr()
     assert cli.main([*words, "--help-all"]) == 0
@@ -96,7 +96,7 @@ def test_no_help_waits_for_a_heavy_library():
         "from vetdino.infra import cli\n"
         "loaded = {}\n"
         "for name in cli.COMMANDS:\n"
-        f"    words = name.split() + ['{RECIPE}'] * (name == 'pretrain')\n"
+        f"    words = name.split() + ['{RECIPE}'] * (name in ('pretrain', 'plan'))\n"
         "    with contextlib.redirect_stdout(io.StringIO()):\n"
         "        assert cli.main([*words, '--help']) == 0, name\n"
         f"    loaded[name] = sorted(set({HEAVY!r}) & set(sys.modules))\n"
@@ -164,6 +164,30 @@ def test_a_recipe_comes_first(capsys):
 def test_a_recipe_can_be_printed_with_a_setting_changed(capsys):
     assert cli.main(["pretrain", RECIPE, "--print-config", "--shards", "s", "--out", "o", "--seed", "5"]) == 0
     assert json.loads(capsys.readouterr().out)["seed"] == 5
+
+
+def test_a_plan_is_printed_and_nothing_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = [
+        "small",
+        "--gpus",
+        "2",
+        "--gpu",
+        "h100",
+        "--studies",
+        "640",
+        "--batch",
+        "8",
+        "--backbone.depth",
+        "1",
+    ]
+    assert cli.main(["plan", *words]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("small: 2 x h100, vit_tiny_patch16_224, bfloat16; batch 8 = 2 x 4")
+    assert "80 steps" in printed
+    assert list(tmp_path.iterdir()) == []
+    code, line = refused(capsys, "plan", "small", "--gpu", "v100")
+    assert (code, "--optim.precision float32" in line) == (1, True)
 
 
 def test_an_empty_folder_is_no_archive(tmp_path, capsys):
@@ -255,8 +279,8 @@ ARGUMENTS = {
 WRITING = [
     name
     for name, entry in cli.COMMANDS.items()
-    # A training locks its folder itself, see tests/pretrain/test_job.py.
-    if name not in ("pretrain", "distill") and "out" in {field.name for field in fields(entry.load())}
+    # A training locks its folder itself, see tests/pretrain/test_job.py; a plan writes nothing.
+    if name not in ("pretrain", "distill", "plan") and "out" in {field.name for field in fields(entry.load())}
 ]
 
 

@@ -1,0 +1,1 @@
+"""`vetdino plan` against training steps on this machine's CPU."""

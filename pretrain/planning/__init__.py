@@ -1,0 +1,1 @@
+"""What a training will take: memory, time, readers, network, disk and money, before it starts."""
