@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...platform.measure.neighbors import unit_vectors
-from ...platform.measure.results import Measurements
+from ...platform.measure.results import Measurements, MetricValue
 from .intervals import PatientBootstrap
 from .retrieval import ranks_by_row, recalls
 from .vectors import UNKNOWN, ViewVectors
@@ -51,7 +51,7 @@ def linear_retrieval(views: Mapping[str, ViewVectors], bootstrap: PatientBootstr
     maps = {shrinkage: _fitted(train, shrinkage) for shrinkage in SHRINKAGES}
     scores = {shrinkage: _mrr(_mapped(views["val"], one)) for shrinkage, one in maps.items()}
     best = max(scores, key=scores.__getitem__) if any(scores.values()) else DEFAULT_SHRINKAGE
-    figures = []
+    figures: list[MetricValue] = []
     for row, ranks in ranks_by_row(_mapped(views["test"], maps[best])).items():
         columns = {
             f"{name}_linear": column for name, column in recalls(ranks).items() if "chance" not in name

@@ -59,9 +59,10 @@ class Aligner:
             slope, start = alignment(query_nD, support_mD, ratio)
             # Descriptors -> slices.
             slope, start = slope * its_step / step, start * its_step
-            first, last = organ_span(mask_ZHW)
-            spans.append([((edge - 0.5 - start) / slope + 0.5) / slices for edge in (first, last)])
-        return parts_of_span(slices, *map(float, np.mean(spans, axis=0)), reach=0.0)
+            edges = organ_span(mask_ZHW)
+            spans.append([((edge - 0.5 - start) / slope + 0.5) / slices for edge in edges])
+        first, last = np.mean(spans, axis=0)
+        return parts_of_span(slices, float(first), float(last), reach=0.0)
 
     def _described(self, features: SliceFeatures, volume: Volume) -> tuple[np.ndarray, int]:
         """`slice_descriptors`; those of the last scans are kept."""

@@ -132,7 +132,7 @@ def _find_by_consensus(
     saliency = list(zip(*(_saliency(one, config.cosegment) for one in encoded), strict=True))
     found = consensus(descriptors, saliency, config.cosegment, names)
     enlarged = [
-        interpolate(agreement_RC, *one.pixels.shape, one.covered) > found.threshold
+        interpolate(agreement_RC, one.pixels.shape[0], one.pixels.shape[1], one.covered) > found.threshold
         for agreement_RC, one in zip(found.agreement, encoded, strict=True)
     ]
     masks = _refined(enlarged, encoded, config.cosegment)

@@ -90,7 +90,7 @@ def consensus(
                     total_RC += label_RC == best
     shares = tuple(total_RC / votes for total_RC in agreement)
     names = names or [str(image + 1) for image in range(len(shares))]
-    warnings = ()
+    warnings: tuple[str, ...] = ()
     if not named:
         warnings = (
             f"{len(names)} of {len(names)} masks are empty ({listed(names)}): none of {votes} votes found a salient "
