@@ -12,7 +12,8 @@ import hashlib
 import os
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..core.errors import ShardError, StorageError
@@ -199,13 +200,20 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return False
 
 
+@contextmanager
+def _listing(folder: Path) -> Iterator[None]:
+    """Nobody else counts the cache's files, or takes room for one."""
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _has_room(folder: Path, descriptor: int, size: int) -> bool:
     """Whether there is room for a shard, which is then taken; the longest unused ones are removed for it.
 
     A part counts with the size that it will have. Parts of processes that were killed are removed.
     """
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _listing(folder):
         os.ftruncate(descriptor, 0)
         shards: list[tuple[float, int, Path]] = []
         taken = 0
@@ -258,7 +266,8 @@ def _download(location: Location, descriptor: int, part: Path, path: Path, size:
             while content:
                 written = os.pwrite(descriptor, content, start)
                 content, start = content[written:], start + written
-        os.replace(part, path)
+        with _listing(path.parent):  # who counts meanwhile sees neither name, or both
+            os.replace(part, path)
         return path
     except FileNotFoundError:
         part.unlink(missing_ok=True)

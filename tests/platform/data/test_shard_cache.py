@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import random
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -56,7 +57,15 @@ def room_for(monkeypatch, shards: float) -> None:
 
 
 def kept(cache: Path) -> int:
-    return sum(path.stat().st_size for path in cache.iterdir() if path.suffix in (".tar", ".part"))
+    """Bytes of the shards in a cache while nobody takes room for another."""
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        names = [path for path in cache.iterdir() if path.suffix in (".tar", ".part")]
+        total = 0
+        for path in names:
+            with suppress(FileNotFoundError):  # a part that is given up
+                total += path.stat().st_size
+        return total
 
 
 def made_old(cache: Path) -> None:
