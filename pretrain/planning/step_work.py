@@ -6,6 +6,7 @@ FakeTensorMode), so that a ViT-L's step on a GPU is counted on a laptop, with au
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -102,6 +103,8 @@ def _fake_distiller(config: PretrainConfig, device_type: str) -> Iterator[Distil
     """The distiller with gradients in place, every tensor without data; within the `with` block so are new ones."""
     with torch.device("meta"):
         distiller = Distiller(Backbone(Card(label="", config=config.backbone)), config.distill)
+    if config.optim.checkpoint_activations:
+        collect_before_blocks(distiller)
     prepare_blocks(distiller.student, replace(config.optim, compile=False), torch.device(device_type))
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in distiller.modules():
@@ -114,6 +117,24 @@ def _fake_distiller(config: PretrainConfig, device_type: str) -> Iterator[Distil
             for name, center in module.named_buffers(recurse=False):
                 setattr(module, name, torch.empty(center.shape, device="cpu"))
         yield distiller
+
+
+def collect_before_blocks(distiller: Distiller) -> None:
+    """Let each of the student's blocks begin with a garbage collection.
+
+    Activations that are computed again lie in cycles of references; when Python finds these by itself depends on all
+    that ran before, and so would the memory that is counted.
+    """
+
+    def collecting(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def collected(*arguments: Any) -> Tensor:
+            gc.collect()
+            return forward(*arguments)
+
+        return collected
+
+    for block in distiller.student.backbone.vit.blocks:
+        block.forward = collecting(block.forward)
 
 
 def _fake_batch(config: PretrainConfig, studies: int) -> CropBatch:

@@ -16,7 +16,7 @@ from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.distillation.blocks import prepare_blocks
 from vetdino.pretrain.distillation.config import HeadConfig
 from vetdino.pretrain.distillation.distiller import Distiller
-from vetdino.pretrain.planning.step_work import AllocationCounter, step_work
+from vetdino.pretrain.planning.step_work import AllocationCounter, collect_before_blocks, step_work
 from vetdino.pretrain.recipes import recipe
 
 
@@ -42,6 +42,8 @@ def real_step(config: PretrainConfig) -> tuple[int, int]:
     """Floating-point operations and most bytes of the step itself on the CPU, with gradients in place."""
     crops, studies = config.crops, config.batch
     distiller = Distiller(random_backbone(config.backbone, 0), config.distill)
+    if config.optim.checkpoint_activations:
+        collect_before_blocks(distiller)
     prepare_blocks(distiller.student, config.optim, torch.device("cpu"))
     for parameter in distiller.student.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -74,7 +76,9 @@ def test_work_and_memory_are_those_of_the_step_itself(optim):
     flops, peak = real_step(config)
     work = step_work(config, "cpu")
     assert work.flops == flops
-    assert work.activation_bytes == pytest.approx(peak, rel=0.02)
+    assert work.activation_bytes == pytest.approx(
+        peak, rel=0.05 if config.optim.checkpoint_activations else 0.02
+    )
     assert work.studies == 8
 
 
