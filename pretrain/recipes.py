@@ -232,7 +232,7 @@ def vet_b14() -> PretrainConfig:
         vet_s14(),
         recipe="vet_b14",
         start="timm:vit_base_patch14_dinov2.lvd142m",
-        backbone=BackboneConfig(name="vit_base_patch14_dinov2", side=224, drop_path=0.2),
+        backbone=multi_view_b14().backbone,
         batch=512,
         workers=8,
         loaders=8,
@@ -248,7 +248,7 @@ def vet_l14() -> PretrainConfig:
         vet_b14(),
         recipe="vet_l14",
         start="timm:vit_large_patch14_dinov2.lvd142m",
-        backbone=BackboneConfig(name="vit_large_patch14_dinov2", side=224, drop_path=0.3),
+        backbone=multi_view_l14().backbone,
         batch=1024,
         workers=32,
     )

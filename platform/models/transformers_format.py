@@ -73,7 +73,7 @@ def with_facts(path: Path, options: SourceOptions) -> SourceOptions:
     images = _json(path.parent / PREPROCESSOR)
     try:
         heads, eps = facts.get("num_attention_heads"), facts.get("layer_norm_eps")
-        told = SourceOptions(
+        stated = SourceOptions(
             heads=None if heads is None else int(heads),
             eps=None if eps is None else float(eps),
             mean=tuple(map(float, images["image_mean"])) if "image_mean" in images else None,
@@ -82,9 +82,9 @@ def with_facts(path: Path, options: SourceOptions) -> SourceOptions:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path.parent}: {CONFIG} or {PREPROCESSOR} is damaged ({error})") from None
     names = [name for name in ("heads", "eps") if getattr(options, name) is None]
-    if options.mean is None and told.mean is not None and told.std is not None:
+    if options.mean is None and stated.mean is not None and stated.std is not None:
         names += ["mean", "std"]
-    return replace(options, **{name: getattr(told, name) for name in names})
+    return replace(options, **{name: getattr(stated, name) for name in names})
 
 
 def _timm_name(name: str) -> str:
