@@ -26,11 +26,11 @@ class CosegmentConfig:
     tries: int = 5
     """Random starts of each k-means. For vote consensus all of them vote, else the one of the smallest sum of squared
     distances is kept."""
-    saliency: Literal["minmax", "rank", "raw", "sum1", "bone"] | None = None
+    saliency: Literal["minmax", "rank", "raw", "sum1", "bone", "auto"] | None = None
     """Scale of an image's CLS attention: stretched to 0..1, its rank among the image's patches from 0 to 1,
     unchanged, divided by its sum over the patches, or for vote consensus its rank minus that of the brightness, less
-    towards the edge (bone and its shadow are attended to although dark; for what is bright take rank). None: bone for
-    vote consensus, minmax for the others."""
+    towards the edge (bone: it and its shadow are attended to although dark), or of bone and rank the one whose votes
+    agree more in the set (auto). None: auto for vote consensus, minmax for the others."""
     away: bool = False
     """Reverse the saliency: a backbone pretrained on b-mode attends to everything but bone and its shadow."""
     heads: tuple[int, ...] = ()
@@ -65,8 +65,8 @@ class CosegmentConfig:
                 )
         if not 0 < self.tau < math.inf:
             raise ConfigError(f"cosegment.tau is {self.tau}; it must be a finite number above 0")
-        if self.saliency == "bone" and self.vote != "consensus":
-            raise ConfigError("cosegment.saliency is bone, which needs cosegment.vote consensus")
+        if self.saliency in ("bone", "auto") and self.vote != "consensus":
+            raise ConfigError(f"cosegment.saliency is {self.saliency}, which needs cosegment.vote consensus")
         if any(head < 0 for head in self.heads) or len(set(self.heads)) < len(self.heads):
             raise ConfigError(f"cosegment.heads is {self.heads}; count heads from 0, each once")
 

@@ -60,6 +60,7 @@ def segment(
             "method": config.method,
             "clusters": set_masks.clusters,
             "foreground": set_masks.foreground,
+            "saliency": set_masks.saliency,
             "found_share": shares,
             "left_out": left_out,
             "warnings": set_masks.warnings,

@@ -51,6 +51,7 @@ class SetResults:
             "images": [frame.key for frame in frames],
             "clusters": set_masks.clusters,
             "foreground": set_masks.foreground,
+            "saliency": set_masks.saliency,
         }
         self.warnings += [f"{title}: {warning}" for warning in set_masks.warnings]
 

@@ -28,23 +28,31 @@ of one clustering that the truth would choose, of a consensus the best such clus
 of the other frames' masks lie; everything: the whole frame."""
 
 
+Saliency = Literal["minmax", "rank", "raw", "sum1", "bone"]
+
+AUTO: tuple[Saliency, ...] = ("bone", "rank")
+"""Kinds of saliency that are candidates for `auto`: what is attended to although dark, and what is attended to."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class SetMasks:
     """Masks of a set of frames by row, each (H, W) bool in the order of the frames.
 
     clusters, foreground: how many clusters co-segmentation found, and how many of them are foreground; for vote
-    consensus the clusters of all clusterings, and how many times one was named.
+    consensus the clusters of all clusterings, and how many times one was named. saliency: its kind, of the
+    candidates the one that vote consensus took; None where none voted (TokenCut).
     """
 
     masks: Mapping[str, tuple[np.ndarray, ...]]
     clusters: int
     foreground: int
+    saliency: str | None = None
     warnings: tuple[str, ...] = ()
 
     def part(self, places: Sequence[int]) -> SetMasks:
         """The masks of some frames of the set."""
         masks = {row: tuple(row_masks[place] for place in places) for row, row_masks in self.masks.items()}
-        return SetMasks(masks, self.clusters, self.foreground)
+        return SetMasks(masks, self.clusters, self.foreground, self.saliency)
 
     def __repr__(self) -> str:
         rows = ", ".join(self.masks)
@@ -75,7 +83,7 @@ def compare_rows(
     if len(masks["tokencut"]) < len(frames):
         del masks["tokencut"]
         warnings += (f"TokenCut is left out: a frame has more than {MAX_CUT_PATCHES} patches",)
-    return SetMasks(masks, found.clusters, found.foreground, warnings)
+    return SetMasks(masks, found.clusters, found.foreground, found.saliency, warnings)
 
 
 def segment_set(
@@ -94,9 +102,10 @@ def segment_set(
             raise ConfigError(
                 f"TokenCut takes at most {MAX_CUT_PATCHES} patches a frame; choose a larger stride or a smaller side"
             )
-        return SetMasks({"tokencut": tuple(cuts)}, 2, 1, tuple(_uncut(encoded, names, config)))
+        return SetMasks({"tokencut": tuple(cuts)}, 2, 1, None, tuple(_uncut(encoded, names, config)))
     found = _find(encoded, config, names)
-    return SetMasks({"cosegment": found.masks}, found.clusters, found.foreground, found.warnings)
+    masks = {"cosegment": found.masks}
+    return SetMasks(masks, found.clusters, found.foreground, found.saliency, found.warnings)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,6 +116,7 @@ class _Found:
     clusterings: Sequence[tuple[Sequence[np.ndarray], int]]
     clusters: int
     foreground: int
+    saliency: str
     warnings: tuple[str, ...]
 
 
@@ -120,7 +130,8 @@ def _find(encoded: Sequence[EncodedFrame], config: ZeroshotConfig, names: Sequen
     masks = _refined(enlarged, encoded, config.cosegment)
     clusters = len(found.votes)
     warnings = (*found.warnings, *_refined_away(enlarged, masks, names))
-    return _Found(masks, [(found.clusters, clusters)], clusters, len(found.foreground), warnings)
+    saliency = config.cosegment.saliency or "minmax"
+    return _Found(masks, [(found.clusters, clusters)], clusters, len(found.foreground), saliency, warnings)
 
 
 def _find_by_consensus(
@@ -129,7 +140,11 @@ def _find_by_consensus(
     """The agreement of patches is interpolated to pixels before it is compared with its threshold."""
     blocks = range(len(encoded[0].block_descriptors))
     descriptors = ([one.described(config.log_binning, block) for one in encoded] for block in blocks)
-    saliency = list(zip(*(_saliency(one, config.cosegment) for one in encoded), strict=True))
+    kind = config.cosegment.saliency
+    saliency = {
+        kind: list(zip(*(_saliency(one, kind, config.cosegment) for one in encoded), strict=True))
+        for kind in (AUTO if kind in (None, "auto") else (kind,))
+    }
     found = consensus(descriptors, saliency, config.cosegment, names)
     enlarged = [
         interpolate(agreement_RC, one.pixels.shape[0], one.pixels.shape[1], one.covered) > found.threshold
@@ -143,12 +158,13 @@ def _find_by_consensus(
         *empty_warning(enlarged, found, names),
         *_refined_away(enlarged, masks, names),
     )
-    return _Found(masks, found.clusterings, found.clusters, found.named, warnings)
+    return _Found(masks, found.clusterings, found.clusters, found.named, found.saliency, warnings)
 
 
-def _saliency(one: EncodedFrame, config: CosegmentConfig) -> list[np.ndarray]:
+def _saliency(one: EncodedFrame, kind: Saliency, config: CosegmentConfig) -> list[np.ndarray]:
     """(R, C) for each of the blocks whose attention votes."""
-    if config.saliency not in (None, "bone"):
+    if kind != "bone":
+        config = replace(config, saliency=kind)
         return [saliency_map(attention_ARC, config) for attention_ARC in one.block_attention]
     brightness_RC = one.patch_shares(one.pixels / 255)
     return [bone_saliency(attention_ARC, brightness_RC, config) for attention_ARC in one.block_attention]
@@ -160,7 +176,7 @@ def _mean_vote(
     """The row of the seed paper's method, beside a consensus."""
     if config.cosegment.vote != "consensus":
         return {}
-    saliency = None if config.cosegment.saliency == "bone" else config.cosegment.saliency
+    saliency = None if config.cosegment.saliency in ("bone", "auto") else config.cosegment.saliency
     config = replace(config, cosegment=replace(config.cosegment, vote="mean", saliency=saliency))
     return {"mean_vote": _find(encoded, config, names).masks}
 

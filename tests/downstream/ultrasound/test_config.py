@@ -26,6 +26,7 @@ from vetdino.platform.core.errors import ConfigError
         {"heads": (-1,)},
         {"heads": (1, 1)},
         {"saliency": "bone", "vote": "mean"},
+        {"saliency": "auto", "vote": "literal"},
     ],
 )
 def test_settings_that_cannot_be_are_refused_by_name(setting):

@@ -15,7 +15,7 @@ def frames_and_masks(names=("arm", "leg")):
     truth[:, :3] = True
     frames = [Frame("0", name, np.zeros((4, 6), np.uint8), truth) for name in names]
     return frames, SetMasks(
-        {"cosegment": (truth,) * len(names), "random": (~truth,) * len(names)}, 3, 1, ("odd",)
+        {"cosegment": (truth,) * len(names), "random": (~truth,) * len(names)}, 3, 1, "bone", ("odd",)
     )
 
 
@@ -38,6 +38,7 @@ def test_a_set_of_two_domains_is_scored_by_domain_under_its_part():
         "images": ["arm/0", "leg/0"],
         "clusters": 3,
         "foreground": 1,
+        "saliency": "bone",
     }
     assert outcome.warnings == ("arm + leg: odd",)
     assert outcome.left_out == {"foot": "no masks"}

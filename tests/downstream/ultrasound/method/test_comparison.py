@@ -28,6 +28,26 @@ def test_every_row_answers_every_frame_at_its_own_size(domains, tiny, quick):
     assert all(mask.all() for mask in set_masks.masks["everything"])
 
 
+def test_by_default_the_masks_are_those_of_the_kind_of_saliency_whose_votes_agree_more(domains, tiny, quick):
+    frames = shuffled_frames(domains[0], 0)[:3]
+    config = ZeroshotConfig(**quick)
+    encoder = FrameEncoder(tiny, config)
+    encoded, names = [encoder.encode(frame) for frame in frames], [frame.key for frame in frames]
+    found = {
+        kind: segment_set(
+            encoded, names, "cosegment", replace(config, cosegment=replace(config.cosegment, saliency=kind))
+        )
+        for kind in (None, "auto", "bone", "rank")
+    }
+    assert {kind: found[kind].saliency for kind in ("bone", "rank")} == {"bone": "bone", "rank": "rank"}
+    assert found[None].saliency == found["auto"].saliency in ("bone", "rank")
+    for kind in (None, "auto"):
+        for mask, other in zip(
+            found[kind].masks["cosegment"], found[found[kind].saliency].masks["cosegment"], strict=True
+        ):
+            np.testing.assert_array_equal(mask, other)
+
+
 def test_the_oracle_is_never_worse_than_the_votes_of_one_clustering(domains, tiny, quick):
     frames = shuffled_frames(domains[0], 0)[:3]
     config = ZeroshotConfig(**quick)

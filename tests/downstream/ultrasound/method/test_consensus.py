@@ -47,15 +47,15 @@ def mean_dice(masks, truths):
 
 def test_no_image_is_refused_and_no_block_names_nothing():
     with pytest.raises(DataError, match="no images to segment"):
-        consensus([], [])
+        consensus([], {"rank": []})
     with pytest.raises(DataError, match="no images to segment"):
-        consensus([[]], [[]])
+        consensus([[]], {"rank": [[]]})
 
 
 def test_what_the_images_share_is_found_whatever_k_means_starts_from(blocks):
     descriptors, saliency, truths = blocks(5)
     for seed in range(10):
-        found = consensus(descriptors, saliency, CosegmentConfig(seed=seed, clusters=3, tries=3))
+        found = consensus(descriptors, {"rank": saliency}, CosegmentConfig(seed=seed, clusters=3, tries=3))
         assert mean_dice(found.masks, truths) > 0.9
         assert found.warnings == ()
 
@@ -63,13 +63,13 @@ def test_what_the_images_share_is_found_whatever_k_means_starts_from(blocks):
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_image_and_two_are_answered(count, blocks):
     descriptors, saliency, truths = blocks(count)
-    found = consensus(descriptors, saliency, replace(QUICK, clusters=2))
+    found = consensus(descriptors, {"rank": saliency}, replace(QUICK, clusters=2))
     assert mean_dice(found.masks, truths) > 0.9
 
 
 def test_the_agreement_is_that_of_a_slow_loop_over_all_votes(blocks):
     descriptors, saliency, _ = blocks(3, noise=2.0)
-    found = consensus(descriptors, saliency, QUICK)
+    found = consensus(descriptors, {"rank": saliency}, QUICK)
     votes, total = 0, [np.zeros(one.shape[:2]) for one in descriptors[0]]
     for block in descriptors:
         for (labels, k), salient in itertools.product(clusterings(block, COUNTS, QUICK), saliency):
@@ -93,25 +93,47 @@ def test_the_agreement_is_that_of_a_slow_loop_over_all_votes(blocks):
     assert found.threshold == max(one.max() for one in found.agreement) / 2
 
 
+def test_of_several_kinds_of_saliency_the_one_whose_votes_agree_most_is_taken(blocks):
+    descriptors, saliency, _ = blocks(3, noise=2.0)
+    random = np.random.default_rng(5)
+    vague = [[random.random(one.shape) for one in block] for block in saliency]
+    both = consensus(descriptors, {"vague": vague, "clear": saliency}, QUICK)
+    alone = {
+        kind: consensus(descriptors, {kind: one}, QUICK)
+        for kind, one in (("clear", saliency), ("vague", vague))
+    }
+    assert alone["clear"].threshold > alone["vague"].threshold > 0
+    assert (both.saliency, both.votes, both.clusters) == (
+        "clear",
+        alone["clear"].votes,
+        alone["clear"].clusters,
+    )
+    for one, other in zip(both.agreement, alone["clear"].agreement, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert consensus(descriptors, {"a": saliency, "b": saliency}, QUICK).saliency == "a"
+    with pytest.raises(DataError, match="no kind of saliency"):
+        consensus(descriptors, {}, QUICK)
+
+
 def test_the_order_of_the_images_changes_nothing_and_the_same_seed_gives_the_same(blocks):
     descriptors, saliency, _ = blocks(5, noise=2.0)
-    straight = consensus(descriptors, saliency, QUICK)
+    straight = consensus(descriptors, {"rank": saliency}, QUICK)
     for order in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3]):
         turned = consensus(
             [[block[i] for i in order] for block in descriptors],
-            [[block[i] for i in order] for block in saliency],
+            {"rank": [[block[i] for i in order] for block in saliency]},
             QUICK,
         )
         for place, image in enumerate(order):
             np.testing.assert_array_equal(turned.agreement[place], straight.agreement[image])
-    other = consensus(descriptors, saliency, replace(QUICK, seed=1))
+    other = consensus(descriptors, {"rank": saliency}, replace(QUICK, seed=1))
     assert not all(map(np.array_equal, other.agreement, straight.agreement))
 
 
 def test_saliency_that_says_nothing_names_nothing_and_the_warning_names_all_images(blocks):
     descriptors, saliency, _ = blocks(2)
     flat = [[np.full_like(one, 0.3) for one in block] for block in saliency]
-    found = consensus(descriptors, flat, QUICK, ["leg/0", "leg/1"])
+    found = consensus(descriptors, {"rank": flat}, QUICK, ["leg/0", "leg/1"])
     assert found.named == 0
     assert not any(mask.any() for mask in found.masks)
     (warning,) = found.warnings
@@ -124,7 +146,7 @@ def test_an_image_without_what_the_others_share_is_named(blocks):
     for block in descriptors:
         rest = block[3][~truths[3]]
         block[3][truths[3]] = np.resize(rest, (truths[3].sum(), rest.shape[1]))
-    found = consensus(descriptors, saliency, replace(QUICK, clusters=2))
+    found = consensus(descriptors, {"rank": saliency}, replace(QUICK, clusters=2))
     assert [bool(mask.any()) for mask in found.masks] == [True, True, True, False]
     (warning,) = empty_warning(found.masks, found, ["a", "b", "c", "d"])
     assert warning.startswith("1 of 4 masks are empty (d): nowhere in them more than")
@@ -147,15 +169,15 @@ def test_the_most_salient_cluster_is_that_of_a_slow_loop(images, k, seed):
 def test_input_that_quarrels_is_refused_in_one_line(blocks):
     descriptors, saliency, _ = blocks(2)
     with pytest.raises(DataError, match="1 images have descriptors, 2 saliency"):
-        consensus([descriptors[0][:1]], saliency, QUICK)
+        consensus([descriptors[0][:1]], {"rank": saliency}, QUICK)
     with pytest.raises(DataError, match=r"image 2 has descriptors of shape .* grid of 3x3"):
-        consensus(descriptors, [[saliency[0][0], np.zeros((3, 3))]], QUICK)
+        consensus(descriptors, {"rank": [[saliency[0][0], np.zeros((3, 3))]]}, QUICK)
     with pytest.raises(ConfigError, match="clusters is 9999"):
-        consensus(descriptors, saliency, replace(QUICK, clusters=9999))
+        consensus(descriptors, {"rank": saliency}, replace(QUICK, clusters=9999))
 
 
 def test_it_introduces_itself(blocks):
     descriptors, saliency, _ = blocks(2)
-    found = consensus(descriptors, saliency, replace(QUICK, clusters=2))
+    found = consensus(descriptors, {"rank": saliency}, replace(QUICK, clusters=2))
     assert isinstance(found, Consensus)
     assert repr(found) == "Consensus(2 images, 8 of 8 votes)"
