@@ -117,7 +117,7 @@ def _steps(config: PretrainConfig, steps: int) -> list[float]:
     distiller = Distiller(random_backbone(config.backbone, 0), config.distill)
     engine = Engine(distiller.student, config.optim, batch=config.batch, world=1, steps=steps, device=CPU)
     batch = random_batch(config)
-    return [_step(distiller, engine, batch, step) for step in range(steps)]
+    return [train_step(distiller, engine, batch, step) for step in range(steps)]
 
 
 def random_batch(config: PretrainConfig) -> CropBatch:
@@ -140,8 +140,8 @@ def random_batch(config: PretrainConfig) -> CropBatch:
     )
 
 
-def _step(distiller: Distiller, engine: Engine, batch: CropBatch, step: int) -> float:
-    """One step as `loop.train` makes it; its seconds."""
+def train_step(distiller: Distiller, engine: Engine, batch: CropBatch, step: int) -> float:
+    """One step as `loop.train` makes it; its processor seconds."""
     began = time.process_time()
     engine.schedule(step)
     with engine.autocast():

@@ -62,9 +62,11 @@ def sent_bytes(student: int, zero: int, workers: int, micro_batches: int) -> int
 
     A ring sends (workers - 1) / workers of the whole in a reduce-scatter or an all-gather, twice that in an all-reduce.
     Gradients: an all-reduce, under ZeRO 2 for each micro-batch, under ZeRO 3 a reduce-scatter for each. Weights: one
-    all-gather after the update under ZeRO 1 and 2; under ZeRO 3 one for each micro-batch and one for the teacher's EMA.
+    all-gather after the update under ZeRO 1 and 2; under ZeRO 3 one for the teacher's EMA and one for the passes, but
+    with several micro-batches four for each: DeepSpeed 0.19 then gathers every module anew (`benchmarks.network`).
     """
-    passes = (2, 2 + 1, 2 * micro_batches + 1, 2 * micro_batches + 1)[zero]
+    gathers = 1 if micro_batches == 1 else 4
+    passes = (2, 2 + 1, 2 * micro_batches + 1, (1 + gathers) * micro_batches + 1)[zero]
     return NUMBER * student * passes * (workers - 1) // workers
 
 

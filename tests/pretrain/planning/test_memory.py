@@ -27,7 +27,7 @@ def test_each_stage_divides_more():
 
 
 @pytest.mark.parametrize(
-    ("zero", "micro_batches", "passes"), [(0, 4, 2), (1, 4, 3), (2, 1, 3), (2, 4, 9), (3, 1, 3), (3, 4, 9)]
+    ("zero", "micro_batches", "passes"), [(0, 4, 2), (1, 4, 3), (2, 1, 3), (2, 4, 9), (3, 1, 3), (3, 4, 21)]
 )
 def test_bytes_sent_by_stage(zero, micro_batches, passes):
     assert sent_bytes(800, zero, 4, micro_batches) == WHOLE * passes * 3 // 4
