@@ -32,8 +32,8 @@ def backbone_of(name: str = TINY.name, rule: str = "timm", **changes) -> Backbon
     for parameter in backbone.parameters():
         nn.init.normal_(parameter, std=0.3)
     for block in backbone.vit.blocks:
-        nn.init.normal_(block.norm1.weight)
-        nn.init.normal_(block.attn.qkv.weight)
+        nn.init.uniform_(block.norm1.weight, 0.5, 1.0)
+        nn.init.normal_(block.attn.qkv.weight, std=0.4)
     return backbone
 
 
@@ -132,7 +132,7 @@ def test_without_the_rotation_or_by_the_other_rule_the_output_is_another():
     images = images_of(1, 32, 32)
     tokens = backbone.tokens(images).patches
     other = backbone_of(rule="dino").tokens(images).patches
-    assert 1e-3 < (other - tokens).abs().max()
+    assert (other - tokens).abs().max() > 1e-3
     with pytest.raises(TypeError, match="rotation"):
         backbone.vit.forward_features(images)  # timm's own way knows of none
     swapped = backbone.tokens(images.transpose(2, 3)).patches
@@ -147,7 +147,7 @@ def test_keys_are_descriptors_of_what_a_patch_shows_and_not_of_its_place():
     facets = extract_facets(backbone, image, blocks=(0,), kinds=("key",), attention=(0,))
     torch.testing.assert_close(facets.features[0, "key"][0, 0], facets.features[0, "key"][0, 15])
     attention = facets.cls_attention[0][0]
-    assert (attention[:, 0] - attention[:, 15]).abs().max() > 1e-3  # which depends on the place
+    assert (attention[:, 0] / attention[:, 15] - 1).abs().min() > 0.1  # which depends on the place
 
 
 def gradients(checkpoint_activations: bool) -> dict[str, Tensor]:
