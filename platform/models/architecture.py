@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..core.config import nearest
 from ..core.errors import ConfigError
-from .blocks import forward_on_subsets
+from .blocks import forward_on_subsets, is_pre_norm
 from .config import BackboneConfig
 
 if TYPE_CHECKING:
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 
 KERNEL = "patch_embed.proj.weight"
 BIAS = "patch_embed.proj.bias"
-
-DINOV3 = (
-    "is a network of DINOv3, whose rotary position embeddings (RoPE) are not computed here; start from DINOv2's "
-    "weights (timm:vit_small_patch14_dinov2, or the file dinov2_vits14_pretrain.pth)"
-)
-"""What is said of a network that is recognized and refused, after its name."""
 
 PUBLISHED_HEADS = {
     (192, 12): 3,
@@ -48,21 +42,11 @@ def create_vit(config: BackboneConfig) -> VisionTransformer:
     Raises ConfigError where timm has no such model, cannot build it with these settings or the model has another
     structure than a plain Vision Transformer with a CLS token.
     """
-    import timm
-    from timm.models.vision_transformer import Block, VisionTransformer
+    from timm.models.vision_transformer import VisionTransformer
 
     check_name(config.name)
     try:
-        vit = timm.create_model(
-            config.name,
-            pretrained=False,
-            in_chans=1,
-            num_classes=0,
-            img_size=config.side,
-            dynamic_img_size=True,
-            drop_path_rate=config.drop_path,
-            **timm_overrides(config),
-        )
+        vit = _create(config)
     except (TypeError, AssertionError) as error:
         raise ConfigError(f"backbone.name {config.name!r} cannot be built so: {error}") from error
     if not isinstance(vit, VisionTransformer) or vit.cls_token is None:
@@ -75,9 +59,39 @@ def create_vit(config: BackboneConfig) -> VisionTransformer:
         )
     if config.drop_path:
         for block in vit.blocks:
-            if type(block) is Block:
+            if is_pre_norm(block):
                 block.forward = MethodType(forward_on_subsets, block)  # type: ignore[method-assign] # timm offers no hook
     return vit
+
+
+def _create(config: BackboneConfig) -> VisionTransformer:
+    """The network of a name, or another one of timm. Raises as timm does, and as `create_rotary`."""
+    import timm
+
+    if is_rotary(config.name):
+        from .rotary import create_rotary
+
+        overrides = timm_overrides(config)
+        if "reg_tokens" in overrides:
+            overrides["num_reg_tokens"] = overrides.pop("reg_tokens")
+        return create_rotary(config, overrides)
+    return timm.create_model(
+        config.name,
+        pretrained=False,
+        in_chans=1,
+        num_classes=0,
+        img_size=config.side,
+        dynamic_img_size=True,
+        drop_path_rate=config.drop_path,
+        **timm_overrides(config),
+    )
+
+
+def is_rotary(name: str) -> bool:
+    """Whether a timm name is that of a network that turns queries and keys, as DINOv3's do."""
+    import timm
+
+    return timm.models.is_model_in_modules(name, ["eva"])
 
 
 def timm_overrides(config: BackboneConfig) -> dict[str, Any]:
@@ -117,12 +131,7 @@ def check_name(name: str) -> None:
 
 
 def native_config(name: str) -> BackboneConfig:
-    """The config of a timm model at the image side of its published weights.
-
-    Raises as `published_config`, and ConfigError for a network of DINOv3.
-    """
-    if "dinov3" in name and "vit" in name:
-        raise ConfigError(f"{name} {DINOV3}")
+    """The config of a timm model at the image side of its published weights. Raises as `published_config`."""
     return BackboneConfig(name=name, side=published_config(name).input_size[-1])
 
 

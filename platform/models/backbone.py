@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .architecture import create_vit
-from .blocks import cls_attention, forward_cls, is_plain
+from .blocks import block_inputs, cls_attention, forward_cls, is_plain
 from .card import Card
 from .config import BackboneConfig
 from .letterbox import letterboxed
@@ -90,10 +90,11 @@ class Backbone(nn.Module):
             hidden = masked_BN.view(len(x), *x.shape[1:-1], 1)
             x = torch.where(hidden, self.mask_token.to(x.dtype), x)
         x = vit.norm_pre(vit.patch_drop(add_positions(vit, x, self.card.positions)))
+        rotary = block_inputs(vit, grid, self.card.positions)
         *blocks, last = vit.blocks
         for block in blocks:
-            x = block(x)
-        x = last(x) if patches or not is_plain(last) else forward_cls(last, x)
+            x = block(x, *rotary)
+        x = last(x, *rotary) if patches or not is_plain(last) else forward_cls(last, x, *rotary)
         x = vit.norm(x if patches else x[:, :1])
         return Tokens(cls=x[:, 0], patches=x[:, self.prefix :], grid=grid)
 
@@ -118,15 +119,15 @@ class Backbone(nn.Module):
 
     def tokens_and_attention(self, images_B1SS: Tensor, block: int = -1) -> tuple[Tokens, Tensor]:
         """`tokens` and `attention` from one pass."""
-        inputs: list[Tensor] = []
+        inputs: list[tuple[Tensor, ...]] = []
         attention = cast("Attention", self.vit.blocks[block].attn)
-        handle = attention.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+        handle = attention.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments))
         try:
             tokens = self.tokens(images_B1SS)
         finally:
             handle.remove()
         with torch.inference_mode():
-            weights_BH1L, _ = cls_attention(attention, inputs[0])
+            weights_BH1L, _ = cls_attention(attention, *inputs[0])
             return tokens, weights_BH1L[:, :, 0, self.prefix :]
 
     def embed_study(self, paths: Sequence[str | Path | bytes]) -> np.ndarray:

@@ -28,7 +28,8 @@ class Card:
     input_side: int | None = None
     """Side of the images that it is shown, in pixels; None: the one it is built for."""
     positions: Resampling = "timm"
-    """How position embeddings are resampled to another grid: as in the code that the weights come from."""
+    """How position embeddings are resampled to another grid, or rotary ones computed: as in the code that the weights
+    come from."""
     weights_sha256: str = ""
     origin: Mapping[str, str] = field(default_factory=dict)
     """Recipe, command, data manifest digest, git revision: plain words, for people."""

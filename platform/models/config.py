@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Resampling: TypeAlias = Literal["timm", "dino"]
-"""How position embeddings come to another grid; see `positions`."""
+"""How position embeddings come to another grid (`positions`), or of which periods rotary ones are (`rotary`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

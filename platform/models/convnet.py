@@ -153,10 +153,14 @@ def timm_patch(name: str) -> int | None:
     import timm
     from timm.models.vision_transformer import VisionTransformer
 
+    from .rotary import is_dinov3
+
     check_name(name)
     with torch.device("meta"):
         model = timm.create_model(name, num_classes=0)
-    return model.patch_embed.patch_size[0] if isinstance(model, VisionTransformer) else None
+    if not isinstance(model, VisionTransformer) and not is_dinov3(model):
+        return None
+    return model.patch_embed.patch_size[0]
 
 
 def of_side(network: ConvNet, side: int) -> ConvNet:

@@ -1,7 +1,7 @@
 """Dense descriptors of images: queries, keys, values, tokens and CLS attention of any blocks, in one pass.
 
 After Amir et al. (arXiv 2112.05814), section 3. Patches may overlap (a stride smaller than the patch), images may have
-any size, and the position embeddings follow them.
+any size, and positions follow them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from ..core.config import nearest
 from ..core.errors import ConfigError, DataError
+from .blocks import block_inputs, is_plain_attention, is_pre_norm
 from .config import Resampling
-from .positions import add_positions
+from .positions import add_positions, rotated
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import Attention
@@ -71,6 +72,9 @@ def extract_facets(
     is that side. The grid is 1 + (side - patch) // stride. position: how position embeddings are resampled to it;
     None is the card's rule.
 
+    Where a network turns queries and keys by their place (DINOv3), these facets are as they were before: what a patch
+    shows, comparable at any place of any image. Attention is that of the turned ones, as the network computes it.
+
     Images go through one by one, so that an image's facets are the same to the last bit in any batch, and at most
     one image's activations are held beside the result of 4 B * N * D bytes a block and kind.
 
@@ -94,8 +98,9 @@ def extract_facets(
         for number, image_1HW in enumerate(images_B1HW):
             patches_1RCD = embed_patches(backbone, image_1HW[None], stride)
             x_1LD = backbone.vit.norm_pre(add_positions(backbone.vit, patches_1RCD, rule))
+            rotary = block_inputs(backbone.vit, grid, rule)
             # Written in place: a list that is joined in the end would hold everything twice.
-            for block, kind, value in _image_facets(backbone, x_1LD, request):
+            for block, kind, value in _image_facets(backbone, x_1LD, rotary, request):
                 if not number:
                     tensors[block, kind] = torch.empty(len(images_B1HW), *value.shape)
                 tensors[block, kind][number] = value
@@ -128,49 +133,52 @@ class _Request:
         return max((*self.blocks, *self.attention), default=-1) + 1
 
 
-def _image_facets(backbone: Backbone, x_1LD: Tensor, request: _Request) -> Iterator[tuple[int, str, Tensor]]:
+def _image_facets(
+    backbone: Backbone, x_1LD: Tensor, rotary: tuple[Tensor, ...], request: _Request
+) -> Iterator[tuple[int, str, Tensor]]:
     """Block, kind and facet (N, D) or attention (H, N) of one image, block by block."""
-    from timm.models.vision_transformer import Attention, Block
-
     for number, block in enumerate(backbone.vit.blocks[: request.depth]):
         kinds = request.kinds if number in request.blocks else ()
         with_attention = number in request.attention
         if not with_attention and set(kinds) <= {"token"}:
-            x_1LD = block(x_1LD)
+            x_1LD = block(x_1LD, *rotary)
         else:
             attention = getattr(block, "attn", None)
-            if type(attention) is not Attention:
+            if not is_plain_attention(attention):
                 raise ConfigError(
                     f"block {number + 1} of {backbone.card.config.name} has no plain attention, so no queries, "
                     "keys and values of its own; ask for kind token alone"
                 )
-            if number + 1 == request.depth and "token" not in kinds and type(block) is Block:
+            if number + 1 == request.depth and "token" not in kinds and is_pre_norm(block):
                 qkv_1LD = attention.qkv(block.norm1(x_1LD))  # the rest of the last block is not needed
             else:
-                x_1LD, qkv_1LD = _forward_with_qkv(block, attention, x_1LD)
-            facets = _attention_facets(attention, qkv_1LD[0], kinds, with_attention, backbone.prefix)
+                x_1LD, qkv_1LD = _forward_with_qkv(block, attention, x_1LD, rotary)
+            shown = (*kinds, ATTENTION) if with_attention else kinds
+            facets = _attention_facets(attention, qkv_1LD[0], rotary, shown, backbone.prefix)
             yield from ((number, kind, value) for kind, value in facets)
         if "token" in kinds:
             yield number, "token", x_1LD[0, backbone.prefix :]
 
 
-def _forward_with_qkv(block: nn.Module, attention: Attention, x_1LD: Tensor) -> tuple[Tensor, Tensor]:
+def _forward_with_qkv(
+    block: nn.Module, attention: Attention, x_1LD: Tensor, rotary: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
     """A block's output, and the queries, keys and values that its attention computed for it."""
     outputs: list[Tensor] = []
     handle = attention.qkv.register_forward_hook(lambda _, __, qkv: outputs.append(qkv))
     try:
-        x_1LD = block(x_1LD)
+        x_1LD = block(x_1LD, *rotary)
     finally:
         handle.remove()
     return x_1LD, outputs[0]
 
 
 def _attention_facets(
-    attention: Attention, qkv_LD: Tensor, kinds: Sequence[str], with_attention: bool, prefix: int
+    attention: Attention, qkv_LD: Tensor, rotary: tuple[Tensor, ...], kinds: Sequence[str], prefix: int
 ) -> Iterator[tuple[str, Tensor]]:
     """Facets (N, D) by kind, and the CLS token's attention (H, N)."""
     query_LHE, key_LHE, value_LHE = qkv_LD.unflatten(-1, (3, attention.num_heads, -1)).unbind(1)
-    if "key" in kinds or with_attention:
+    if "key" in kinds or ATTENTION in kinds:
         key_LHE = attention.k_norm(key_LHE)
     if "query" in kinds:
         yield "query", attention.q_norm(query_LHE)[prefix:].flatten(1)
@@ -178,7 +186,9 @@ def _attention_facets(
         yield "key", key_LHE[prefix:].flatten(1)
     if "value" in kinds:
         yield "value", value_LHE[prefix:].flatten(1)
-    if with_attention:
+    if ATTENTION in kinds:
+        if rotary:  # the CLS token's query is not turned
+            key_LHE = rotated(key_LHE.transpose(0, 1), *rotary).transpose(0, 1)
         cls_query_HE = attention.q_norm(query_LHE[:1])[0] * attention.scale
         yield ATTENTION, torch.einsum("he,lhe->hl", cls_query_HE, key_LHE).softmax(-1)[:, prefix:]
 

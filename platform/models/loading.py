@@ -13,11 +13,20 @@ from typing import TYPE_CHECKING
 from ..core.config import from_json
 from ..core.device import DeviceChoice, resolve_device
 from ..core.errors import CheckpointError, ConfigError
-from .architecture import KERNEL, block_count, block_number, config_from_shapes, native_config, native_side
+from .architecture import (
+    KERNEL,
+    block_count,
+    block_number,
+    config_from_shapes,
+    is_rotary,
+    native_config,
+    native_side,
+)
 from .backbone import Backbone, random_backbone, with_weights_digest
 from .card import CARD, WEIGHTS, Card
 from .config import BackboneConfig
 from .convnet import timm_patch
+from .dinov3_format import PERIODS, periods_rule, rotary_config
 from .source import HUB_FILES, TELLING, TIMM, BackboneSource, SourceOptions, parse_options, parse_source
 from .transfer import copy_weights, timm_state
 from .transformers_format import with_facts
@@ -64,9 +73,9 @@ def load(source: str | Path, device: DeviceChoice = "cpu") -> Backbone:
     """A backbone in evaluation mode on a device, from one of four sources:
 
     * a backbone folder: its weights are checked against its card's sha256;
-    * a weights file of a DINO or DINOv2 ViT (.safetensors, or a .pth read with weights_only; a bare network or a
-      whole training checkpoint, see `weights.file_state`; also as transformers stores it): the architecture is read off
-      its shapes. What they do not tell is said behind the path, `PATH#heads=6,eps=1e-5,mean=0.5,std=0.5` or
+    * a weights file of a DINO, DINOv2 or DINOv3 ViT (.safetensors, or a .pth read with weights_only; a bare network or
+      a whole training checkpoint, see `weights.file_state`; also as transformers stores it): the architecture is read
+      off its shapes. What they do not tell is said behind the path, `PATH#heads=6,eps=1e-5,mean=0.5,std=0.5` or
       `PATH#timm=NAME`, or stands under the same names in the metadata of a safetensors file, or in the files that timm
       or transformers store beside it (config.json, preprocessor_config.json); without, such a file is refused;
     * `timm:NAME`: the published weights of a timm ViT, downloaded or found in timm's cache;
@@ -188,21 +197,13 @@ def _file_weights(path: Path, options: SourceOptions) -> SourceWeights:
     options = _with_metadata(path, options)
     if path.name in HUB_FILES:
         options = with_facts(path, options)
-    for part in ("pos_embed", "blocks."):
+    for part in ("blocks.",) if PERIODS in state else ("pos_embed", "blocks."):
         if not any(name.startswith(part) for name in state):
             raise CheckpointError(f"{path}: holds no Vision Transformer ({part.rstrip('.')} is missing)")
     architecture, normalization = _hub_facts(path)
     if options.timm:
         architecture, normalization = options.timm, published_normalization(options.timm)
-    if architecture:
-        side = native_side(state)
-        config = BackboneConfig(name=architecture, side=side, heads=options.heads, eps=options.eps)
-        resampling = _published_resampling(architecture)
-    else:
-        config = config_from_shapes(state, options.heads, options.eps)
-        # DINOv2's code resamples as DINO's does where there are no registers, and by sizes, antialiased, as timm
-        # does, where there are.
-        resampling = "timm" if config.registers or CLASSIFIER in state else "dino"
+    config, resampling = _file_architecture(state, architecture, options)
     if options.mean and options.std:
         normalization = ColorNormalization(mean=options.mean, std=options.std)
     gray = state[KERNEL].shape[1] == 1
@@ -216,11 +217,11 @@ def _file_weights(path: Path, options: SourceOptions) -> SourceWeights:
             "it holds a classifier, so it is not DINO's or DINOv2's, and nothing says how images were normalized; add "
             "#timm=NAME to the path for an architecture of timm, or #mean=M/M/M,std=S/S/S"
         )
-    card = _gray_card(path.name, config, normalization or IMAGENET, "timm" if gray else resampling)
+    card = _gray_card(path.name, config, normalization or IMAGENET, resampling)
     if not architecture and (assumed := _assumed(config, options)):
         log.warning(
-            "%s: taken as a network of DINO or DINOv2, with %s; where it is another, say so: PATH#timm=NAME, or "
-            "PATH#heads=N,eps=E,mean=M,std=S",
+            "%s: taken as a network of DINO, DINOv2 or DINOv3, with %s; where it is another, say so: PATH#timm=NAME, "
+            "or PATH#heads=N,eps=E,mean=M,std=S",
             path.name,
             assumed,
         )
@@ -228,11 +229,31 @@ def _file_weights(path: Path, options: SourceOptions) -> SourceWeights:
     return SourceWeights(card, state, None if gray else _of_channels(normalization or IMAGENET))
 
 
+def _file_architecture(
+    state: Mapping[str, Tensor], name: str, options: SourceOptions
+) -> tuple[BackboneConfig, Resampling]:
+    """What the tensors of a file are of, and the rule of its positions. name: timm's, where it is known."""
+    if PERIODS in state:
+        if name:
+            config = replace(native_config(name), heads=options.heads, eps=options.eps)
+        else:
+            config = rotary_config(state, options.heads, options.eps)
+        return config, periods_rule(state)
+    gray = state[KERNEL].shape[1] == 1
+    if name:
+        config = BackboneConfig(name=name, side=native_side(state), heads=options.heads, eps=options.eps)
+        return config, "timm" if gray else _published_resampling(name)
+    config = config_from_shapes(state, options.heads, options.eps)
+    # DINOv2's code resamples as DINO's does where there are no registers, and by sizes, antialiased, as timm does,
+    # where there are.
+    return config, "timm" if gray or config.registers or CLASSIFIER in state else "dino"
+
+
 def _assumed(config: BackboneConfig, options: SourceOptions) -> str:
-    """What is taken from DINO's and DINOv2's publications, since neither tensors nor options tell it."""
+    """What is taken from the publications of DINO and its successors, since neither tensors nor options tell it."""
     parts = {
         "heads": f"{config.heads} heads",
-        "eps": "eps 1e-06",
+        "eps": f"eps {1e-5 if is_rotary(config.name) else 1e-6:g}",
         "mean": "ImageNet's mean and std",
     }
     return ", ".join(text for name, text in parts.items() if not getattr(options, name))
@@ -268,7 +289,7 @@ def _timm_weights(name: str) -> SourceWeights:
 
 
 def _published_resampling(name: str) -> Resampling:
-    return "dino" if "dino" in name and "_reg" not in name else "timm"
+    return "dino" if "dino" in name and "_reg" not in name and not is_rotary(name) else "timm"
 
 
 def _of_channels(normalization: ColorNormalization) -> ColorNormalization:

@@ -1,4 +1,4 @@
-"""Position embeddings of a Vision Transformer at any grid, resampled by timm's rule or by DINO's.
+"""Positions of patches at any grid: position embeddings resampled by timm's rule or by DINO's, or rotations.
 
 timm's rule: bicubic to the new grid, antialiased. DINO's rule: bicubic by the scale factors (grid + 0.1) / native,
 not antialiased (`interpolate_pos_encoding` of DINO, arXiv 2104.14294, and of DINOv2 without registers). They differ
@@ -21,7 +21,10 @@ from .config import Resampling
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
-# B images; R rows and C columns of patches; P prefix tokens, L = P + R * C tokens; D width.
+# B images; R rows and C columns of patches, N = R * C; P prefix tokens, L = P + N tokens; D width; H heads of size E.
+
+BASE = 100.0
+"""The longest period, which no head quite reaches. The shortest is 1: half the image, whose coordinates are -1 to 1."""
 
 
 def resample_positions(
@@ -100,3 +103,33 @@ def _embedded_prefix(positions: int, prefix: int) -> int:
         if positions > count and math.isqrt(positions - count) ** 2 == positions - count:
             return count
     raise RuntimeError(f"pos_embed has {positions} rows, which is no square of patches")
+
+
+def rotary_periods(size: int, rule: Resampling) -> Tensor:
+    """The periods (E / 4,) float32 of heads of size E: BASE ** (4 k / E).
+
+    rule: `dino` rounds them to bfloat16, as the files are that DINOv3 publishes; `timm` (and transformers) does not.
+    """
+    periods = BASE ** (torch.arange(size // 4, dtype=torch.float32, device="cpu") * 4 / size)
+    return periods.bfloat16().float() if rule == "dino" else periods
+
+
+def rotation_of_grid(
+    grid: tuple[int, int], prefix: int, size: int, rule: Resampling, device: torch.device
+) -> Tensor:
+    """Cosines and sines of the angles by which queries and keys are turned: (2, L, E) float32; prefix tokens are not.
+
+    Rows and columns of patches have coordinates (i + 0.5) / count * 2 - 1. The first quarter of the angles is of rows,
+    the second of columns, and the second half repeats the first.
+    """
+    axes = [(torch.arange(count, device=device) + 0.5) / count * 2 - 1 for count in grid]
+    places_N21 = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)[..., None]
+    angles_NE = (2 * math.pi * places_N21 / rotary_periods(size, rule).to(device)).flatten(1).repeat(1, 2)
+    angles_LE = torch.cat([angles_NE.new_zeros(prefix, size), angles_NE])
+    return torch.stack([angles_LE.cos(), angles_LE.sin()])
+
+
+def rotated(x_BHLE: Tensor, rotation_2LE: Tensor) -> Tensor:
+    """Queries or keys, each pair of entries e and e + E / 2 turned; in the dtype of x."""
+    first, second = x_BHLE.chunk(2, dim=-1)
+    return (x_BHLE * rotation_2LE[0] + torch.cat([-second, first], dim=-1) * rotation_2LE[1]).to(x_BHLE.dtype)

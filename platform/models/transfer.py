@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from .architecture import BIAS, KERNEL, block_count
@@ -14,7 +15,7 @@ from .weights import ColorNormalization, gray_patch_embedding
 if TYPE_CHECKING:
     from .backbone import Backbone
 
-TENSORS = ("blocks.", "norm.", "norm_pre.", "patch_embed.", "reg_token")
+TENSORS = ("blocks.", "norm.", "norm_pre.", "patch_embed.", "reg_token", "pos_embed")
 """Names of tensors, or how they begin, that must have a place in the other network; heads need none."""
 
 
@@ -35,6 +36,7 @@ def copy_weights(
     """
     vit = backbone.vit
     target = vit.state_dict()
+    state = _fitted_biases(state, target)
     copied = {name: value for name, value in state.items() if name in target}
     missing = sorted(set(target) - set(copied))
     if missing:
@@ -54,6 +56,21 @@ def copy_weights(
     vit.load_state_dict(copied)
     if "mask_token" in state and state["mask_token"].numel() == len(backbone.mask_token):
         backbone.mask_token.data.copy_(state["mask_token"].flatten())
+
+
+def _fitted_biases(state: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in which, where networks have no position embeddings, a bias of zeros is none: as in the target, it is
+    added or left out. DINOv3's files have such biases, timm's copies of them do not."""
+    fitted = dict(state)
+    if "pos_embed" in target or "pos_embed" in state:
+        return fitted
+    for number in range(block_count(target)):
+        name = f"blocks.{number}.attn.qkv.bias"
+        if name in target and name not in fitted:
+            fitted[name] = torch.zeros_like(target[name])
+        elif name in fitted and name not in target and not fitted[name].any():
+            del fitted[name]
+    return fitted
 
 
 def _gray_tensors(

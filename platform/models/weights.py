@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ..core.errors import CheckpointError
-from .architecture import DINOV3, KERNEL, check_name, published_config
+from .architecture import KERNEL, check_name, published_config
+from .dinov3_format import rotary_tensors
 from .transformers_format import timm_tensors
 
 # C color channels, D width, P side of a patch.
@@ -31,9 +32,6 @@ RENAMED = {
     r"\.mlp\.w3\.": ".mlp.fc2.",
 }
 """DINOv2's own names -> timm's."""
-
-ROTARY = r"(^|\.)(storage_tokens|rope_embed\.periods|layer\.0\.attention\.q_proj\.weight)$"
-"""Names of tensors that DINOv3's networks have, in its own format and in that of transformers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +49,14 @@ IMAGENET = ColorNormalization(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.2
 def file_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
     """The tensors of the Vision Transformer in a weights file, float32, under timm's names.
 
-    The file is safetensors, or a pickle read with weights_only, in the format of DINO, DINOv2, timm or transformers.
+    The file is safetensors, or a pickle read with weights_only, in the format of DINO, DINOv2, DINOv3, timm or
+    transformers. Of a network of DINOv3 there is `dinov3_format.PERIODS`, too.
     The network may lie at any depth under names and prefixes (`teacher`, `student`, `module.`, `backbone.`, `model`,
     `state_dict`); of a teacher and a student the teacher is taken, which both papers evaluate. Of a training
     checkpoint's other content, settings (argparse) and numbers (NumPy) are let through and thrown away.
 
     Raises CheckpointError where the file has another sha256 than the given one, is damaged, would run code or holds
-    no Vision Transformer, or DINOv3's.
+    no Vision Transformer.
     """
     if sha256:
         _check_sha256(path, sha256)
@@ -65,21 +64,23 @@ def file_state(path: Path, sha256: str = "") -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not weights by name")
     tensors = dict(_tensors(content))
-    if any(re.search(ROTARY, name) for name in tensors):
-        raise CheckpointError(f"{path}: {DINOV3}")
     try:
-        tensors = timm_tensors(tensors)
+        return _network_state(timm_tensors(tensors))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def _network_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of one network among those of a file."""
     roots = [name.removesuffix(KERNEL) for name in tensors if re.search(rf"(^|\.){re.escape(KERNEL)}$", name)]
     if not roots:
-        raise CheckpointError(f"{path}: holds no Vision Transformer ({KERNEL} is missing)")
+        raise CheckpointError(f"holds no Vision Transformer ({KERNEL} is missing)")
     root = min(roots, key=lambda root: ("teacher" not in root, "student" in root, len(root), root))
     state = {name.removeprefix(root): value for name, value in tensors.items() if name.startswith(root)}
     mask_token = root.removesuffix("vit.") + "mask_token"  # a `Backbone` has it beside its `vit`
     if mask_token in tensors:
         state["mask_token"] = tensors[mask_token]
-    return {_timm_name(name): value.float() for name, value in state.items()}
+    return {_timm_name(name): value.float() for name, value in rotary_tensors(state).items()}
 
 
 def file_metadata(path: Path) -> dict[str, str]:
@@ -107,7 +108,7 @@ def published_state(name: str) -> dict[str, Tensor]:
         raise CheckpointError(
             f"timm:{name}: its weights cannot be downloaded ({reason}); {_download_advice(name)}"
         ) from error
-    return dict(vit.state_dict())
+    return rotary_tensors(vit.state_dict())
 
 
 def published_normalization(name: str) -> ColorNormalization:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 import vetdino
+from tests.platform.models.dinov3_files import published as dinov3
 from tests.platform.models.examples import published
 from tests.platform.models.transformers_files import published as rad_dino
 from tests.platform.models.transformers_files import write
@@ -356,6 +357,28 @@ def test_dinov2s_file_is_started_from_as_torch_hub_has_it(registers, config, tmp
     views = [np.random.default_rng(0).integers(0, 256, (40, 48), np.uint8)]
     tokens, expected = (one.tokens(one.prepare_many(views, 56)) for one in (start, before))
     torch.testing.assert_close(tokens.cls, expected.cls, atol=1e-4, rtol=1e-4)
+
+
+def test_dinov3s_file_is_started_from_with_its_own_periods_and_mask_token(config, tmp_path):
+    torch.save(dinov3(), tmp_path / "dinov3.pth")
+    shape = BackboneConfig(
+        name="vit_small_patch16_dinov3_qkvb", side=32, patch=8, width=48, depth=3, heads=3, drop_path=0.1
+    )
+    changed = replace(config, backbone=shape, start=str(tmp_path / "dinov3.pth"))
+    start, before = starting_point(changed).backbone, load(tmp_path / "dinov3.pth")
+    views = [np.random.default_rng(0).integers(0, 256, (40, 48), np.uint8)]
+    tokens, expected = (one.tokens(one.prepare_many(views, 32)) for one in (start, before))
+    torch.testing.assert_close(tokens.cls, expected.cls, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tokens.patches, expected.patches, atol=1e-4, rtol=1e-4)
+    assert start.card.positions == "dino"
+    assert torch.equal(start.mask_token, before.mask_token)
+    for changes, said in (
+        ({"name": "vit_small_patch14_reg4_dinov2"}, "pos_embed is missing"),
+        ({"name": "vit_small_patch16_dinov3"}, "blocks.0.attn.qkv.bias has no place"),
+        ({"eps": 1e-6}, "its eps is 1e-05, that of backbone .* is 1e-06"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            starting_point(replace(changed, backbone=replace(shape, **changes)))
 
 
 @pytest.mark.slow

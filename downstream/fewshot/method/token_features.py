@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ....platform.core.errors import ConfigError
+from ....platform.models.blocks import block_inputs
 from ....platform.models.facets import embed_patches
 from ....platform.models.positions import add_positions
 from ...volumes.volume import Volume
@@ -165,14 +166,16 @@ def patch_tokens(backbone: Backbone, images_n1ST: Tensor, layers: Sequence[int],
     vit = backbone.eval().vit
     wanted = [layer % len(vit.blocks) for layer in layers]
     patches_nhwC = embed_patches(backbone, images_n1ST, stride)
+    height, width = patches_nhwC.shape[1:3]
     x_nLC = vit.norm_pre(add_positions(vit, patches_nhwC, backbone.card.positions))
+    rotary = block_inputs(vit, (height, width), backbone.card.positions)
     normed = {}
     for number, block in enumerate(vit.blocks[: max(wanted) + 1]):
-        x_nLC = block(x_nLC)
+        x_nLC = block(x_nLC, *rotary)
         if number in wanted:
             normed[number] = vit.norm(x_nLC[:, backbone.prefix :])
     features_nLC = torch.cat([normed[number] for number in wanted], dim=2).float()
-    return features_nLC.mT.unflatten(2, patches_nhwC.shape[1:3]).contiguous()
+    return features_nLC.mT.unflatten(2, (height, width)).contiguous()
 
 
 def _check_fit(config: SliceConfig, backbone: Backbone) -> None:

@@ -375,7 +375,10 @@ def test_what_is_assumed_of_a_file_is_logged_and_in_its_card(tmp_path, caplog):
     torch.save(published(width=384, depth=12), path)  # MoCo v3's ViT-S has these shapes, and 12 heads
     assumed = "6 heads, eps 1e-06, ImageNet's mean and std"
     assert load(path).card.origin == {"assumed": assumed}
-    assert f"a.pth: taken as a network of DINO or DINOv2, with {assumed}; where it is another" in caplog.text
+    assert (
+        f"a.pth: taken as a network of DINO, DINOv2 or DINOv3, with {assumed}; where it is another"
+        in caplog.text
+    )
     assert load(f"{path}#heads=12").card.origin == {"assumed": "eps 1e-06, ImageNet's mean and std"}
     caplog.clear()
     for said in ("timm=vit_small_patch16_224.dino", "heads=12,eps=1e-6,mean=0.5,std=0.5"):
@@ -400,12 +403,3 @@ def test_a_path_that_looks_like_a_timm_name_is_a_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_backbone(tmp_path / "vit_tiny_patch16_224", random_backbone(DINO, 3))
     assert load("vit_tiny_patch16_224").card.label == "random weights, seed 3"
-
-
-@pytest.mark.parametrize("name", ["timm:vit_small_patch16_dinov3", "random:vit_small_patch16_dinov3"])
-def test_a_name_of_dinov3_is_refused_before_anything_is_downloaded(name, monkeypatch):
-    monkeypatch.setattr(loading, "published_state", lambda name: pytest.fail("downloads"))
-    with pytest.raises(
-        ConfigError, match=r"vit_small_patch16_dinov3 is a network of DINOv3.*start from DINOv2's"
-    ):
-        load(name)

@@ -108,31 +108,3 @@ def test_a_failed_download_names_the_file_to_give_instead(monkeypatch):
         published_state("vit_base_patch16_18x2_224")
     with pytest.raises(ConfigError, match="nearest is 'vit_tiny_patch16_224'"):
         published_state("vit_tiny_pach16_224")
-
-
-def dinov3(width: int = 32) -> dict[str, torch.Tensor]:
-    """The names and shapes of dinov3_vits16_pretrain_lvd1689m-*.pth, at another width and depth."""
-    block = {"norm1.weight": (width,), "attn.qkv.weight": (3 * width, width), "attn.qkv.bias": (3 * width,)}
-    block |= {"attn.qkv.bias_mask": (3 * width,), "attn.proj.weight": (width, width), "ls1.gamma": (width,)}
-    shapes = {"cls_token": (1, 1, width), "storage_tokens": (1, 4, width), "mask_token": (1, width)}
-    shapes |= {"patch_embed.proj.weight": (width, 3, 16, 16), "patch_embed.proj.bias": (width,)}
-    shapes |= {"rope_embed.periods": (width // 8,), "norm.weight": (width,), "norm.bias": (width,)}
-    shapes |= {f"blocks.0.{name}": shape for name, shape in block.items()}
-    return {name: torch.zeros(shape) for name, shape in shapes.items()}
-
-
-def dinov3_of_transformers(width: int = 32) -> dict[str, torch.Tensor]:
-    shapes = {"embeddings.cls_token": (1, 1, width), "embeddings.register_tokens": (1, 4, width)}
-    shapes |= {"embeddings.patch_embeddings.weight": (width, 3, 16, 16)}
-    shapes |= {f"layer.0.attention.{part}_proj.weight": (width, width) for part in "qkvo"}
-    return {name: torch.zeros(shape) for name, shape in shapes.items()}
-
-
-@pytest.mark.parametrize("state", [dinov3(), dinov3_of_transformers()], ids=["original", "transformers"])
-def test_a_network_of_dinov3_is_recognized_and_refused_with_the_way_out(state, tmp_path):
-    file = tmp_path / "dinov3_vits16_pretrain_lvd1689m-08c60483.pth"
-    torch.save(state, file)
-    with pytest.raises(CheckpointError, match=r"DINOv3.*RoPE.*start from DINOv2's") as raised:
-        file_state(file)
-    assert str(file) in str(raised.value)
-    assert "\n" not in str(raised.value)
