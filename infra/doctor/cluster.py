@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,11 +54,9 @@ def ask_nodes(
     for module in shared:
         cloudpickle.register_pickle_by_value(module)
     try:
-        nodes = {
-            f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})": node["NodeID"]
-            for node in sorted(ray.nodes(), key=lambda node: node["NodeManagerAddress"])
-            if node["Alive"]
-        }
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        alive.sort(key=lambda node: (node["NodeManagerAddress"], node["NodeID"]))
+        nodes = {name: node["NodeID"] for name, node in zip(node_names(alive), alive, strict=True)}
         first = {name: _on_node(gathered, node, inquiry) for name, node in nodes.items()}
         ray.wait(list(first.values()), num_returns=len(first), timeout=seconds)
         answers = [_node_answer(name, first[name], node, seconds) for name, node in nodes.items()]
@@ -66,6 +64,15 @@ def ask_nodes(
     finally:
         for module in shared:
             cloudpickle.unregister_pickle_by_value(module)
+
+
+def node_names(nodes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A name for each node of `ray.nodes()`: host and address, with the start of its id where they are not enough."""
+    names = [f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})" for node in nodes]
+    return [
+        name if names.count(name) == 1 else f"{name[:-1]}, {node['NodeID'][:8]})"
+        for name, node in zip(names, nodes, strict=True)
+    ]
 
 
 def _on_node(function: Callable[..., Any], node: str, *arguments: Any) -> Any:
@@ -165,7 +172,11 @@ def node_findings(here: MachineFacts, answers: Sequence[NodeAnswer], wanted: Wan
 def _summary(facts: MachineFacts) -> str:
     gpus = facts.cuda.gpus if facts.cuda else ()
     parts = [f"{gpus.count(gpu)} x {gpu.name}" for gpu in dict.fromkeys(gpus)]
-    parts += [f"{facts.usable_cores:g} cores"] if facts.usable_cores is not None else []
+    parts += (
+        [f"{facts.usable_cores:g} core{'s' * (facts.usable_cores != 1)}"]
+        if facts.usable_cores is not None
+        else []
+    )
     parts += [size(min(facts.memory, facts.memory_limit or facts.memory))] if facts.memory else []
     return ", ".join(parts) or "answers"
 
@@ -176,7 +187,7 @@ def _folders_there(here: MachineFacts, facts: MachineFacts) -> Iterator[Finding]
     shared = "must be on a disk that all nodes share, under the same path, or at a URL"
     for folder in facts.folders:
         name, mine = f"{folder.name} {folder.path}", ours.get((folder.name, folder.path))
-        if folder.marked is False and folder.name.startswith("--"):
+        if folder.marked is False and folder.written and folder.name.startswith("--"):
             yield Finding("problem", f"{name}: is another folder than here", f"it {shared}")
         elif mine and mine.content and folder.content and mine.content != folder.content:
             yield Finding("problem", f"{name}: other shards than here", f"it {shared}")

@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from ...platform.core.errors import VetdinoError
+from ...platform.core.errors import ConfigError, TrainingError
 from ...platform.core.extras import require_extra
 from ...platform.training.cluster import ray_connection
 from ...serving.config import AppConfig, ListenConfig
@@ -86,7 +86,15 @@ def _cluster_findings(
         require_extra("ray", "--cluster")
         with _marked(here) as mark, ray_connection():
             found = ask_nodes(replace(inquiry, ports=(), mark=mark), urls)
-    except VetdinoError as error:
+    except TrainingError as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:300]
+        yield Finding(
+            "problem",
+            f"cluster: {ray.address or ray.local} answers, but this process cannot join that Ray ({reason})",
+            "its token must be set here (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN), its Ray and Python be those of here",
+        )
+        return
+    except ConfigError as error:
         yield Finding("problem", f"cluster: {error}")
         return
     yield from node_findings(here, found, wanted())

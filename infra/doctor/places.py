@@ -126,7 +126,7 @@ def ray(facts: RayFacts, installed: bool) -> Iterator[Finding]:
     elif facts.local:
         yield Finding("ok", f"Ray: one runs at {facts.local}; a training takes it")
     else:
-        yield Finding("ok", "Ray: none runs; a training starts one on this machine")
+        yield Finding("ok", "Ray: none found; a training starts one on this machine")
     if len(facts.folder) + len(SOCKET) > LONGEST_SOCKET:
         yield Finding(
             "problem",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +25,8 @@ def url_facts(name: str, url: str, written: bool) -> FolderFacts:
             return facts
         manifest = read_bytes(Location(url) / "manifest.json")
     except (VetdinoError, OSError) as error:
-        return replace(facts, error=" ".join(str(error).split()).removeprefix(f"{url}: "))
+        # The message names the object; the finding names the folder.
+        return replace(facts, error=re.sub(rf"^{re.escape(url)}\S*: ", "", " ".join(str(error).split())))
     if manifest is None:
         return replace(facts, error="No such file (manifest.json); give a folder that `vetdino ingest` wrote")
     return replace(facts, content=hashlib.sha256(manifest).hexdigest())
