@@ -35,6 +35,8 @@ FULL = 0.92
 MULTIPLE = 8
 """Micro-batches are multiples of it, above it."""
 
+CORES = len(os.sched_getaffinity(0))
+
 TIMED = 20
 """Steps that are timed at most, after two that are not."""
 
@@ -134,7 +136,7 @@ def training_step(bench: Bench, name: str, compiled: bool) -> Iterator[Figures]:
     most, source = peak(bench)
     with one_worker(bench.device):
         while True:
-            work = step_work(replace(config(studies), optim=config(studies).optim), bench.device.type)
+            work = step_work(config(studies), bench.device.type)
             before = peak_memory(bench.device)
             try:
                 for count, seconds in _timed_steps(config(studies), bench):
@@ -212,7 +214,7 @@ def loader(bench: Bench) -> Iterator[Figures]:
     from vetdino.pretrain.batches.loader import CropDataset, crop_loader
     from vetdino.pretrain.batches.order import StepSampler, StudyOrder
 
-    processes = 1 if bench.tiny else len(os.sched_getaffinity(0))
+    processes = 1 if bench.tiny else CORES
     config = step_config("multi_view_s14", 4 if bench.tiny else 128, bench)
     with tempfile.TemporaryDirectory() as folder, one_worker(bench.device):
         studies, side = (8, 96) if bench.tiny else (256, 512)
@@ -247,12 +249,14 @@ def _fed(step: Callable[[int, CropBatch], None], number: int, batch: CropBatch) 
 
 def _loaded(work: Callable[[], CropBatch], config: PretrainConfig, bench: Bench) -> float:
     """Studies a second of repeated work, for an eighth of the row's time, after what was loaded ahead is used up."""
-    ahead = 1 if bench.tiny else 8
-    for _ in range(ahead):
+    ahead, least = (1, 0.5) if bench.tiny else (4 * CORES, bench.seconds / 8)
+    until = time.perf_counter() + least
+    while ahead and time.perf_counter() < until:
         work()
+        ahead -= 1
     _wait(bench.device)
     began, count = time.perf_counter(), 0
-    while count < 2 or time.perf_counter() - began < bench.seconds / 8:
+    while count < 2 or time.perf_counter() - began < least:
         work()
         count += 1
     _wait(bench.device)
@@ -267,7 +271,6 @@ def embed(bench: Bench, side: int) -> Iterator[Figures]:
     from benchmarks.embed.__main__ import compare
     from vetdino.platform.measure.prefetch import MOST_THREADS
 
-    cores = len(os.sched_getaffinity(0))
     args = argparse.Namespace(
         studies=4 if bench.tiny else 1000,
         pixels=64 if bench.tiny else 512,
@@ -278,7 +281,7 @@ def embed(bench: Bench, side: int) -> Iterator[Figures]:
         shard_mb=8,
         rounds=1,
         threads=torch.get_num_threads(),
-        decoders=min(MOST_THREADS, cores),
+        decoders=min(MOST_THREADS, CORES),
         device=bench.device.type,
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -312,25 +315,27 @@ def neighbors(bench: Bench) -> Iterator[Figures]:
     }
 
 
-STEPS = ("multi_view_s14", "multi_view_b14", "multi_view_l14", "vet_s14")
-
-ROWS: dict[str, tuple[float, Callable[[Bench], Iterator[Figures]]]] = {
-    "matrix product": (40, product),
-    **{f"step {name}": (60, partial(training_step, name=name, compiled=False)) for name in STEPS[:3]},
-    "loader": (70, loader),
-    "embed 224": (50, partial(embed, side=224)),
-    "embed 518": (50, partial(embed, side=518)),
-    **{f"step {name} compiled": (90, partial(training_step, name=name, compiled=True)) for name in STEPS[:3]},
-    "neighbors": (50, neighbors),
-    "step vet_s14": (50, partial(training_step, name="vet_s14", compiled=False)),
-    "step vet_s14 compiled": (60, partial(training_step, name="vet_s14", compiled=True)),
-}
-"""Name -> seconds that it may take at most, and what it does; in the order of what is missed most."""
+def work_of(name: str) -> Callable[[Bench], Iterator[Figures]]:
+    """What measures a row."""
+    kind, _, rest = name.partition(" ")
+    if kind == "step":
+        recipe_name, _, compiled = rest.partition(" ")
+        return partial(training_step, name=recipe_name, compiled=bool(compiled))
+    if kind == "embed":
+        return partial(embed, side=int(rest))
+    return {"matrix product": product, "loader": loader, "neighbors": neighbors}[name]
 
 
-def run_row(name: str, bench: Bench) -> None:
-    """Measure a row, printing its figures so far as a line of JSON each."""
-    _, work = ROWS[name]
+def run_row(name: str, device: str, tiny: bool, seconds: float) -> None:
+    """Measure a row, printing the machine and its figures so far as a line of JSON each."""
+    bench = Bench(torch.device(device), tiny, seconds)
+    print(json.dumps({"machine": machine(bench)}), flush=True)
     torch.manual_seed(0)
-    for figures in work(bench):
+    for figures in work_of(name)(bench):
         print(json.dumps(figures), flush=True)
+
+
+def machine(bench: Bench) -> dict[str, Any]:
+    """What is measured on. Raises RuntimeError, with CUDA's reason, where there is no GPU."""
+    gpu = torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else None
+    return {"gpu": gpu, "cores": CORES, "torch": torch.__version__, "cuda": torch.version.cuda}
