@@ -19,7 +19,7 @@ ROWS = {
     "step multi_view_s14": 60.0,
     "step multi_view_b14": 60.0,
     "step multi_view_l14": 60.0,
-    "loader": 70.0,
+    "loader": 80.0,
     "embed 224": 50.0,
     "embed 518": 50.0,
     "step multi_view_s14 compiled": 90.0,
@@ -58,9 +58,13 @@ def main() -> None:
     """Measure each row in a process of its own, and write the table after each."""
     args = _parse_args()
     if args.one:
-        from .rows import run_row
+        from .rows import DoesNotFit, run_row
 
-        run_row(args.one, args.device, args.tiny, args.seconds)
+        try:
+            run_row(args.one, args.device, args.tiny, args.seconds, args.studies)
+        except DoesNotFit as error:
+            print(f"{args.one}: {error}, {error.fewer} are tried", file=sys.stderr)
+            os.execv(sys.executable, command_of(args.one, args, args.seconds, error.fewer))
         os._exit(0)  # libraries take their time to end, or hang: the figures are printed
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         print(f"missing here: {', '.join(missing)}; rows that need them fail (see benchmarks/README.md)")
@@ -81,10 +85,12 @@ def main() -> None:
 
 def measured(name: str, args: argparse.Namespace, limit: float) -> dict[str, Any]:
     """A row's figures, the last that its process printed, with the machine, and its error where it has one."""
-    command = [sys.executable, "-m", "benchmarks.gpu", "--one", name, "--seconds", str(limit)]
-    command += ["--device", args.device, *(["--tiny"] if args.tiny else [])]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command_of(name, args, limit),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     error = ""
     try:
@@ -100,6 +106,13 @@ def measured(name: str, args: argparse.Namespace, limit: float) -> dict[str, Any
         if text.startswith("{"):
             figures |= json.loads(text)
     return {"row": name, **figures, "error": error}
+
+
+def command_of(name: str, args: argparse.Namespace, seconds: float, studies: int = 0) -> list[str]:
+    """What measures one row. studies: of a step; 0: as many as fit."""
+    command = [sys.executable, "-m", "benchmarks.gpu", "--one", name, "--seconds", str(seconds)]
+    command += ["--device", args.device, "--studies", str(studies)]
+    return command + ["--tiny"] * args.tiny
 
 
 def reason(err: str) -> str:
@@ -163,6 +176,7 @@ def _parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--one", choices=ROWS, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, default=60.0, help=argparse.SUPPRESS)
+    parser.add_argument("--studies", type=int, default=0, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -49,6 +49,8 @@ class Bench:
     tiny: bool
     seconds: float
     """What a row may take; it measures for at most half of it."""
+    studies: int = 0
+    """Of a step; 0 takes as many as fit by the planner's prediction."""
 
 
 Figures = dict[str, Any]
@@ -101,8 +103,12 @@ def product(bench: Bench) -> Iterator[Figures]:
 
 
 def step_config(name: str, studies: int, bench: Bench, compiled: bool = False) -> PretrainConfig:
-    """A recipe for one worker, all studies in one micro-batch, from random weights."""
+    """A recipe for one worker, all studies in one micro-batch, from random weights.
+
+    Without stochastic depth: each block's rate would be compiled for itself, which takes minutes.
+    """
     config = recipe(name)
+    config = replace(config, backbone=replace(config.backbone, drop_path=0.0))
     optim = replace(config.optim, zero=0, precision="bfloat16", micro_batch=0, compile=compiled)
     config = replace(config, batch=studies, workers=1, optim=optim, start="")
     if not bench.tiny:
@@ -130,35 +136,42 @@ def largest_batch(config: Callable[[int], PretrainConfig], memory: int, bench: B
 
 
 def training_step(bench: Bench, name: str, compiled: bool) -> Iterator[Figures]:
-    """Studies a second, share of the peak and memory of the step that trains, on crops that stay on the device."""
+    """Studies a second, share of the peak and memory of the step that trains, on crops that stay on the device.
+
+    Raises DoesNotFit, with fewer studies to try in a new process: this one keeps much of what it has allocated.
+    """
     config = partial(step_config, name, bench=bench, compiled=compiled)
-    studies = 4 if bench.tiny else largest_batch(config, _memory(bench), bench)
+    most_studies = 4 if bench.tiny else largest_batch(config, _memory(bench), bench)
+    studies = bench.studies or most_studies
     most, source = peak(bench)
+    work = step_work(config(studies), bench.device.type)
+    note = "" if source == "data sheet" else f"; peak: {source}"
     with one_worker(bench.device):
-        while True:
-            work = step_work(config(studies), bench.device.type)
-            before = peak_memory(bench.device)
-            try:
-                for count, seconds in _timed_steps(config(studies), bench):
-                    rate = studies / seconds
-                    yield {
-                        "rate": rate,
-                        "unit": "studies/s",
-                        "ms": 1000 * seconds,
-                        "peak_share": rate * work.flops_a_study / most,
-                        "memory_gib": _used(bench, before) / GIB,
-                        "predicted_gib": predicted_bytes(work, bench) / GIB,
-                        "studies": studies,
-                        "note": f"median of {count} steps"
-                        + ("" if source == "data sheet" else f"; peak: {source}"),
-                    }
-                return
-            except torch.OutOfMemoryError:
-                if studies == 1:
-                    raise
-                studies = max(1, studies * 3 // 4 // MULTIPLE * MULTIPLE or studies // 2)
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
+        before = peak_memory(bench.device)
+        try:
+            for count, seconds in _timed_steps(config(studies), bench):
+                yield {
+                    "rate": studies / seconds,
+                    "unit": "studies/s",
+                    "ms": 1000 * seconds,
+                    "peak_share": work.flops / seconds / most,
+                    "memory_gib": _used(bench, before) / GIB,
+                    "predicted_gib": predicted_bytes(work, bench) / GIB,
+                    "studies": studies,
+                    "note": f"median of {count} steps{note}",
+                }
+        except torch.OutOfMemoryError as error:
+            if studies == 1:
+                raise
+            raise DoesNotFit(studies) from error
+
+
+class DoesNotFit(Exception):
+    """A step whose studies do not fit into the memory."""
+
+    def __init__(self, studies: int) -> None:
+        super().__init__(f"{studies} studies do not fit")
+        self.fewer = max(1, studies * 3 // 4 // MULTIPLE * MULTIPLE or studies // 2)
 
 
 def _timed_steps(config: PretrainConfig, bench: Bench) -> Iterator[tuple[int, float]]:
@@ -248,8 +261,8 @@ def _fed(step: Callable[[int, CropBatch], None], number: int, batch: CropBatch) 
 
 
 def _loaded(work: Callable[[], CropBatch], config: PretrainConfig, bench: Bench) -> float:
-    """Studies a second of repeated work, for an eighth of the row's time, after what was loaded ahead is used up."""
-    ahead, least = (1, 0.5) if bench.tiny else (4 * CORES, bench.seconds / 8)
+    """Studies a second of repeated work, for a sixteenth of the row's time, after what was loaded ahead is used up."""
+    ahead, least = (1, 0.5) if bench.tiny else (4 * CORES, bench.seconds / 16)
     until = time.perf_counter() + least
     while ahead and time.perf_counter() < until:
         work()
@@ -272,7 +285,7 @@ def embed(bench: Bench, side: int) -> Iterator[Figures]:
     from vetdino.platform.measure.prefetch import MOST_THREADS
 
     args = argparse.Namespace(
-        studies=4 if bench.tiny else 1000,
+        studies=4 if bench.tiny else 400,
         pixels=64 if bench.tiny else 512,
         network="tiny" if bench.tiny else "small",
         side=56 if bench.tiny else side,
@@ -299,7 +312,7 @@ def neighbors(bench: Bench) -> Iterator[Figures]:
     from benchmarks.knn.__main__ import vectors
     from vetdino.platform.measure.neighbors import nearest
 
-    train, test = (500, 20) if bench.tiny else (1_000_000, 10_000)
+    train, test = (500, 20) if bench.tiny else (200_000, 10_000)
     bank_ND, queries_MD = vectors(train, 384, seed=1), vectors(test, 384, seed=2)
     nearest(bank_ND[:1000], queries_MD[:10], 10, bench.device.type)
     began = time.perf_counter()
@@ -326,9 +339,9 @@ def work_of(name: str) -> Callable[[Bench], Iterator[Figures]]:
     return {"matrix product": product, "loader": loader, "neighbors": neighbors}[name]
 
 
-def run_row(name: str, device: str, tiny: bool, seconds: float) -> None:
-    """Measure a row, printing the machine and its figures so far as a line of JSON each."""
-    bench = Bench(torch.device(device), tiny, seconds)
+def run_row(name: str, device: str, tiny: bool, seconds: float, studies: int = 0) -> None:
+    """Measure a row, printing the machine and its figures so far as a line of JSON each. Raises DoesNotFit."""
+    bench = Bench(torch.device(device), tiny, seconds, studies)
     print(json.dumps({"machine": machine(bench)}), flush=True)
     torch.manual_seed(0)
     for figures in work_of(name)(bench):

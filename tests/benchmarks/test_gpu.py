@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu import __main__ as module
 from benchmarks.gpu.__main__ import ROWS, line, main, reason, write
-from benchmarks.gpu.rows import Bench, known_gpu, largest_batch, step_config, work_of
+from benchmarks.gpu.rows import Bench, DoesNotFit, known_gpu, largest_batch, step_config, work_of
 from vetdino.pretrain.planning.hardware import GIB
 
 TINY = Bench(torch.device("cpu"), tiny=True, seconds=1.0)
@@ -53,9 +53,31 @@ def test_the_largest_batch_grows_with_the_memory_up_to_the_recipes():
     def config(studies: int):
         return step_config("multi_view_s14", studies, TINY)
 
-    few, more, most = (largest_batch(config, size, TINY) for size in (2**20, 2**24, 2**40))
-    assert 1 <= few < more < most == 256
-    assert more % 8 == 0
+    some, most = (largest_batch(config, size, TINY) for size in (2**24, 2**40))
+    assert 1 <= some < most == 256
+    assert some % 8 == 0
+
+
+def test_a_step_that_does_not_fit_is_tried_with_fewer_studies_in_a_new_process(monkeypatch, capsys):
+    commands = []
+
+    def full(*arguments: object) -> None:
+        raise DoesNotFit(48)
+
+    def replaced(program: str, command: list[str]) -> None:
+        commands.append(command)
+        raise SystemExit
+
+    monkeypatch.setattr("benchmarks.gpu.rows.run_row", full)
+    monkeypatch.setattr(module.os, "execv", replaced)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--one", "step multi_view_l14", "--seconds", "60"])
+    with pytest.raises(SystemExit):
+        main()
+    [command] = commands
+    assert command[command.index("--one") + 1] == "step multi_view_l14"
+    assert command[command.index("--studies") + 1] == "32"
+    assert "48 studies do not fit, 32 are tried" in capsys.readouterr().err
+    assert [DoesNotFit(studies).fewer for studies in (8, 5, 2)] == [4, 2, 1]
 
 
 @pytest.mark.slow
