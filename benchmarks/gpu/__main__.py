@@ -50,7 +50,7 @@ SPARE = 5.0
 LEAST = 10.0
 """Seconds below which a row is not begun."""
 
-NEEDED = ("torch", "timm", "cv2", "deepspeed", "pyarrow", "pydantic", "fsspec", "safetensors")
+NEEDED = ("torch", "timm", "cv2", "deepspeed", "faiss", "pyarrow", "pydantic", "fsspec", "safetensors")
 """Modules without which rows fail."""
 
 
@@ -58,11 +58,11 @@ def main() -> None:
     """Measure each row in a process of its own, and write the table after each."""
     args = _parse_args()
     if args.one:
-        from .rows import DoesNotFit, run_row
+        from .rows import TooManyStudiesError, run_row
 
         try:
             run_row(args.one, args.device, args.tiny, args.seconds, args.studies)
-        except DoesNotFit as error:
+        except TooManyStudiesError as error:
             print(f"{args.one}: {error}, {error.fewer} are tried", file=sys.stderr)
             os.execv(sys.executable, command_of(args.one, args, args.seconds, error.fewer))
         os._exit(0)  # libraries take their time to end, or hang: the figures are printed

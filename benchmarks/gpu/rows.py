@@ -138,7 +138,7 @@ def largest_batch(config: Callable[[int], PretrainConfig], memory: int, bench: B
 def training_step(bench: Bench, name: str, compiled: bool) -> Iterator[Figures]:
     """Studies a second, share of the peak and memory of the step that trains, on crops that stay on the device.
 
-    Raises DoesNotFit, with fewer studies to try in a new process: this one keeps much of what it has allocated.
+    Raises TooManyStudiesError, with fewer to try in a new process: this one keeps much of what it has allocated.
     """
     config = partial(step_config, name, bench=bench, compiled=compiled)
     most_studies = 4 if bench.tiny else largest_batch(config, _memory(bench), bench)
@@ -163,10 +163,10 @@ def training_step(bench: Bench, name: str, compiled: bool) -> Iterator[Figures]:
         except torch.OutOfMemoryError as error:
             if studies == 1:
                 raise
-            raise DoesNotFit(studies) from error
+            raise TooManyStudiesError(studies) from error
 
 
-class DoesNotFit(Exception):
+class TooManyStudiesError(Exception):
     """A step whose studies do not fit into the memory."""
 
     def __init__(self, studies: int) -> None:
@@ -242,7 +242,7 @@ def loader(bench: Bench) -> Iterator[Figures]:
         cut = lambda: crops_on_device(bench.device, next(batches), config.crops)
         alone = _loaded(cut, config, bench)
         figures = {"unit": "studies/s", "studies": config.batch}
-        about = f"{processes} processes, two of 2 views of {side} px, cut on the device"
+        about = f"loader processes: {processes}, views of {side} px, cut on the device"
         yield figures | {"rate": alone, "note": f"without a step; {about}"}
         step, numbers = engine_step(config, 2**20, bench.device), itertools.count()
         stays = random_batch(config).to(bench.device)
@@ -340,7 +340,7 @@ def work_of(name: str) -> Callable[[Bench], Iterator[Figures]]:
 
 
 def run_row(name: str, device: str, tiny: bool, seconds: float, studies: int = 0) -> None:
-    """Measure a row, printing the machine and its figures so far as a line of JSON each. Raises DoesNotFit."""
+    """Measure a row, printing the machine and its figures so far as a line of JSON each. Raises TooManyStudiesError."""
     bench = Bench(torch.device(device), tiny, seconds, studies)
     print(json.dumps({"machine": machine(bench)}), flush=True)
     torch.manual_seed(0)

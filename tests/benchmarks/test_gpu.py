@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.gpu import __main__ as module
 from benchmarks.gpu.__main__ import ROWS, line, main, reason, write
-from benchmarks.gpu.rows import Bench, DoesNotFit, known_gpu, largest_batch, step_config, work_of
+from benchmarks.gpu.rows import Bench, TooManyStudiesError, known_gpu, largest_batch, step_config, work_of
 from vetdino.pretrain.planning.hardware import GIB
 
 TINY = Bench(torch.device("cpu"), tiny=True, seconds=1.0)
@@ -62,7 +62,7 @@ def test_a_step_that_does_not_fit_is_tried_with_fewer_studies_in_a_new_process(m
     commands = []
 
     def full(*arguments: object) -> None:
-        raise DoesNotFit(48)
+        raise TooManyStudiesError(48)
 
     def replaced(program: str, command: list[str]) -> None:
         commands.append(command)
@@ -77,7 +77,7 @@ def test_a_step_that_does_not_fit_is_tried_with_fewer_studies_in_a_new_process(m
     assert command[command.index("--one") + 1] == "step multi_view_l14"
     assert command[command.index("--studies") + 1] == "32"
     assert "48 studies do not fit, 32 are tried" in capsys.readouterr().err
-    assert [DoesNotFit(studies).fewer for studies in (8, 5, 2)] == [4, 2, 1]
+    assert [TooManyStudiesError(studies).fewer for studies in (8, 5, 2)] == [4, 2, 1]
 
 
 @pytest.mark.slow
