@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ...platform.core.errors import ConfigError, TrainingError
 from ...platform.core.extras import require_extra
@@ -25,7 +25,7 @@ from .urls import url_facts
 
 
 def _port(config: type[Any]) -> int:
-    return next(field.default for field in fields(config) if field.name == "port")
+    return cast(int, next(field.default for field in fields(config) if field.name == "port"))
 
 
 PORTS = {

@@ -89,7 +89,7 @@ def _host() -> dict[str, Any]:
 
 
 def _packages() -> dict[str, Any]:
-    installed = {}
+    installed: dict[str, str] = {}
     for distribution in metadata.distributions():
         name = distribution.metadata["Name"]
         if name:  # a folder that an interrupted pip left has none
