@@ -72,6 +72,7 @@ COMMANDS = {
         "run the same command with --resume to continue",
     ),
     "plan": Entry("plan:PlanTraining", "RECIPE", "memory, time, network, disk and cost of a training"),
+    "doctor": Entry("doctor:Doctor", "", "is this machine, or a cluster, ready? what mends it"),
     "replay": Entry("replay:Replay", "RUN", "run a step with a non-finite loss again"),
     "embed": Entry("embed:Embed", "BACKBONE SHARDS OUT", "backbone, shards -> features (Parquet)", CONTINUE),
     "index build": Entry("index.commands:IndexBuild", "FEATURES OUT", "features -> a gallery"),

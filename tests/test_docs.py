@@ -39,6 +39,8 @@ def test_the_examples_in_docstrings_come_out_as_printed(name):
 
 
 FLAGS_OF_OTHERS = {
+    "--micro",
+    "--stages",
     "--working-dir",
     "--backend-store-uri",
     "--extra",

@@ -62,7 +62,7 @@ def compare(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     config = BackboneConfig(
         name=f"vit_{args.network}_patch16_224",
         side=args.side,
-        patch=16,
+        patch=args.patch,
         width={"tiny": 192, "small": 384, "base": 768}[args.network],
         depth=12,
         heads={"tiny": 3, "small": 6, "base": 12}[args.network],
@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--pixels", type=int, default=512, help="side of a stored view")
     parser.add_argument("--network", choices=("tiny", "small", "base"), default="small")
     parser.add_argument("--side", type=int, default=224, help="side of the network's image")
+    parser.add_argument("--patch", type=int, default=16, help="side of a patch in pixels")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--shard-mb", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3, help="timed rounds, after one warm-up round")

@@ -20,13 +20,11 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from benchmarks.plan.__main__ import MIB, random_batch, train_step
+from benchmarks.plan.__main__ import MIB
+from benchmarks.plan.engine import engine_step, random_batch
 from benchmarks.step.measure import peak_memory
-from vetdino.platform.models.backbone import random_backbone
 from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.distillation.deepspeed_adapter import prepare_deepspeed
-from vetdino.pretrain.distillation.distiller import Distiller
-from vetdino.pretrain.distillation.engine import Engine
 from vetdino.pretrain.planning.config import PlanConfig
 from vetdino.pretrain.planning.plan import training_plan
 from vetdino.pretrain.recipes import recipe
@@ -100,15 +98,14 @@ def measured(config: PretrainConfig, rank: int, store: str) -> dict[str, float]:
     dist.init_process_group("gloo", store=dist.FileStore(store, WORKERS), rank=rank, world_size=WORKERS)
     torch.manual_seed(0)
     before = peak_memory(CPU)
-    distiller = Distiller(random_backbone(config.backbone, 0), config.distill)
-    engine = Engine(
-        distiller.student, config.optim, batch=config.batch, world=WORKERS, steps=STEPS, device=CPU
+    step, batch = (
+        engine_step(config, STEPS, CPU),
+        random_batch(replace(config, batch=config.batch // WORKERS)),
     )
-    batch = random_batch(replace(config, batch=config.batch // WORKERS))
-    for step in range(STEPS):
+    for number in range(STEPS):
         dist.barrier()
         sent = _sent()
-        train_step(distiller, engine, batch, step)
+        step(number, batch)
         dist.barrier()
     found = {"sent_mb": (_sent() - sent) / WORKERS / 1e6, "memory_mib": (peak_memory(CPU) - before) / MIB}
     dist.barrier()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +13,11 @@ from statistics import median
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
+from benchmarks.plan.engine import engine_step, one_worker, random_batch
 from benchmarks.step.measure import peak_memory
-from vetdino.platform.models.backbone import random_backbone
-from vetdino.pretrain.batches.batch import CropBatch
 from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.distillation.config import HeadConfig
-from vetdino.pretrain.distillation.distiller import Distiller
-from vetdino.pretrain.distillation.engine import Engine
 from vetdino.pretrain.planning.config import PlanConfig
 from vetdino.pretrain.planning.hardware import this_machine
 from vetdino.pretrain.planning.plan import training_plan
@@ -93,9 +87,7 @@ def compared(case: str, steps: int) -> dict[str, Any]:
 def measured(config: PretrainConfig, steps: int) -> dict[str, float]:
     """Memory above that before the network, and median processor seconds of a step, of the engine that trains."""
     torch.manual_seed(0)
-    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it
-    with tempfile.TemporaryDirectory() as folder:
-        dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=0, world_size=1)
+    with one_worker(CPU):
         peak = this_machine(1).peak(config.optim.precision)
         # What libraries take for themselves when they are first used is not the training's.
         optim = replace(config.optim, micro_batch=0)
@@ -108,49 +100,17 @@ def measured(config: PretrainConfig, steps: int) -> dict[str, float]:
         before = peak_memory(CPU)
         seconds = _steps(config, steps)
         memory = (peak_memory(CPU) - before) / MIB
-        dist.destroy_process_group()
     return {"memory_mib": memory, "seconds": median(seconds[1:] or seconds), "peak": peak or 0.0}
 
 
 def _steps(config: PretrainConfig, steps: int) -> list[float]:
     """Processor seconds of each step."""
-    distiller = Distiller(random_backbone(config.backbone, 0), config.distill)
-    engine = Engine(distiller.student, config.optim, batch=config.batch, world=1, steps=steps, device=CPU)
-    batch = random_batch(config)
-    return [train_step(distiller, engine, batch, step) for step in range(steps)]
-
-
-def random_batch(config: PretrainConfig) -> CropBatch:
-    """Random gray crops; as many patches are hidden as on average."""
-    crops, masks, studies = config.crops, config.distill.masks, config.batch
-    generator = torch.Generator().manual_seed(0)
-
-    def gray(count: int, side: int) -> torch.Tensor:
-        shape = (count, studies, 1, side, side)
-        return torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-
-    patches = (crops.global_side // config.patch_side) ** 2
-    hidden = torch.rand(crops.globals_per_view, studies, patches, generator=generator)
-    return CropBatch(
-        gray(2 * crops.globals_per_view, crops.global_side),
-        gray(2 * crops.locals_per_view, crops.local_side),
-        hidden < masks.probability * sum(masks.ratio) / 2,
-        tuple(map(str, range(studies))),
-        (True,) * studies,
-    )
-
-
-def train_step(distiller: Distiller, engine: Engine, batch: CropBatch, step: int) -> float:
-    """One step as `loop.train` makes it; its processor seconds."""
-    began = time.process_time()
-    engine.schedule(step)
-    with engine.autocast():
-        micro_batches = batch.split(engine.micro_batches)
-        targets = distiller.make_targets(micro_batches, 0.05, [0] * len(micro_batches))
-        for micro_batch, wanted in zip(micro_batches, targets, strict=True):
-            engine.backward(distiller.losses(engine.model, micro_batch, wanted).total)
-    distiller.update_teacher(0.99, engine.step(), engine.full_parameters())
-    return time.process_time() - began
+    step, batch, seconds = engine_step(config, steps, CPU), random_batch(config), []
+    for number in range(steps):
+        began = time.process_time()
+        step(number, batch)
+        seconds.append(time.process_time() - began)
+    return seconds
 
 
 if __name__ == "__main__":

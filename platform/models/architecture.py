@@ -75,7 +75,7 @@ def _create(config: BackboneConfig) -> VisionTransformer:
         if "reg_tokens" in overrides:
             overrides["num_reg_tokens"] = overrides.pop("reg_tokens")
         return create_rotary(config, overrides)
-    return timm.create_model(
+    network: Any = timm.create_model(
         config.name,
         pretrained=False,
         in_chans=1,
@@ -85,6 +85,7 @@ def _create(config: BackboneConfig) -> VisionTransformer:
         drop_path_rate=config.drop_path,
         **timm_overrides(config),
     )
+    return network
 
 
 def is_rotary(name: str) -> bool:

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -157,7 +158,7 @@ def timm_patch(name: str) -> int | None:
 
     check_name(name)
     with torch.device("meta"):
-        model = timm.create_model(name, num_classes=0)
+        model: Any = timm.create_model(name, num_classes=0)
     if not isinstance(model, VisionTransformer) and not is_dinov3(model):
         return None
     return model.patch_embed.patch_size[0]

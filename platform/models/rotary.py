@@ -72,8 +72,9 @@ class RotaryTransformer(VisionTransformer):
 
     def rotation(self, grid: tuple[int, int], rule: Resampling) -> Tensor:
         """What each block takes beside the tokens of a grid: (2, L, E)."""
-        size = self.blocks[0].attn.head_dim
-        return rotation_of_grid(grid, self.num_prefix_tokens, int(size), rule, self.cls_token.device)
+        first: Any = self.blocks[0]  # timm's, whose attributes are not typed
+        device = next(self.parameters()).device
+        return rotation_of_grid(grid, self.num_prefix_tokens, first.attn.head_dim, rule, device)
 
 
 def create_rotary(config: BackboneConfig, overrides: dict[str, Any]) -> RotaryTransformer:
@@ -83,7 +84,7 @@ def create_rotary(config: BackboneConfig, overrides: dict[str, Any]) -> RotaryTr
     TypeError and AssertionError of timm for settings that cannot be.
     """
     with torch.device("meta"):
-        eva = timm.create_model(config.name, num_classes=0, img_size=config.side, **overrides)
+        eva: Any = timm.create_model(config.name, num_classes=0, img_size=config.side, **overrides)
     if not is_dinov3(eva):
         raise ConfigError(f"backbone.name {config.name!r} is no plain Vision Transformer; choose a vit_…")
     block: Any = eva.blocks[0]
@@ -116,7 +117,7 @@ def create_rotary(config: BackboneConfig, overrides: dict[str, Any]) -> RotaryTr
     )
 
 
-def is_dinov3(eva: nn.Module) -> bool:
+def is_dinov3(eva: Any) -> bool:
     """Whether a network of timm computes what `create_rotary` builds."""
     rope, block = getattr(eva, "rope", None), eva.blocks[0] if isinstance(eva, Eva) else None
     return (

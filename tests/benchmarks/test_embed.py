@@ -14,6 +14,7 @@ def test_both_embed_every_image(tmp_path):
         pixels=64,
         network="tiny",
         side=32,
+        patch=16,
         batch=4,
         shard_mb=1,
         rounds=1,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.plan.__main__ import case_config, random_batch
+from benchmarks.plan.__main__ import case_config
+from benchmarks.plan.engine import random_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -279,8 +279,9 @@ ARGUMENTS = {
 WRITING = [
     name
     for name, entry in cli.COMMANDS.items()
-    # A training locks its folder itself, see tests/pretrain/test_job.py; a plan writes nothing.
-    if name not in ("pretrain", "distill", "plan") and "out" in {field.name for field in fields(entry.load())}
+    # A training locks its folder itself, see tests/pretrain/test_job.py; a plan and the doctor write nothing.
+    if name not in ("pretrain", "distill", "plan", "doctor")
+    and "out" in {field.name for field in fields(entry.load())}
 ]
 
 

@@ -140,10 +140,11 @@ def _find_by_consensus(
     """The agreement of patches is interpolated to pixels before it is compared with its threshold."""
     blocks = range(len(encoded[0].block_descriptors))
     descriptors = ([one.described(config.log_binning, block) for one in encoded] for block in blocks)
-    kind = config.cosegment.saliency
+    wanted = config.cosegment.saliency
+    kinds = AUTO if wanted is None or wanted == "auto" else (wanted,)
     saliency = {
-        kind: list(zip(*(_saliency(one, kind, config.cosegment) for one in encoded), strict=True))
-        for kind in (AUTO if kind in (None, "auto") else (kind,))
+        str(kind): list(zip(*(_saliency(one, kind, config.cosegment) for one in encoded), strict=True))
+        for kind in kinds
     }
     found = consensus(descriptors, saliency, config.cosegment, names)
     enlarged = [

@@ -1,0 +1,1 @@
+"""`python -m benchmarks.gpu`: every figure that needs a GPU, in one command of eight minutes."""
