@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import shlex
 import sys
 import tempfile
 import time
@@ -107,19 +106,15 @@ class Submit(Command):
 
     def _submitted(self, client: JobSubmissionClient) -> str:
         """Upload vetdino and start the job; its name."""
-        from ..jobs.client import reported
+        from ..jobs.client import start_job
         from ..jobs.package import write_package
 
         variables = {name: os.environ[name] for name in PASSED_ALONG if os.environ.get(name)}
         if variables:
             print(f"the job gets from here: {', '.join(variables)}", file=sys.stderr, flush=True)
         variables["RAY_JOB_STOP_WAIT_TIME_S"] = str(STOP_WAIT_S)
-        with tempfile.TemporaryDirectory(prefix="vetdino-") as folder, reported(client.get_address()):
-            package = write_package(Path(folder) / "vetdino.zip")
-            return client.submit_job(
-                entrypoint=shlex.join(["python", "-m", "vetdino", *self.command]),
-                runtime_env={"working_dir": str(package), "env_vars": variables},
-            )
+        with tempfile.TemporaryDirectory(prefix="vetdino-") as folder:
+            return start_job(client, self.command, write_package(Path(folder) / "vetdino.zip"), variables)
 
 
 def check_for_job(config: Any) -> None:

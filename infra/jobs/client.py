@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import shlex
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +29,8 @@ RAY_CLIENT_PORT = 10001
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 WAIT_S = 15.0
 """Seconds that a cluster may take to answer the first request."""
+START_S = 60.0
+"""Seconds that a cluster may need after its start until it takes jobs."""
 
 
 def cluster_address(setting: str | None) -> str:
@@ -70,7 +75,35 @@ def job_client(setting: str | None) -> JobSubmissionClient:
     with reported(address):
         from ray.job_submission import JobSubmissionClient
 
+        for name in ("dashboard_sdk", "job.sdk"):  # they tell of each upload and each connection that ends
+            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
         return JobSubmissionClient(address)
+
+
+def start_job(
+    client: JobSubmissionClient, command: Sequence[str], package: Path, variables: dict[str, str]
+) -> str:
+    """Upload the package and run `vetdino COMMAND` from it; the job's name. Raises ClusterError.
+
+    variables: the job's environment, beside that of its node.
+    """
+    deadline = time.monotonic() + START_S
+    with reported(client.get_address()):
+        while True:
+            try:
+                return client.submit_job(
+                    entrypoint=shlex.join(["python", "-m", "vetdino", *command]),
+                    runtime_env={"working_dir": str(package), "env_vars": variables},
+                )
+            except RuntimeError as error:  # so answers a head that has just been started
+                if "No available agent" not in str(error):
+                    raise
+                if time.monotonic() > deadline:
+                    raise ClusterError(
+                        f"no node of the Ray at {shown_address(client.get_address())} takes jobs; is its agent running "
+                        "(dashboard_agent.log on the head)?"
+                    ) from None
+            time.sleep(1)
 
 
 @contextmanager
