@@ -142,7 +142,7 @@ class RelayedProgress:
             self._bar.start()
         notes = {key: value for key, value in record.items() if key not in FIELDS}
         task = self._bar.task_ids[0]
-        self._bar.update(task, total=total, completed=record["done"], notes=_notes_text(notes))
+        self._bar.update(task, total=total, completed=record["done"], notes=_notes_text(notes), refresh=True)
         if record.get("finished"):
             self.close()
         return True

@@ -172,8 +172,8 @@ def ray_is_running() -> bool:
 
 
 def start_ray() -> None:
-    """Start Ray on this machine, or connect to the one at RAY_ADDRESS. Raises TrainingError where that fails, ConfigError
-    where RAY_ADDRESS is one that takes jobs only."""
+    """Start Ray on this machine, or connect to the one at RAY_ADDRESS. Raises TrainingError where that fails,
+    ConfigError where RAY_ADDRESS is one that takes jobs only."""
     import ray
 
     if (address := os.environ.get("RAY_ADDRESS", "")).startswith(("http://", "https://")):

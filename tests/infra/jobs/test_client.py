@@ -29,7 +29,7 @@ def answering(status: int) -> Iterator[tuple[str, list[str]]]:
     seen: list[str] = []
 
     class Head(BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             seen.append(self.headers.get("Authorization", ""))
             self.send_response(status)
             self.end_headers()
