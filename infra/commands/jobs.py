@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from urllib.parse import urlsplit
 
 from tyro.conf import Positional, arg
 
-from ...platform.core.config import flag_of
 from ...platform.core.errors import ClusterError, ConfigError
 from ...platform.core.location import Location
 from .arguments import Command
@@ -109,12 +109,28 @@ class Submit(Command):
         from ..jobs.client import start_job
         from ..jobs.package import write_package
 
-        variables = {name: os.environ[name] for name in PASSED_ALONG if os.environ.get(name)}
-        if variables:
-            print(f"the job gets from here: {', '.join(variables)}", file=sys.stderr, flush=True)
+        variables = _variables()
         variables["RAY_JOB_STOP_WAIT_TIME_S"] = str(STOP_WAIT_S)
         with tempfile.TemporaryDirectory(prefix="vetdino-") as folder:
             return start_job(client, self.command, write_package(Path(folder) / "vetdino.zip"), variables)
+
+
+def _variables() -> dict[str, str]:
+    """The variables of here that the job gets; which, and which not, is printed. Raises ConfigError where one holds a
+    password."""
+    given = {name: os.environ[name] for name in PASSED_ALONG if os.environ.get(name)}
+    tracking = urlsplit(given.get("MLFLOW_TRACKING_URI", ""))
+    if tracking.password:
+        raise ConfigError(
+            "MLFLOW_TRACKING_URI holds a password, which Ray's pages would show; leave it out and set "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD on the nodes"
+        )
+    if tracking.geturl() and tracking.scheme not in ("http", "https"):
+        del given["MLFLOW_TRACKING_URI"]
+        print("MLFLOW_TRACKING_URI is no server's: the job does not get it", file=sys.stderr, flush=True)
+    if given:
+        print(f"the job gets from here: {', '.join(given)}", file=sys.stderr, flush=True)
+    return given
 
 
 def check_for_job(config: Any) -> None:
@@ -128,9 +144,8 @@ def check_for_job(config: Any) -> None:
         else:
             relative = _is_relative_file(name, value)
         if relative:
-            flag = flag_of(name)
             raise ConfigError(
-                f"{flag} {value} is relative, and a job runs in another folder on another machine; give an absolute "
+                f"{name} {value} is relative, and a job runs in another folder on another machine; give an absolute "
                 "path on a disk that all nodes share, or a URL"
             )
 

@@ -12,14 +12,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from vetdino.infra import cli
-from vetdino.infra.commands.jobs import OWN_FLAGS
+from vetdino.infra.commands.jobs import OWN_FLAGS, _variables
 from vetdino.infra.jobs.package import package_files
+from vetdino.platform.core.errors import ConfigError
 
 ROOT = Path(__file__).parents[3]
 PATIENCE = 240
@@ -46,11 +48,11 @@ PATIENCE = 240
             "batch 7",
         ),
         (["--adress", "http://head:8265", "verify", "/shards"], 2, "'--address'"),
-        (["pretrain", "small", "--shards", "shards", "--out", "/o"], 1, "--shards shards is relative"),
-        (["pretrain", "small", "--shards", "s3://b/s", "--out", "runs/one"], 1, "--out runs/one is relative"),
-        (["ingest", "/archive", "/out", "--secret", "key"], 1, "--secret key is relative"),
-        (["evaluate", "/backbone", "/shards"], 1, "--out runs/evaluate is relative"),  # the default
-        (["embed", "here#depth=10", "/shards", "/out"], 1, "--backbone here#depth=10 is relative"),
+        (["pretrain", "small", "--shards", "shards", "--out", "/o"], 1, "shards shards is relative"),
+        (["pretrain", "small", "--shards", "s3://b/s", "--out", "runs/one"], 1, "out runs/one is relative"),
+        (["ingest", "/archive", "/out", "--secret", "key"], 1, "secret key is relative"),
+        (["evaluate", "/backbone", "/shards"], 1, "out runs/evaluate is relative"),  # the default
+        (["embed", "here#depth=10", "/shards", "/out"], 1, "backbone here#depth=10 is relative"),
     ],
 )
 def test_what_no_job_can_do_is_refused_here(words, code, fact, capsys, monkeypatch, tmp_path):
@@ -93,6 +95,34 @@ def test_no_command_of_a_job_has_a_setting_that_submit_takes():
         assert not names & {flag.lstrip("-") for flag in OWN_FLAGS}, name
 
 
+@pytest.mark.parametrize(
+    ("uri", "passed", "said"),
+    [
+        ("", {}, ""),
+        (
+            "http://mlflow:5000",
+            {"MLFLOW_TRACKING_URI": "http://mlflow:5000"},
+            "gets from here: MLFLOW_TRACKING_URI",
+        ),
+        ("sqlite:///mlflow.db", {}, "the job does not get it"),
+        ("runs/mlflow", {}, "the job does not get it"),
+    ],
+)
+def test_of_the_variables_here_a_job_gets_the_tracking_servers(uri, passed, said, capsys, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert _variables() == passed
+    assert said in capsys.readouterr().err
+
+
+def test_a_tracking_server_with_a_password_is_refused(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:hush@mlflow:5000")
+    with pytest.raises(ConfigError, match="holds a password") as refused:
+        _variables()
+    assert "hush" not in str(refused.value)
+
+
 # A real Ray -------------------------------------------------------------------------------------------------
 
 BLOCKER = """
@@ -116,7 +146,6 @@ def cluster() -> Iterator[dict[str, str]]:
     temp = Path(tempfile.mkdtemp(prefix="r"))  # short, for there are sockets in it
     (temp / "blocker").mkdir()
     (temp / "blocker" / "sitecustomize.py").write_text(BLOCKER)
-    port, dashboard, agent, client = free_ports(4)
     access = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16)}
     python = Path(sys.executable).parent
     environment = (
@@ -132,33 +161,50 @@ def cluster() -> Iterator[dict[str, str]]:
     probe = [sys.executable, "-c", "import vetdino"]
     known = subprocess.run(probe, cwd=temp, env=environment, capture_output=True, text=True, timeout=60)
     assert "No module named 'vetdino'" in known.stderr
-    command = [str(python / "ray"), "start", "--head", "--block", "--disable-usage-stats", "--num-cpus", "2"]
-    command += ["--num-gpus", "0", "--object-store-memory", "80000000", "--node-ip-address", "127.0.0.1"]
-    command += ["--port", port, "--dashboard-port", dashboard, "--dashboard-agent-listen-port", agent]
-    command += ["--ray-client-server-port", client, "--temp-dir", str(temp / "head")]
-    with open(temp / "log", "w+") as log:
-        options = {"cwd": temp, "env": environment, "start_new_session": True, "stdout": log, "stderr": log}
-        head = subprocess.Popen(command, **options)
+    head, address = started_head(temp, environment)
+    try:
+        yield {"RAY_ADDRESS": address, "RAY_AUTH_TOKEN": access["RAY_AUTH_TOKEN"], "HOME": str(temp)}
+    finally:
+        os.killpg(head.pid, signal.SIGTERM)
         try:
-            deadline = time.monotonic() + PATIENCE
-            with socket.socket() as knock:
-                while knock.connect_ex(("127.0.0.1", int(dashboard))):
-                    assert head.poll() is None, (temp / "log").read_text()
-                    assert time.monotonic() < deadline, "Ray did not start"
-                    time.sleep(0.5)
-            yield {
-                "RAY_ADDRESS": f"http://127.0.0.1:{dashboard}",
-                "RAY_AUTH_TOKEN": access["RAY_AUTH_TOKEN"],
-                "HOME": str(temp),
-            }
-        finally:
-            os.killpg(head.pid, signal.SIGTERM)
-            try:
-                head.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(head.pid, signal.SIGKILL)
-                head.wait()
-            shutil.rmtree(temp, ignore_errors=True)
+            head.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(head.pid, signal.SIGKILL)
+            head.wait()
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+def started_head(temp: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
+    """The head of a Ray, and the address that takes jobs. One of its processes waits 30 s for another and then ends all
+    of them, so that on a machine which is very busy it is started again."""
+    log = temp / "log"
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        port, dashboard, agent, client = free_ports(4)
+        command = [
+            str(Path(sys.executable).parent / "ray"),
+            "start",
+            "--head",
+            "--block",
+            "--disable-usage-stats",
+        ]
+        command += ["--num-cpus", "2", "--num-gpus", "0", "--object-store-memory", "80000000"]
+        command += ["--node-ip-address", "127.0.0.1", "--port", port, "--dashboard-port", dashboard]
+        command += ["--dashboard-agent-listen-port", agent, "--ray-client-server-port", client]
+        with log.open("w") as output:
+            head = subprocess.Popen(
+                [*command, "--temp-dir", str(temp / "head")],
+                **{"cwd": temp, "env": environment, "start_new_session": True},
+                **{"stdout": output, "stderr": output},
+            )
+        while head.poll() is None and "will now block forever" not in log.read_text():
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.5)
+        with suppress(subprocess.TimeoutExpired):  # it looks after its processes once a second
+            head.wait(3)
+        if head.poll() is None:
+            return head, f"http://127.0.0.1:{dashboard}"
+        assert time.monotonic() < deadline, log.read_text()
 
 
 @pytest.fixture
