@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 import time
@@ -61,7 +62,27 @@ class LogPrinter:
             return
         self._printed = self._read
         if not self._progress.show(line):
-            print(line, file=sys.stderr if line.startswith("vetdino: ") else sys.stdout, flush=True)
+            text = _sentence(line)
+            print(text or line, file=sys.stderr if text else sys.stdout, flush=True)
+
+
+def _sentence(line: str) -> str:
+    """What a command says on stderr besides its progress, as it would here; "" for a line of its results.
+
+    Away from a terminal, as in a job, that is an object with `time`, `level` and `message`, or an error's plain line.
+    """
+    if line.startswith("vetdino: "):
+        return line
+    try:
+        record = json.loads(line) if line.startswith('{"time": ') else None
+    except ValueError:
+        return ""
+    if not isinstance(record, dict) or not {"level", "message"} <= record.keys():
+        return ""
+    if not sys.stderr.isatty():
+        return line
+    level = "" if record["level"] == "info" else f"{record['level']}: "
+    return f"vetdino: {level}{record['message']}"
 
 
 def follow(client: JobSubmissionClient, job: str) -> int:

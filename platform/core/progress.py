@@ -19,7 +19,10 @@ T = TypeVar("T")
 LINE_EVERY = 5.0
 """Seconds between two lines of JSON."""
 
-FIELDS = ("progress", "done", "total", "unit", "per_second", "seconds", "seconds_left", "finished")
+FIELDS = (
+    *("progress", "done", "total", "unit", "per_second", "seconds", "seconds_left", "finished"),
+    *("time", "level", "verb", "run", "ray_job"),
+)
 """Keys of a line of JSON that are no notes."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
@@ -44,6 +45,22 @@ def test_a_log_read_again_goes_on_where_it_broke_off(printer, capsys):
     printer.feed("a\nb\nc\nd\n")
     printer.finish()
     assert capsys.readouterr().out == "a\nb\nc\nd\n"
+
+
+SAID = json.dumps({"time": "2026-11-28T23:00:00.000Z", "level": "warning", "message": "MLflow is away"})
+
+
+@pytest.mark.parametrize(
+    ("terminal", "shown"),
+    [(False, SAID), (True, "vetdino: warning: MLflow is away")],
+    ids=["pipe", "terminal"],
+)
+def test_a_warning_is_a_sentence_on_a_terminal(terminal, shown, printer, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    printer.feed(f'{SAID}\n{{"time": 1}}\n{{"time": \n')
+    printed = capsys.readouterr()
+    assert printed.err == f"{shown}\n"
+    assert printed.out == '{"time": 1}\n{"time": \n'
 
 
 def details(status: str, code: int | None = None, message: str | None = None):

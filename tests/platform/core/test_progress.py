@@ -87,7 +87,14 @@ def test_a_wide_table_is_not_folded_in_a_pipe(capsys):
     assert capsys.readouterr().out.splitlines() == [" ".join(["word"] * 60)]
 
 
-LINE = {"progress": "pretrain", "done": 2, "total": 9, "unit": "steps", "finished": False}
+LINE = {
+    "progress": "pretrain",
+    "done": 2,
+    "total": 9,
+    "unit": "steps",
+    "finished": False,
+    "ray_job": "raysubmit_1",
+}
 
 
 @pytest.mark.parametrize("line", ["", "{", '{"progress": 3', '{"progress": "x"}', '{"step": 1}', "progress"])
@@ -118,6 +125,7 @@ def test_progress_from_elsewhere_is_a_bar_on_a_terminal(capsys, monkeypatch):
     assert "2/9" in printed.err
     assert "loss 0.5" in printed.err
     assert "{" not in printed.err
+    assert "raysubmit_1" not in printed.err
     assert printed.out == "a result\n"
 
 
