@@ -195,11 +195,12 @@ def _parsed(name: str, arguments: Sequence[str]) -> Command:
     return cli_config(start, rest, f"vetdino {name} {more}".strip())
 
 
-def _check_for_job(words: Sequence[str]) -> None:
-    """Raises as `_parsed` where the command that these words are cannot run as a job."""
-    from .commands.jobs import check_for_job
+def _check_for_job(submit: Command) -> None:
+    """Raises as `_parsed` where the command that shall be submitted cannot run as a job."""
+    from .commands.jobs import Submit, check_for_job
 
-    group, name, rest = _split(words)
+    assert isinstance(submit, Submit)
+    group, name, rest = _split(submit.command)
     if not name:
         raise ConfigError("give the command that shall run: vetdino submit pretrain …")
     if name not in COMMANDS:
@@ -245,7 +246,7 @@ def _run(name: str, arguments: list[str]) -> int:
             return 0
         command = _parsed(name, arguments)
         if name == "submit":
-            _check_for_job(command.command)
+            _check_for_job(command)
         with _stopped_by_sigterm(), command.prepared(f"vetdino {name}") as local:
             written = local.run()
         if written is not None:
