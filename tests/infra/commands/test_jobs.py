@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -179,39 +178,40 @@ def end(head: subprocess.Popen[bytes]) -> None:
         head.wait()
 
 
+HEAD = """
+import functools, signal, sys
+import ray
+from ray._private import parameter
+port, agent = map(int, sys.argv[1:3])
+parameter.RayParams = functools.partial(parameter.RayParams, dashboard_agent_listen_port=agent)
+ray.init(
+    num_cpus=2, num_gpus=0, object_store_memory=80_000_000, log_to_driver=False, _temp_dir=sys.argv[3],
+    include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=port,
+)
+print("ready", flush=True)
+signal.pause()
+"""
+"""A head without the server of `ray://`, which ends `ray start --block` where a busy machine lets it wait for 30 s. The
+agent's port, which `ray.init` has no setting for, must not be that of another Ray on this machine."""
+
+
 def started_head(temp: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
-    """The head of a Ray, and the address that takes jobs. One of its processes waits 30 s for another and then ends all
-    of them, so that on a machine which is very busy it is started again."""
+    """The head of a Ray, and the address that takes jobs."""
     log = temp / "log"
+    dashboard, agent = free_ports(2)
+    with log.open("w") as output:
+        head = subprocess.Popen(
+            [sys.executable, "-c", HEAD, dashboard, agent, str(temp / "head")],
+            **{"cwd": temp, "env": environment, "start_new_session": True},
+            **{"stdout": output, "stderr": output},
+        )
     deadline = time.monotonic() + PATIENCE
-    while True:
-        port, dashboard, agent, client = free_ports(4)
-        command = [
-            str(Path(sys.executable).parent / "ray"),
-            "start",
-            "--head",
-            "--block",
-            "--disable-usage-stats",
-        ]
-        command += ["--num-cpus", "2", "--num-gpus", "0", "--object-store-memory", "80000000"]
-        command += ["--node-ip-address", "127.0.0.1", "--port", port, "--dashboard-port", dashboard]
-        command += ["--dashboard-agent-listen-port", agent, "--ray-client-server-port", client]
-        with log.open("w") as output:
-            head = subprocess.Popen(
-                [*command, "--temp-dir", str(temp / "head")],
-                **{"cwd": temp, "env": environment, "start_new_session": True},
-                **{"stdout": output, "stderr": output},
-            )
-        while head.poll() is None and "will now block forever" not in log.read_text():
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.5)
-        with suppress(subprocess.TimeoutExpired):  # it looks after its processes once a second
-            head.wait(3)
-        if head.poll() is None and time.monotonic() < deadline:
-            return head, f"http://127.0.0.1:{dashboard}"
-        end(head)
-        assert time.monotonic() < deadline, log.read_text()
+    while "ready" not in log.read_text():
+        if head.poll() is not None or time.monotonic() > deadline:
+            end(head)
+            raise AssertionError(log.read_text())
+        time.sleep(0.5)
+    return head, f"http://127.0.0.1:{dashboard}"
 
 
 @pytest.fixture
