@@ -21,7 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..platform.core.config import cli_config, nearest
-from ..platform.core.errors import VetdinoError
+from ..platform.core.errors import ConfigError, VetdinoError
 from ..platform.core.files import explain_os_error
 from ..platform.core.location import Location
 
@@ -125,6 +125,15 @@ COMMANDS = {
     "compare": Entry("compare:Compare", "RUN…", "runs side by side on one page, differences with intervals"),
     "report": Entry("report:ModelCard", "BACKBONE", "a model card: data, recipe, figures, limits"),
     "demo": Entry("demo:Demo", "", "all of it on generated studies, then the app", CONTINUE),
+    "submit": Entry(
+        "jobs:Submit",
+        "COMMAND…",
+        "a command as a job on a Ray cluster",
+        "`vetdino jobs list` shows what runs",
+    ),
+    "jobs list": Entry("jobs:JobsList", "", "jobs of a cluster, the newest first"),
+    "jobs logs": Entry("jobs:JobsLogs", "JOB", "a job's log and progress until it ends", "the job goes on"),
+    "jobs stop": Entry("jobs:JobsStop", "JOB", "a job stopped as by Ctrl-C"),
     "serve": Entry("serve:Serve", "[GALLERY…]", "embeddings and similar studies over HTTP"),
     "app": Entry("app:App", "", "the page: patch similarity, attention, nearest studies"),
 }
@@ -133,8 +142,12 @@ GROUPS = {
     "index": "galleries for similar-study search: build, add, delete, compact, verify",
     "zeroshot": "bone in b-mode ultrasound without training: experiments, masks",
     "fewshot": "organs of CT and MRI scans from one labelled scan",
+    "jobs": "jobs on a Ray cluster: list, logs, stop",
 }
 """First words of commands with two."""
+
+NOT_IN_JOBS = ("app", "serve", "demo", "submit", *(name for name in COMMANDS if name.startswith("jobs ")))
+"""Commands that `vetdino submit` refuses: those that wait for a browser or a client, and those about jobs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -151,8 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str]) -> int:
     """The exit code of the named command; BrokenPipeError goes through."""
-    group = arguments[0] if arguments and arguments[0] in GROUPS else ""
-    name, rest = " ".join(arguments[: 1 + bool(group)]), arguments[1 + bool(group) :]
+    group, name, rest = _split(arguments)
     if name in ("", group) or name.removeprefix(group).strip() in HELP:
         print(overview(group))
         return 0
@@ -162,10 +174,41 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"vetdino {__version__}")
         return 0
     if name not in COMMANDS:
-        known = [command for command in COMMANDS if command.startswith(group)]
-        help_command = f"vetdino {group} --help".replace("  ", " ")
-        return _fail(f"unknown command '{name}'; {nearest(name, [*known, *GROUPS])} (see {help_command})", 2)
+        return _fail(_unknown(group, name), 2)
     return _run(name, rest)
+
+
+def _split(arguments: Sequence[str]) -> tuple[str, str, list[str]]:
+    """The group or "", the whole name of the command, its arguments."""
+    group = arguments[0] if arguments and arguments[0] in GROUPS else ""
+    return group, " ".join(arguments[: 1 + bool(group)]), list(arguments[1 + bool(group) :])
+
+
+def _unknown(group: str, name: str) -> str:
+    known = [command for command in COMMANDS if command.startswith(group)]
+    help_command = f"vetdino {group} --help".replace("  ", " ")
+    return f"unknown command '{name}'; {nearest(name, [*known, *GROUPS])} (see {help_command})"
+
+
+def _parsed(name: str, arguments: Sequence[str]) -> Command:
+    """A command with its settings. Raises ConfigError, and SystemExit where a line about them was printed."""
+    start, rest, more = COMMANDS[name].load().parse_start(arguments)
+    return cli_config(start, rest, f"vetdino {name} {more}".strip())
+
+
+def _check_for_job(submit: Command) -> None:
+    """Raises as `_parsed` where the command that shall be submitted cannot run as a job."""
+    from .commands.jobs import Submit, check_for_job
+
+    assert isinstance(submit, Submit)
+    group, name, rest = _split(submit.command)
+    if not name:
+        raise ConfigError("give the command that shall run: vetdino submit pretrain …")
+    if name not in COMMANDS:
+        raise ConfigError(_unknown(group, name))
+    if name in NOT_IN_JOBS:
+        raise ConfigError(f"'{name}' cannot run as a job; run it where you are: vetdino {name}")
+    check_for_job(_parsed(name, rest))
 
 
 HELP = ("-h", "--help", "--help-all")
@@ -202,8 +245,9 @@ def _run(name: str, arguments: list[str]) -> int:
         if any(word in HELP for word in arguments):
             print(command_help(name, arguments, shutil.get_terminal_size((100, 24)).columns))
             return 0
-        start, rest, more = entry.load().parse_start(arguments)
-        command = cli_config(start, rest, f"vetdino {name} {more}".strip())
+        command = _parsed(name, arguments)
+        if name == "submit":
+            _check_for_job(command)
         with _stopped_by_sigterm(), command.prepared(f"vetdino {name}") as local:
             written = local.run()
         if written is not None:

@@ -58,3 +58,7 @@ class GalleryError(VetdinoError):
 
 class TrainingError(VetdinoError):
     """A training that cannot continue."""
+
+
+class ClusterError(VetdinoError):
+    """A Ray cluster that does not answer, refuses, or cannot run a job."""

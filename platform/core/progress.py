@@ -19,6 +19,12 @@ T = TypeVar("T")
 LINE_EVERY = 5.0
 """Seconds between two lines of JSON."""
 
+FIELDS = (
+    *("progress", "done", "total", "unit", "per_second", "seconds", "seconds_left", "finished"),
+    *("time", "level", "verb", "run", "ray_job"),
+)
+"""Keys of a line of JSON that are no notes."""
+
 
 class Progress:
     """Counts finished units; use it as a context manager.
@@ -115,6 +121,53 @@ def track(items: Iterable[T], *, label: str, total: int | None = None, unit: str
             progress.advance()
 
 
+class RelayedProgress:
+    """Shows the progress of a process elsewhere, from the lines of JSON that it prints: the bar that it would draw
+    here, or the lines unchanged where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._label: object = None
+
+    def show(self, line: str) -> bool:
+        """Whether the line was one of progress, which is then shown."""
+        record = _progress_record(line)
+        if record is None:
+            return False
+        if not sys.stderr.isatty():
+            print(line, file=sys.stderr, flush=True)
+            return True
+        label, total = str(record["progress"]), record.get("total")
+        if self._bar is None or label != self._label:
+            self.close()
+            self._label = label
+            self._bar = _bar(label, total, str(record.get("unit", "")))
+            self._bar.start()
+        notes = {key: value for key, value in record.items() if key not in FIELDS}
+        task = self._bar.task_ids[0]
+        self._bar.update(task, total=total, completed=record["done"], notes=_notes_text(notes), refresh=True)
+        if record.get("finished"):
+            self.close()
+        return True
+
+    def close(self) -> None:
+        """Ends the bar; what it showed last stays."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def _progress_record(line: str) -> dict[str, Any] | None:
+    """What `Progress` printed as this line; None for any other line."""
+    if not line.startswith('{"progress": '):
+        return None
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record.get("done"), int) else None
+
+
 def tables_console() -> Console:
     """A rich console on stdout that wraps no table in a pipe, which has no width."""
     from rich.console import Console
@@ -142,6 +195,7 @@ def _bar(label: str, total: int | None, unit: str) -> Any:
         rich.TimeRemainingColumn(),
         rich.TextColumn("{task.fields[notes]}"),
         console=Console(stderr=True),
+        redirect_stdout=sys.stdout.isatty(),  # results in a pipe stay on stdout while a bar is drawn
     )
     bar.add_task(label, total=total, notes="")
     return bar

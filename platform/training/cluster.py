@@ -172,9 +172,15 @@ def ray_is_running() -> bool:
 
 
 def start_ray() -> None:
-    """Start Ray on this machine, or connect to the one at RAY_ADDRESS. Raises TrainingError where that fails."""
+    """Start Ray on this machine, or connect to the one at RAY_ADDRESS. Raises TrainingError where that fails,
+    ConfigError where RAY_ADDRESS is one that takes jobs only."""
     import ray
 
+    if (address := os.environ.get("RAY_ADDRESS", "")).startswith(("http://", "https://")):
+        raise ConfigError(
+            f"RAY_ADDRESS={address} takes whole jobs: `vetdino submit COMMAND …` runs the command there; unset "
+            "RAY_ADDRESS to run it here"
+        )
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)

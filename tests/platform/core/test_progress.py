@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from vetdino.platform.core import progress
-from vetdino.platform.core.progress import Progress, tables_console, track
+from vetdino.platform.core.progress import Progress, RelayedProgress, tables_console, track
 
 
 def test_nothing_to_do_is_finished_at_once(capsys):
@@ -85,3 +85,57 @@ def test_a_wide_table_is_not_folded_in_a_pipe(capsys):
     assert not console.is_terminal
     console.print(" ".join(["word"] * 60))
     assert capsys.readouterr().out.splitlines() == [" ".join(["word"] * 60)]
+
+
+LINE = {
+    "progress": "pretrain",
+    "done": 2,
+    "total": 9,
+    "unit": "steps",
+    "finished": False,
+    "ray_job": "raysubmit_1",
+}
+
+
+@pytest.mark.parametrize("line", ["", "{", '{"progress": 3', '{"progress": "x"}', '{"step": 1}', "progress"])
+def test_another_line_is_no_progress(line, capsys):
+    assert not RelayedProgress().show(line)
+    assert tuple(capsys.readouterr()) == ("", "")
+
+
+def test_progress_from_elsewhere_is_the_same_lines_in_a_pipe(capsys):
+    with Progress("pretrain", total=2) as bar:
+        bar.advance(2, loss=0.5)
+    printed = capsys.readouterr().err
+    assert RelayedProgress().show(printed.rstrip("\n"))
+    assert capsys.readouterr().err == printed
+
+
+def test_progress_from_elsewhere_is_a_bar_on_a_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "140")
+    relayed = RelayedProgress()
+    assert relayed.show(json.dumps(LINE | {"done": 0, "stage": "starting 8 workers"}))
+    assert relayed.show(json.dumps(LINE | {"loss": 0.5}))
+    print("a result")  # a pipe, so it goes there though a bar is drawn
+    relayed.close()
+    printed = capsys.readouterr()
+    assert "stage starting 8 workers" in printed.err
+    assert "2/9" in printed.err
+    assert "loss 0.5" in printed.err
+    assert "{" not in printed.err
+    assert "raysubmit_1" not in printed.err
+    assert printed.out == "a result\n"
+
+
+def test_a_new_task_has_a_bar_of_its_own(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    relayed = RelayedProgress()
+    relayed.show(json.dumps(LINE | {"done": 9, "finished": True}))
+    relayed.show(json.dumps(LINE | {"progress": "export", "done": 1, "total": 4}))
+    relayed.close()
+    printed = capsys.readouterr().err
+    assert "9/9" in printed
+    assert "1/4" in printed

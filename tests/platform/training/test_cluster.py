@@ -17,6 +17,7 @@ from vetdino.platform.training.cluster import (
     read_status,
     report_stage,
     run_on_ray,
+    start_ray,
     watch_status,
 )
 
@@ -98,3 +99,9 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("vetdino.platform.core.extras.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"vetdino\[train\]"):
         run_on_ray(print, None, WorkerConfig(), tmp_path, str)
+
+
+def test_the_address_of_a_dashboard_is_refused_with_the_command_for_it(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    with pytest.raises(ConfigError, match="vetdino submit"):
+        start_ray()
