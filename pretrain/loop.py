@@ -97,13 +97,14 @@ class TrainingLoop:
             config, worker, trainer.mixture, self.distiller, self.engine, self.state
         )
         self.warnings = data_warnings(config, trainer.mixture)
+        self.alarms = 0
 
     def run_from(self, first: int) -> int | None:
         """Train from a step to the end; returns the step to continue from if an alarm rewound the training."""
         if first == 0 and self.state.rewinds == 0 and self.state.alarms.config.policy == "rewind":
             self.checkpoints.save(0)
         self.window.begin(first)
-        for step, batch in enumerate(self.trainer.batches(first), start=first):
+        for step, batch in enumerate(self.window.timed(self.trainer.batches(first)), start=first):
             self._step(step, batch)
             decision = self._after_step(step + 1)
             if decision.action == "rewind":
@@ -144,6 +145,7 @@ class TrainingLoop:
         if self.probe.has_studies and (last or (config.probe.every and done % config.probe.every == 0)):
             values |= self._run_probe()
         alarms = self.state.alarms.check(done, values)
+        self.alarms += len(alarms)
         decision = decide(self.state.alarms.config, alarms, self.state.rewinds)
         if decision.text:
             self.warnings.append(decision.text)
@@ -187,7 +189,15 @@ class TrainingLoop:
         self.on_record(done, values)
         storage = self.checkpoints.storage
         if self.worker.rank == 0:
-            status = {"step": done, "steps": self.config.steps, "warnings": self.warnings, **values}
+            status = {
+                "step": done,
+                "steps": self.config.steps,
+                "warnings": self.warnings,
+                "alarms": self.alarms,
+                "data_wait": self.window.data_wait,
+                "checkpoint_seconds": self.checkpoints.seconds,
+                **values,
+            }
             atomic_write(storage.folder / STATUS, json.dumps(status))
             storage.push_record_soon()
 
