@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, StorageError, VetdinoError
+from .errors import ConfigError, StorageError, UnansweredError, VetdinoError
 from .extras import require_extra
 from .location import Location
 from .node_cache import node_cache
@@ -32,6 +32,8 @@ Place = str | os.PathLike[str] | Location
 
 TRIES = 6
 """How often botocore tries a request; AWS_MAX_ATTEMPTS sets another number."""
+
+UNANSWERED = "the storage does not answer, after all retries"
 
 OLD = 24 * 3600.0
 """Seconds after which the copy of an earlier version of an input is removed."""
@@ -91,7 +93,8 @@ def explained(place: Place | None) -> Iterator[None]:
         explanation = explanation_of(error)
         if explanation is None or (place is None and not _is_of_client(error)):
             raise
-        raise StorageError(f"{place or 'object storage'}: {explanation}") from error
+        kind = UnansweredError if explanation.startswith(UNANSWERED) else StorageError
+        raise kind(f"{place or 'object storage'}: {explanation}") from error
 
 
 def explanation_of(error: BaseException) -> str | None:
@@ -118,7 +121,7 @@ def explanation_of(error: BaseException) -> str | None:
         return f"access is denied ({code}); check the credentials and what they may read and write"
     if status == 429 or status >= 500 or not status or isinstance(error, TimeoutError | ConnectionError):
         detail = f"{status} {code}" if status else code
-        return f"the storage does not answer, after all retries ({detail}); run again when it is well"
+        return f"{UNANSWERED} ({detail}); run again when it is well"
     reason = getattr(error, "strerror", None) or str(error)
     return f"{' '.join(reason.split())} ({code}); look for the cause at the storage"
 
