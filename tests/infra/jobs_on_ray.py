@@ -1,0 +1,106 @@
+"""Ingest, embed and pretrain on one Ray, one after another; the training's machine is drained on the way.
+
+`python tests/infra/jobs_on_ray.py FOLDER` prints one line of JSON: what Ray's exporter then has of ours, and what the
+training's folder holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import ray
+
+from tests.platform.ingest.radiographs import write_dicom
+from tests.pretrain.conftest import tiny_of
+from tests.pretrain.test_job import words_of
+from vetdino.infra import cli
+from vetdino.platform.core.gauges import METRICS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+STEPS = 80
+
+
+def write_archive(folder: Path) -> None:
+    """Sixteen studies of two views, and a file that is no DICOM."""
+    for number in range(32):
+        patient, study = f"p{number // 2}", f"1.2.{number // 2}"
+        write_dicom(folder / f"{number}", patient, study, 100 + number, SeriesDescription=f"{number}")
+    (folder / "notes.dcm").write_text("no DICOM")
+
+
+def drain_after(step: int, run: Path, address: str, node: str) -> None:
+    """Tell Ray that the machine will be taken away, once the training has done so many steps."""
+    status: dict[str, Any] = {}
+    while status.get("step", 0) < step:
+        time.sleep(0.1)
+        if (run / "status.json").exists():
+            status = json.loads((run / "status.json").read_text())
+    words = [
+        "drain-node",
+        "--address",
+        address,
+        "--node-id",
+        node,
+        "--reason",
+        "DRAIN_NODE_REASON_PREEMPTION",
+    ]
+    words += ["--reason-message", "spot", "--deadline-remaining-seconds", "600"]
+    subprocess.run(
+        [str(Path(sys.executable).with_name("ray")), *words], check=True, stdout=subprocess.DEVNULL
+    )
+
+
+def exported(address: str) -> dict[str, list[str]]:
+    """Our figures at the exporter: name -> its lines' labels."""
+    found: dict[str, list[str]] = {}
+    for line in urlopen(address, timeout=30).read().decode().splitlines():
+        if line.startswith("ray_vetdino_"):
+            name, _, labels = line.partition("{")
+            found.setdefault(name, []).append(labels)
+    return found
+
+
+def main() -> None:
+    """Run the jobs and print what they left."""
+    work, printed = Path(sys.argv[1]), os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    write_archive(work / "archive")
+    # Ray's processes inherit these: figures and notices are looked at twice a second.
+    os.environ |= {"RAY_metrics_report_interval_ms": "500", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
+    os.environ |= {"MLFLOW_TRACKING_URI": "nowhere://", "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    node = ray.nodes()[0]
+    shards, run = work / "shards", work / "run"
+    settings = ["--val", "0.2", "--test", "0.2", "--dicom.search-text", "none"]
+    small = str(ROOT / "infra" / "zoo" / "small")
+    config = tiny_of(shards, run, {"probe.every": 0}, steps=STEPS, checkpoint_every=1000, batch=4)
+    address = ray.get_runtime_context().gcs_address
+    threading.Thread(target=drain_after, args=(3, run, address, node["NodeID"]), daemon=True).start()
+    codes = [
+        cli.main(["ingest", str(work / "archive"), str(shards), *settings]),
+        cli.main(["embed", small, str(shards), str(work / "features"), "--device", "cpu"]),
+        cli.main(["pretrain", "demo", *words_of(replace(config, keep=1000))]),
+    ]
+    metrics = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+    deadline = time.monotonic() + 30
+    while len(found := exported(metrics)) < len(METRICS) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    checkpoints = sorted(path.name for path in (run / "checkpoints").glob("step_*"))
+    print(json.dumps({"codes": codes, "found": found, "checkpoints": checkpoints}), file=printed, flush=True)
+    ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()
