@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -20,6 +19,7 @@ from urllib.request import urlopen
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import ray
+from ray.core.generated import autoscaler_pb2
 
 from tests.platform.ingest.radiographs import write_dicom
 from tests.pretrain.conftest import tiny_of
@@ -29,7 +29,7 @@ from vetdino.platform.core.gauges import METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
 
-STEPS = 80
+STEPS = 300
 
 
 def write_archive(folder: Path) -> None:
@@ -47,19 +47,10 @@ def drain_after(step: int, run: Path, address: str, node: str) -> None:
         time.sleep(0.1)
         if (run / "status.json").exists():
             status = json.loads((run / "status.json").read_text())
-    words = [
-        "drain-node",
-        "--address",
-        address,
-        "--node-id",
-        node,
-        "--reason",
-        "DRAIN_NODE_REASON_PREEMPTION",
-    ]
-    words += ["--reason-message", "spot", "--deadline-remaining-seconds", "600"]
-    subprocess.run(
-        [str(Path(sys.executable).with_name("ray")), *words], check=True, stdout=subprocess.DEVNULL
-    )
+    client = ray._raylet.GcsClient(address=address)
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    accepted, why = client.drain_node(node, reason, "spot", int((time.time() + 600) * 1000))
+    assert accepted, why
 
 
 def exported(address: str) -> dict[str, list[str]]:
@@ -85,7 +76,9 @@ def main() -> None:
     shards, run = work / "shards", work / "run"
     settings = ["--val", "0.2", "--test", "0.2", "--dicom.search-text", "none"]
     small = str(ROOT / "infra" / "zoo" / "small")
-    config = tiny_of(shards, run, {"probe.every": 0}, steps=STEPS, checkpoint_every=1000, batch=4)
+    config = tiny_of(
+        shards, run, {"probe.every": 0}, steps=STEPS, checkpoint_every=1000, log_every=2, batch=4
+    )
     address = ray.get_runtime_context().gcs_address
     threading.Thread(target=drain_after, args=(3, run, address, node["NodeID"]), daemon=True).start()
     codes = [

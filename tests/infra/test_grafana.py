@@ -98,7 +98,7 @@ def test_a_drained_machine_is_a_line_and_a_checkpoint_at_once(jobs):
     (step,) = re.findall(
         r"machines will be taken away; a checkpoint is written after step (\d+)", jobs["stderr"]
     )
-    assert jobs["checkpoints"] == [f"step_{int(step):08d}", "step_00000080"]
+    assert jobs["checkpoints"] == [f"step_{int(step):08d}", "step_00000300"]
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_every_line_of_a_job_is_json_with_time_level_and_verb(jobs):
     assert {line["level"] for line in lines} == {"info", "warning"}
     assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"]) for line in lines)
     last = [line for line in lines if line.get("progress") == "pretrain"][-1]
-    assert (last["run"], last["step"], last["finished"]) == ("run", 80, True)
+    assert (last["run"], last["step"], last["finished"]) == ("run", 300, True)
 
 
 def test_every_metric_of_ray_is_one_of_its_own_dashboards():
