@@ -223,7 +223,7 @@ def _progress_bar(
                 progress.stage(values.get(STAGE, ""))
             if step > seen:
                 notes = {"step": step, **notes}
-                _export(values, Location(config.out).name)
+            _export(values, Location(config.out).name)
             progress.advance((step - seen) * config.batch, **notes)
             seen = step
 
@@ -232,7 +232,7 @@ def _progress_bar(
 
 
 def _export(status: Mapping[str, Any], run: str) -> None:
-    """Hand what a status says to Prometheus."""
+    """Hand what a status says to Prometheus; again and again, for Ray forgets a gauge that is not set anew."""
     for name, short in EXPORTED.items():
         if status.get(name) is not None:
             report_metric(f"vetdino_training_{short}", float(status[name]), run)
