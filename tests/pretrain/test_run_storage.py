@@ -199,12 +199,19 @@ def test_storage_that_does_not_answer_is_tried_again_with_one_warning_and_not_wi
 ):
     config = at_urls("away")
     warnings: list[str] = []
-    storage = RunStorage(config, warnings.append)
+    is_back = True
+
+    def warned(text: str) -> None:
+        warnings.append(text)
+        if is_back:
+            failing_s3(500, "none", 0)
+
+    storage = RunStorage(config, warned)
     folder = run_folder(config) / "checkpoints" / "step_00000002"
     folder.mkdir(parents=True)
     (folder / "seal.json").write_text("{}")
     monkeypatch.setattr(run_storage, "PAUSES", (0.01, 0.02))
-    failing_s3(503, "SlowDown", 7)  # two requests of three tries, and one
+    failing_s3(503, "SlowDown", -1)
     storage.push_checkpoints()
     assert sealed_steps(config) == [2]
     assert len(warnings) == 1
@@ -214,6 +221,7 @@ def test_storage_that_does_not_answer_is_tried_again_with_one_warning_and_not_wi
     with pytest.raises(StorageError, match="access is denied"):
         storage.begin_checkpoint(4)
     monkeypatch.setattr(run_storage, "AWAY", 0.1)
+    is_back = False
     failing_s3(503, "SlowDown", -1)
     for action in (partial(storage.begin_checkpoint, 4), storage.pull, storage.push_record):
         began = len(warnings)
