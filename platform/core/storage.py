@@ -33,7 +33,8 @@ Place = str | os.PathLike[str] | Location
 TRIES = 6
 """How often botocore tries a request; AWS_MAX_ATTEMPTS sets another number."""
 
-UNANSWERED = "the storage does not answer, after all retries"
+UNANSWERED = "the storage does not answer"
+"""How the explanation begins of a storage that may be well again soon."""
 
 OLD = 24 * 3600.0
 """Seconds after which the copy of an earlier version of an input is removed."""
@@ -121,7 +122,7 @@ def explanation_of(error: BaseException) -> str | None:
         return f"access is denied ({code}); check the credentials and what they may read and write"
     if status == 429 or status >= 500 or not status or isinstance(error, TimeoutError | ConnectionError):
         detail = f"{status} {code}" if status else code
-        return f"{UNANSWERED} ({detail}); run again when it is well"
+        return f"the storage does not answer, after all retries ({detail}); run again when it is well"
     reason = getattr(error, "strerror", None) or str(error)
     return f"{' '.join(reason.split())} ({code}); look for the cause at the storage"
 
