@@ -156,8 +156,6 @@ class TrainingLoop:
         decision = decide(self.state.alarms.config, alarms, self.state.rewinds)
         if decision.text:
             self.warnings.append(decision.text)
-        if preempted:
-            self.warnings.append(notice_text(self.preemption.known, done))
         if values:
             self._log(done, values | alarm_metrics(alarms))
         if decision.action == "stop":
@@ -168,6 +166,8 @@ class TrainingLoop:
         if checkpoint_due and decision.action != "rewind" and not self.state.bad_steps.in_a_row:
             self.checkpoints.save(done)
             self.preemption.saved()
+            if preempted:
+                self._warn(notice_text(self.preemption.known, done))
         return decision
 
     def _record(self, done: int) -> dict[str, float]:

@@ -268,7 +268,8 @@ class RunStorage:
             except UnansweredError as error:
                 if deadline == math.inf:
                     deadline = time.monotonic() + AWAY
-                    self.on_warning(f"{error}; the training tries for {AWAY / 60:.0f} minutes more")
+                    what = str(error).rpartition("; ")[0]  # without the advice to run again
+                    self.on_warning(f"{what}; the training tries for {AWAY / 60:.0f} minutes more")
                 elif time.monotonic() > deadline:
                     raise
             time.sleep(pause)
