@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -21,7 +23,8 @@ class Preemption:
         self._group: dist.ProcessGroup | None = None
         self._pending: tuple[Tensor, dist.Work] | None = None
         if worker.world_size > 1 and worker.device.type != "cpu":
-            self._group = dist.new_group(backend="gloo")  # between hosts: no device waits
+            # Between hosts, so that no device waits.
+            self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
     def is_due(self) -> bool:
         """Whether the step that ends now shall end with a checkpoint; called once after each step."""

@@ -60,11 +60,11 @@ def report(name: str, value: float, label: str = "") -> None:
             return
         from ray.util.metrics import Counter, Gauge
 
-        tags = {metric.label: label} if metric.label else None
+        tags = {metric.label: label} if metric.label else {}
         if metric.kind == "gauge":
-            Gauge(name, metric.meaning, tuple(tags or ())).set(value, tags)
+            Gauge(name, metric.meaning, tuple(tags)).set(value, tags)
         elif value > 0:
-            Counter(name, metric.meaning, tuple(tags or ())).inc(value, tags)
+            Counter(name, metric.meaning, tuple(tags)).inc(value, tags)
     except Exception as error:
         _warn_once(type(error).__name__)
 
