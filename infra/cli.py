@@ -24,6 +24,7 @@ from ..platform.core.config import cli_config, nearest
 from ..platform.core.errors import ConfigError, VetdinoError
 from ..platform.core.files import explain_os_error
 from ..platform.core.location import Location
+from ..platform.core.log_lines import job_named, warnings_as_lines
 
 if TYPE_CHECKING:
     from .commands.arguments import Command
@@ -248,7 +249,12 @@ def _run(name: str, arguments: list[str]) -> int:
         command = _parsed(name, arguments)
         if name == "submit":
             _check_for_job(command)
-        with _stopped_by_sigterm(), command.prepared(f"vetdino {name}") as local:
+        with (
+            _stopped_by_sigterm(),
+            job_named(verb=name),
+            warnings_as_lines(),
+            command.prepared(f"vetdino {name}") as local,
+        ):
             written = local.run()
         if written is not None:
             print(command.shown(written, local))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -65,10 +66,13 @@ class Checkpoints:
         self.mixture = mixture
         self.storage = RunStorage(config)
         self.distiller, self.engine, self.state = distiller, engine, state
+        self.seconds: float | None = None
+        """How long the newest checkpoint took, from its snapshot to its upload; on the first worker."""
 
     def save(self, step: int) -> None:
         """Begin to write a checkpoint from a snapshot; it appears once all of it is written."""
         self.engine.wait()
+        began = time.monotonic()
         if self.worker.rank == 0:
             draft = checkpoint.begin(self.root, step)
             atomic_write(draft / "config.json", to_json(self.config))
@@ -84,6 +88,7 @@ class Checkpoints:
             checkpoint.prune(self.root, self.config.keep, best_step(self.root))
             self.storage.push_record()
             self.storage.push_checkpoints()
+            self.seconds = time.monotonic() - began
 
         self.engine.save(
             checkpoint.draft_of(self.root, step),

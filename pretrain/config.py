@@ -63,7 +63,7 @@ class TrainingConfig:
     restarts: int = 3
     """How often Ray restarts the workers after one was lost."""
     resume: bool = False
-    """Continue from the newest whole checkpoint in `out`."""
+    """Continue from the newest whole checkpoint in `out`; where there is none yet, start from the beginning."""
 
     def check(self) -> None:
         """Raises ConfigError if settings contradict each other; called before the first worker starts."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -15,8 +14,10 @@ from ..platform.core.config import flat, from_json, to_json
 from ..platform.core.errors import ConfigError, StorageError
 from ..platform.core.extras import require_extra
 from ..platform.core.files import atomic_write
+from ..platform.core.gauges import report as report_metric
 from ..platform.core.location import Location
 from ..platform.core.locks import folder_lock
+from ..platform.core.log_lines import job_named, say, warn
 from ..platform.core.progress import Progress
 from ..platform.core.tracking import create_database, tracking_address
 from ..platform.models.source import absolute_source
@@ -49,6 +50,21 @@ SHOWN = {
 }
 """Metrics that the progress bar shows, and their names there."""
 
+EXPORTED = {
+    "step": "step",
+    "steps": "steps",
+    "data/studies": "studies",
+    "speed/studies_per_second": "studies_per_second",
+    "loss/total": "loss",
+    "health/teacher_entropy": "teacher_entropy",
+    "schedule/lr": "learning_rate",
+    "health/bad_steps": "skipped_steps",
+    "alarms": "alarms",
+    "checkpoint_seconds": "checkpoint_seconds",
+    "data_wait": "data_wait",
+}
+"""What a status holds -> its name for Prometheus, after `vetdino_training_`."""
+
 
 def pretrain(config: PretrainConfig) -> Path | Location:
     """Train on Ray to the last step; returns the folder of the exported backbone, a Location where `out` is a URL.
@@ -80,7 +96,7 @@ def _run_job(config: TrainingConfig, command: str) -> Path | Location:
     mixture = load_mixture(config)
     check_mixture(config, mixture)
     storage = RunStorage(config)
-    with folder_lock(out, f"vetdino {command}"):
+    with folder_lock(out, f"vetdino {command}"), job_named(run=out.name):
         storage.recover()
         _prepare_folder(config, mixture)
         storage.push_record()  # workers begin with what is there: these settings, nothing of a training that left none
@@ -123,7 +139,11 @@ def _prepare_folder(config: TrainingConfig, mixture: Mixture) -> None:
     root, folder = checkpoints_folder(config), run_folder(config)
     newest = checkpoint.newest(root)
     if config.resume and newest is None:
-        raise ConfigError(f"{config.out}: holds no whole checkpoint to resume from; leave out --resume")
+        if any(root.glob("step_*")):
+            raise ConfigError(
+                f"{config.out}: each of its checkpoints is damaged; copy one again, or choose another --out"
+            )
+        say(f"{config.out}: holds no checkpoint yet, so the training starts from the beginning")
     if not config.resume and any(root.glob("step_*")):
         raise ConfigError(
             f"{config.out}: holds a training already; add --resume to continue it, or choose another --out"
@@ -164,7 +184,7 @@ def _announce_resume(config: TrainingConfig, newest: Path) -> None:
         text = f"all {step} steps are done; give more --steps to go on; its backbone is exported again"
     if changed:
         text += f"; settings that were others at its checkpoint: {', '.join(changed)}"
-    print(f"vetdino: {config.out}: {text}", file=sys.stderr, flush=True)
+    say(f"{config.out}: {text}")
 
 
 @contextmanager
@@ -183,26 +203,36 @@ def _progress_bar(
     began = seen = earlier.get("step", 0)
     printed: set[str] = set()
 
-    def warn(texts: Iterable[str]) -> None:
+    def warn_of(texts: Iterable[str]) -> None:
         for text in texts:
             if text not in printed:
-                print(f"vetdino: warning: {text}", file=sys.stderr, flush=True)
+                warn(text)
                 printed.add(text)
 
-    warn(warnings)
+    warn_of(warnings)
     with Progress(command, total=(config.steps - began) * config.batch, unit="studies") as progress:
 
         def report(values: Mapping[str, Any]) -> None:
             nonlocal seen
-            warn(values.get("warnings", ()))
+            warn_of(values.get("warnings", ()))
             step = max(seen, values.get("step", seen))
             notes = {
                 short: round(values[name], 3) for name, short in SHOWN.items() if values.get(name) is not None
             }
             if step > seen or STAGE in values:
                 progress.stage(values.get(STAGE, ""))
+            if step > seen:
+                notes = {"step": step, **notes}
+            _export(values, Location(config.out).name)
             progress.advance((step - seen) * config.batch, **notes)
             seen = step
 
         with watch_status(status, report):
             yield progress.stage
+
+
+def _export(status: Mapping[str, Any], run: str) -> None:
+    """Hand what a status says to Prometheus; again and again, for Ray forgets a gauge that is not set anew."""
+    for name, short in EXPORTED.items():
+        if status.get(name) is not None:
+            report_metric(f"vetdino_training_{short}", float(status[name]), run)

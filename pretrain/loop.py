@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 
@@ -12,7 +13,7 @@ from ..platform.core.errors import TrainingError
 from ..platform.core.files import atomic_write
 from ..platform.core.runs import Run
 from ..platform.training import checkpoint
-from ..platform.training.cluster import WorkerContext, report_stage
+from ..platform.training.cluster import WorkerContext, report_stage, report_warning
 from .bad_batches import save_bad_batch
 from .bad_steps import BadSteps, too_many_bad_steps
 from .batches.batch import CropBatch
@@ -23,6 +24,7 @@ from .checkpoints import Checkpoints, LoopState, checkpoints_folder, newest_chec
 from .config import TrainingConfig
 from .data_warnings import data_warnings
 from .export import export_network, log_models, open_training_run, purpose
+from .preemption import Preemption, notice_text
 from .records import STATUS, RecordWindow
 from .run_storage import RunStorage
 from .watch.alarms import Decision, alarm_metrics, decide
@@ -41,6 +43,7 @@ def train(
     for too many bad steps in a row or an alarm whose policy is to stop.
     """
     storage = RunStorage(config)
+    storage.on_warning = partial(report_warning, storage.folder / STATUS, worker)
     storage.pull()
     worker.barrier()  # nobody begins a checkpoint while another clears what a killed training left of one
     try:
@@ -72,6 +75,7 @@ def _train(config: TrainingConfig, worker: WorkerContext, on_record: OnRecord, s
                 first = rewound_to
         finally:
             trainer.engine.wait()
+        loop.preemption.wait()
         worker.barrier()
         report_stage(status, worker, "exporting the backbone")
         network = trainer.distiller.network(trainer.engine.full_parameters())
@@ -97,13 +101,16 @@ class TrainingLoop:
             config, worker, trainer.mixture, self.distiller, self.engine, self.state
         )
         self.warnings = data_warnings(config, trainer.mixture)
+        self.checkpoints.storage.on_warning = self._warn
+        self.alarms = 0
+        self.preemption = Preemption(worker)
 
     def run_from(self, first: int) -> int | None:
         """Train from a step to the end; returns the step to continue from if an alarm rewound the training."""
         if first == 0 and self.state.rewinds == 0 and self.state.alarms.config.policy == "rewind":
             self.checkpoints.save(0)
         self.window.begin(first)
-        for step, batch in enumerate(self.trainer.batches(first), start=first):
+        for step, batch in enumerate(self.window.timed(self.trainer.batches(first)), start=first):
             self._step(step, batch)
             decision = self._after_step(step + 1)
             if decision.action == "rewind":
@@ -136,7 +143,8 @@ class TrainingLoop:
     def _after_step(self, done: int) -> Decision:
         """Record, probe and checkpoint when they are due; returns what the alarms decide."""
         config, last = self.config, done == self.config.steps
-        checkpoint_due = last or done % config.checkpoint_every == 0
+        preempted = self.preemption.is_due()
+        checkpoint_due = last or preempted or done % config.checkpoint_every == 0
         values: dict[str, float] = {}
         # A checkpoint begins a new record, so that a resumed training has the records of one that was not.
         if checkpoint_due or done % config.log_every == 0:
@@ -144,6 +152,7 @@ class TrainingLoop:
         if self.probe.has_studies and (last or (config.probe.every and done % config.probe.every == 0)):
             values |= self._run_probe()
         alarms = self.state.alarms.check(done, values)
+        self.alarms += len(alarms)
         decision = decide(self.state.alarms.config, alarms, self.state.rewinds)
         if decision.text:
             self.warnings.append(decision.text)
@@ -156,6 +165,9 @@ class TrainingLoop:
         # After a bad step the weights themselves may be the cause.
         if checkpoint_due and decision.action != "rewind" and not self.state.bad_steps.in_a_row:
             self.checkpoints.save(done)
+            self.preemption.saved()
+            if preempted:
+                self._warn(notice_text(self.preemption.known, done))
         return decision
 
     def _record(self, done: int) -> dict[str, float]:
@@ -187,9 +199,22 @@ class TrainingLoop:
         self.on_record(done, values)
         storage = self.checkpoints.storage
         if self.worker.rank == 0:
-            status = {"step": done, "steps": self.config.steps, "warnings": self.warnings, **values}
+            status = {
+                "step": done,
+                "steps": self.config.steps,
+                "warnings": self.warnings,
+                "alarms": self.alarms,
+                "data_wait": self.window.data_wait,
+                "checkpoint_seconds": self.checkpoints.seconds,
+                **values,
+            }
             atomic_write(storage.folder / STATUS, json.dumps(status))
             storage.push_record_soon()
+
+    def _warn(self, text: str) -> None:
+        """Tell of something that cannot wait for the next record."""
+        self.warnings.append(text)
+        report_warning(self.checkpoints.storage.folder / STATUS, self.worker, text)
 
     def _rewind(self, decision: Decision) -> int:
         """Load the newest checkpoint before the trouble and halve the learning rate; returns its step."""

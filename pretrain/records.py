@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +13,8 @@ from ..platform.training.ranks import gather_over_ranks, sum_over_ranks
 from .config import TrainingConfig
 from .objective import Objective
 from .watch.spread import cosine_and_rank
+
+Batch = TypeVar("Batch")
 
 STATUS = "status.json"
 """In the run's folder: step, newest values and warnings, for the progress bar and the card."""
@@ -26,13 +30,27 @@ class RecordWindow:
         self.names = (*objective.loss_names, "pairs")
         self.sums = torch.zeros(len(self.names), device=device)
         self.flags = torch.zeros(config.log_every, device=device)
+        self.data_wait = 0.0
+        """Share of the time of the newest record in which this worker waited for batches."""
         self.begin(0)
 
     def begin(self, first: int) -> None:
         """Forget all steps; the next one is `first`."""
-        self.first, self.count, self.clock = first, 0, time.monotonic()
+        self.first, self.count, self.clock, self.waited = first, 0, time.monotonic(), 0.0
         self.sums.zero_()
         self.flags.zero_()
+
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches; the time that they are waited for is counted."""
+        batches = iter(batches)
+        while True:
+            began = time.monotonic()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            self.waited += time.monotonic() - began
+            yield batch
 
     def add(
         self, losses: Tensor, bad: Tensor, pairs: float, settings: dict[str, float], vectors: list[Tensor]
@@ -59,6 +77,7 @@ class RecordWindow:
         numbers = torch.cat([self.sums / self.world, self.flags[: self.count]]).tolist()
         seconds = max(time.monotonic() - self.clock, 1e-9)
         sums, flags = numbers[: len(self.sums)], numbers[len(self.sums) :]
+        self.data_wait = min(1.0, self.waited / seconds)
         metrics = {"speed/studies_per_second": len(flags) * self.config.batch / seconds}
         metrics |= {f"schedule/{name}": value for name, value in self.settings.items()}
         if good := self.count - sum(flags):

@@ -2,21 +2,24 @@
 
 A checkpoint is there once its seal is, which is uploaded last; before a training continues, each machine downloads the
 sealed ones that it lacks. The record (metrics, status, bad batches) is uploaded with each checkpoint, now and then
-between, and when an error ends the training. Where `out` is local, nothing is done.
+between, and when an error ends the training. What workers need of storage that does not answer is tried again for some
+minutes. Where `out` is local, nothing is done.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
-from ..platform.core.errors import StorageError
+from ..platform.core.errors import StorageError, UnansweredError
 from ..platform.core.files import atomic_write
 from ..platform.core.location import Location
 from ..platform.core.mirror import Mirror
@@ -37,6 +40,15 @@ EVERY = 15.0
 PATIENCE = 1800.0
 """Seconds that a machine waits for another's part of a checkpoint."""
 
+AWAY = 300.0
+"""Seconds for which storage that does not answer is tried again, after all retries of the first request have failed."""
+
+PAUSES = (5.0, 60.0)
+"""Seconds before the first of these tries, and at most before a later one; each pause is twice the one before."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
 log = logging.getLogger(__name__)
 
 
@@ -49,7 +61,9 @@ def run_folder(config: TrainingConfig) -> Path:
 class RunStorage:
     """Brings the folder of this machine and the URL of a training in line; does nothing where `out` is local."""
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: TrainingConfig, on_warning: Callable[[str], None] = log.warning) -> None:
+        """on_warning: called with a sentence, in any thread."""
+        self.on_warning = on_warning
         self.location = Location(config.out)
         self.is_local = self.location.is_local
         self.folder = run_folder(config)
@@ -65,7 +79,7 @@ class RunStorage:
         """
         if self._mirror is not None:
             with self._alone():
-                self._pull(keep_unsent=False)
+                self._patiently(self._pull, keep_unsent=False)
 
     def recover(self) -> None:
         """`pull`, but a whole checkpoint that was made here and could not be uploaded is uploaded now.
@@ -75,7 +89,7 @@ class RunStorage:
         if self._mirror is not None:
             with self._alone():
                 self._pull(keep_unsent=True)
-            self.push_checkpoints()
+                self._push_checkpoints()
 
     def _pull(self, keep_unsent: bool) -> None:
         assert self._mirror is not None
@@ -98,7 +112,7 @@ class RunStorage:
         """Upload what is in the folder beside checkpoints and backbone. Raises StorageError, OSError."""
         if self._mirror is not None:
             with self._alone():
-                self._mirror.push(_is_record)
+                self._patiently(self._mirror.push, _is_record)
 
     def push_checkpoints(self) -> None:
         """Upload new checkpoints, their seals last, then remove those that are gone here, their seals first.
@@ -107,13 +121,17 @@ class RunStorage:
         """
         if self._mirror is not None:
             with self._alone():
-                self._mirror.push(lambda name: name.startswith(f"{CHECKPOINTS}/"))
+                self._patiently(self._push_checkpoints)
+
+    def _push_checkpoints(self) -> None:
+        assert self._mirror is not None
+        self._mirror.push(lambda name: name.startswith(f"{CHECKPOINTS}/"))
 
     def push_backbone(self) -> None:
         """Upload the exported backbone, its card last. Raises StorageError, OSError."""
         if self._mirror is not None:
             with self._alone():
-                self._mirror.push(lambda name: name.startswith(f"{BACKBONE}/"))
+                self._patiently(self._mirror.push, lambda name: name.startswith(f"{BACKBONE}/"))
 
     @property
     def has_checkpoint(self) -> bool:
@@ -128,13 +146,16 @@ class RunStorage:
         One with its seal is good until the new one is here. Raises StorageError.
         """
         if self._mirror is not None:
-            place = self.location / CHECKPOINTS
-            names = listing(place)
-            unsealed = {checkpoint.folder_of(Path(), step).name} - _sealed(names)
-            remove(
-                place,
-                [name for name in names if name.startswith(checkpoint.DRAFT) or _top(name) in unsealed],
-            )
+            self._patiently(self._remove_leftovers, step)
+
+    def _remove_leftovers(self, step: int) -> None:
+        place = self.location / CHECKPOINTS
+        names = listing(place)
+        unsealed = {checkpoint.folder_of(Path(), step).name} - _sealed(names)
+        remove(
+            place,
+            [name for name in names if name.startswith(checkpoint.DRAFT) or _top(name) in unsealed],
+        )
 
     def clear_drafts(self, step: int) -> None:
         """Remove this machine's parts of earlier checkpoints, which the first worker's machine has put together."""
@@ -152,7 +173,9 @@ class RunStorage:
         draft = checkpoint.draft_of(self.folder / CHECKPOINTS, step)
         if self._mirror is None or (draft / "config.json").exists():
             return lambda path: None
-        return lambda path: upload(self._parts(step), {path.relative_to(draft).as_posix(): path})
+        return lambda path: self._patiently(
+            upload, self._parts(step), {path.relative_to(draft).as_posix(): path}
+        )
 
     def collect(self, step: int, paths: Sequence[Path]) -> None:
         """Wait for other workers' files of a checkpoint, and move those of other machines here from the URL.
@@ -169,11 +192,14 @@ class RunStorage:
                 raise TimeoutError(
                     f"{next(iter(missing))} of another worker did not come in {PATIENCE / 60:.0f} minutes"
                 )
-            there = listing(self._parts(step))
-            sent = {name: path for name, path in missing.items() if name in there}
-            download(self._parts(step), sent, there)
-            remove(self._parts(step), list(sent))
+            self._patiently(self._fetch_parts, step, missing)
             time.sleep(0.5)
+
+    def _fetch_parts(self, step: int, missing: Mapping[str, Path]) -> None:
+        there = listing(self._parts(step))
+        sent = {name: path for name, path in missing.items() if name in there}
+        download(self._parts(step), sent, there)
+        remove(self._parts(step), list(sent))
 
     def push_record_soon(self) -> None:
         """Upload the record in the background, if the last time is long ago; a failure is one warning."""
@@ -218,15 +244,36 @@ class RunStorage:
                     atomic_write(status, json.dumps(there))
 
     def try_push_record(self) -> None:
-        """`push_record`, but a failure is one warning."""
+        """`push_record`, but a failure is one warning, at once."""
         try:
-            self.push_record()
+            if self._mirror is not None:
+                with self._alone():
+                    self._mirror.push(_is_record)
         except (StorageError, OSError) as error:
             if not self._failed:
                 log.warning(
                     "%s: the record cannot be uploaded (%s); the training goes on", self.location, error
                 )
             self._failed = True
+
+    def _patiently(self, action: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """What the action returns, which is done again while the storage does not answer. Raises its error in the end.
+
+        Only whether the storage answers is a matter of patience: what it refuses is raised at once.
+        """
+        deadline, pause = math.inf, PAUSES[0]
+        while True:
+            try:
+                return action(*arguments, **options)
+            except UnansweredError as error:
+                if deadline == math.inf:
+                    deadline = time.monotonic() + AWAY
+                    what = str(error).rpartition("; ")[0]  # without the advice to run again
+                    self.on_warning(f"{what}; the training tries for {AWAY / 60:.0f} minutes more")
+                elif time.monotonic() > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, PAUSES[1])
 
     def _parts(self, step: int) -> Location:
         """Where other machines put their files of a checkpoint: apart from whole ones, which `out` may hold of it."""

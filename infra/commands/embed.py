@@ -109,9 +109,9 @@ class Embed(DeviceConfig, Command):
 def _announce_size(job: EmbedJob, backbone: Backbone, shards: list[Shard]) -> None:
     """Prints how large the tokens of these shards will be. Raises DataError where the disk is smaller."""
     import shutil
-    import sys
 
     from ...platform.core.errors import DataError
+    from ...platform.core.log_lines import say
     from ...platform.measure.embedding import patch_bytes
 
     size = patch_bytes(job, backbone, shards)
@@ -123,4 +123,4 @@ def _announce_size(job: EmbedJob, backbone: Backbone, shards: list[Shard]) -> No
     )
     if size > free:
         raise DataError(f"{job.out}: {text}; choose another disk, or --level view")
-    print(f"vetdino: {text}", file=sys.stderr, flush=True)
+    say(text)

@@ -20,6 +20,10 @@ class StorageError(VetdinoError):
     """Object storage that refuses, cannot be reached, or does not hold what it should."""
 
 
+class UnansweredError(StorageError):
+    """Object storage that does not answer after all retries of a request; it may be well again soon."""
+
+
 class DataError(VetdinoError):
     """Input that cannot be used as it is."""
 

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from .log_lines import stamp
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -88,7 +90,7 @@ class Progress:
             self._print_line(finished)
 
     def _print_line(self, finished: bool) -> None:
-        """Prints one line of JSON: label, count, rate, seconds left and the notes."""
+        """Prints one line of JSON: label, count, rate, seconds left, time, job and the notes."""
         self._last_line = time.monotonic()
         left = None
         if self.total is not None and self.done:
@@ -102,6 +104,7 @@ class Progress:
             "seconds": round(self._last_line - self._began, 1),
             "seconds_left": 0.0 if finished else left,
             "finished": finished,
+            **stamp("info"),
             **{key: _rounded(value) for key, value in self.notes.items()},
         }
         print(json.dumps(line, default=str), file=sys.stderr, flush=True)

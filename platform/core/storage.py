@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from .errors import ConfigError, StorageError, VetdinoError
+from .errors import ConfigError, StorageError, UnansweredError, VetdinoError
 from .extras import require_extra
 from .location import Location
 from .node_cache import node_cache
@@ -32,6 +32,9 @@ Place = str | os.PathLike[str] | Location
 
 TRIES = 6
 """How often botocore tries a request; AWS_MAX_ATTEMPTS sets another number."""
+
+UNANSWERED = "the storage does not answer"
+"""How the explanation begins of a storage that may be well again soon."""
 
 OLD = 24 * 3600.0
 """Seconds after which the copy of an earlier version of an input is removed."""
@@ -91,7 +94,8 @@ def explained(place: Place | None) -> Iterator[None]:
         explanation = explanation_of(error)
         if explanation is None or (place is None and not _is_of_client(error)):
             raise
-        raise StorageError(f"{place or 'object storage'}: {explanation}") from error
+        kind = UnansweredError if explanation.startswith(UNANSWERED) else StorageError
+        raise kind(f"{place or 'object storage'}: {explanation}") from error
 
 
 def explanation_of(error: BaseException) -> str | None:

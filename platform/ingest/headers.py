@@ -114,15 +114,22 @@ def _block(rows: list[FileRow], folder: Path) -> BlockTask:
 def scan_block(
     job: Job, pool: DecodePool, task: BlockTask, on_files: Callable[[int, int], None]
 ) -> dict[str, Any]:
-    """Reads the headers of a block's new files and writes its rows; nothing where they are written already."""
+    """Reads the headers of a block's new files and writes its rows; nothing where they are written already.
+
+    `refused`: how many files each reason refuses.
+    """
     new = [row for row in task.rows if row.state == NEW]
+    refused = Counter[str]()
     if not _is_whole(task.path):
         headers = iter(_headers(job, pool, [entry_of(job.secret, row) for row in new]))
         with RowWriter(task.path) as writer:
             for row in task.rows:
-                writer.write(_with_header(job.secret, row, next(headers)) if row.state == NEW else row)
+                if row.state == NEW:
+                    row = _with_header(job.secret, row, next(headers))
+                    refused.update([row.code] if row.code else [])
+                writer.write(row)
     on_files(len(task.rows), 0)
-    return {}
+    return {"refused": refused}
 
 
 def _is_whole(path: Path) -> bool:

@@ -20,10 +20,11 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -31,6 +32,7 @@ from ..archive.discovery import ArchiveSource, discover, no_labels_message
 from ..core.config import digest, to_json
 from ..core.errors import DataError, ShardError
 from ..core.files import atomic_write
+from ..core.gauges import report as report_metric
 from ..core.location import Location
 from ..core.progress import Progress
 from ..data.index_file import save_index
@@ -269,8 +271,12 @@ class _Run:
                 paths.append(task.path)
                 yield task
 
-        for _ in team.run(scan_block, tasks(), lambda read, _: progress.advance(read)):
-            pass
+        def count(read: int, reused: int) -> None:
+            progress.advance(read)
+            report_metric("vetdino_ingest_headers", read)
+
+        for _, scanned in team.run(scan_block, tasks(), count):
+            _report_refused(scanned)
         blocks: list[Block] = []
         for path in paths:
             blocks.append(block_at(path, sum((blocks[-1].start, blocks[-1].files)) if blocks else 0))
@@ -292,13 +298,16 @@ class _Run:
             def report(decoded: int, reused: int) -> None:
                 progress.total = (progress.total or 0) - reused
                 progress.advance(decoded)
+                report_metric("vetdino_ingest_files", decoded)
 
             while True:
                 cut = cut_ranges(job, blocks, revived, depends_on)
                 if job.config.labels and self.archive.rows is None and not cut.labelled:
                     raise DataError(no_labels_message(Path(job.config.labels), cut.studies))
-                for _ in team.run(write_range, self._unfinished(cut.ranges, report), report):
-                    pass
+                for _, written in team.run(write_range, self._unfinished(cut.ranges, report), report):
+                    _report_refused(written)
+                    studies = sum(shard["studies"] for shard in written["shards"])
+                    report_metric("vetdino_ingest_studies", studies)
                 losers, orphans = find_duplicates(job, cut.ranges)
                 if not orphans - revived:
                     return cut.ranges, losers
@@ -310,3 +319,8 @@ class _Run:
                 yield task
             else:
                 report(0, done["new"])
+
+
+def _report_refused(result: Mapping[str, Any]) -> None:
+    for code, count in result["refused"].items():
+        report_metric("vetdino_ingest_refused", count, code)

@@ -124,6 +124,7 @@ class _Range:
         self._superseded: list[tuple[str, str]] = []
         self._studies: Counter[str] = Counter()
         """How many are new, changed or gone since the version before."""
+        self._refused = Counter[str]()
         self._new = self._retried = 0
 
     def write(self, pool: DecodePool) -> dict[str, Any]:
@@ -156,6 +157,7 @@ class _Range:
             "studies": self._studies,
             "new": self._new,
             "retried": self._retried,
+            "refused": self._refused,
         }
         (self._folder / DONE).write_text(json.dumps(done))
         result = self._folder.with_name(self._task.name)
@@ -318,6 +320,7 @@ class _Range:
         )
         self._rows.write(row)
         self._retried += verdict.code in RETRIED
+        self._refused.update([verdict.code] if verdict.code not in ("", "DUPLICATE") else [])
         local = bool(shard) and not was_in_shard
         record = {
             "route": row.route,

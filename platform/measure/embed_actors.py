@@ -15,7 +15,7 @@ from ..core.errors import ConfigError, FeaturesError, TrainingError, VetdinoErro
 from ..core.extras import require_extra
 from ..core.mirror import is_mirrored, place_of
 from ..data.manifest import Shard
-from ..training.cluster import ray_connection
+from ..training.cluster import ray_connection, warn_of_missing_gpus
 from .embedding import EmbedJob, embed_shards
 from .prefetch import MOST_THREADS
 
@@ -61,6 +61,7 @@ def embed_on_ray(
         context.verbose_stats_logs = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         cluster = ray.cluster_resources()
+        warn_of_missing_gpus(device, int(cluster.get("GPU", 0)))
         plan = actor_plan(int(cluster.get("CPU", 1)), int(cluster.get("GPU", 0)), device, actors, len(shards))
         on_stage(f"starting {plan.count} actor{'s' * (plan.count > 1)}")
         shared = ray.put((replace(job, threads=plan.threads), backbone, shards))

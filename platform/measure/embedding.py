@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -21,6 +20,8 @@ import numpy as np
 
 from ..core.errors import FeaturesError, ShardError
 from ..core.files import atomic_write, explain_os_error
+from ..core.gauges import report
+from ..core.log_lines import say
 from ..data.manifest import Manifest, Shard
 from ..data.shards import read_shard
 from .descriptors import Descriptor, RowLevel
@@ -103,9 +104,9 @@ def missing_parts(job: EmbedJob) -> list[Shard]:
     if missing:
         (job.out / INDEX).unlink(missing_ok=True)  # a table is whole, or it is none
     if whole := len(job.wanted) - len(missing):
-        _say(f"{job.out}: {whole} of {len(job.wanted)} parts are there already")
+        say(f"{job.out}: {whole} of {len(job.wanted)} parts are there already")
     for fault, count in again.items():
-        _say(f"{job.out}: {count} parts are {fault}; they are computed again")
+        say(f"{job.out}: {count} parts are {fault}; they are computed again")
     return missing
 
 
@@ -138,6 +139,7 @@ def embed_shards(
                 done, vectors = [], []
             elif done[0].tag != batch.tag:
                 raise _other_views(done[0].tag)
+            report("vetdino_embed_images", len(batch))
             advance(batch.finished)
     if done:
         raise _other_views(done[0].tag)
@@ -256,7 +258,3 @@ def _check_folder(job: EmbedJob) -> None:
             raise FeaturesError(
                 f"{path}: not a part of features, and would be read as one; choose a folder of its own"
             )
-
-
-def _say(text: str) -> None:
-    print(f"vetdino: {text}", file=sys.stderr, flush=True)

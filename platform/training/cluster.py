@@ -25,6 +25,7 @@ from ..core.errors import ConfigError, TrainingError, VetdinoError
 from ..core.extras import require_extra
 from ..core.files import atomic_write
 from ..core.location import Location
+from ..core.log_lines import warn
 from ..core.storage import filesystem, read_bytes, remove, write_bytes
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ class WorkerContext:
     rank: int
     world_size: int
     device: torch.device
+    preempted: Callable[[], int] = lambda: 0
+    """How many of the workers' machines this worker knows to be taken away soon."""
 
     def barrier(self) -> None:
         """Wait until all workers have come here."""
@@ -141,6 +144,23 @@ def report_stage(status: Path, worker: WorkerContext, stage: str) -> None:
         atomic_write(status, json.dumps(content | ({STAGE: stage} if stage else {})))
 
 
+def report_warning(status: Path, worker: WorkerContext, text: str) -> None:
+    """Add a warning to a status file, from the first worker; a record written later must bring it along."""
+    if worker.rank == 0:
+        content = read_status(status)
+        content["warnings"] = [*content.get("warnings", ()), text]
+        atomic_write(status, json.dumps(content))
+
+
+def warn_of_missing_gpus(device: DeviceChoice, gpus: int) -> None:
+    """Warn where `auto` means the CPU only because a Ray that starts machines on demand has none with a GPU yet."""
+    if device == "auto" and not gpus and "RAY_ADDRESS" in os.environ:
+        warn(
+            "no machine of this Ray has a GPU now, so device auto takes the CPU; where machines with GPUs are started "
+            "on demand, stop this and give --device cuda"
+        )
+
+
 @contextmanager
 def ray_connection(on_stage: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """Within the `with` block this process uses a Ray: that which runs (see `ray_is_running`), else one of this
@@ -203,6 +223,7 @@ def _trainer(
 
     resources = ray.cluster_resources()
     cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    warn_of_missing_gpus(config.device, gpus)
     cuda = config.device == "cuda" or (config.device == "auto" and gpus > 0)
     fewest = config.min_workers or config.workers
     if cuda and gpus < fewest and "RAY_ADDRESS" not in os.environ:
@@ -284,11 +305,22 @@ def _worker(job: Mapping[str, Any]) -> None:
     context = ray.train.get_context()
     device = get_device() if job["cuda"] else torch.device("cpu")
     try:
-        worker = WorkerContext(context.get_world_rank(), context.get_world_size(), device)
+        worker = WorkerContext(
+            context.get_world_rank(), context.get_world_size(), device, _preempted_machines
+        )
         job["function"](job["argument"], worker)
     except VetdinoError as error:
         write_bytes(failure, str(error).encode())
         raise
+
+
+def _preempted_machines() -> int:
+    """How many machines of the workers Ray was told to give back (a drain, as of a spot machine)."""
+    # Not `ray.train.get_preemption_info`, which makes all workers wait for each other in an actor, at every step.
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    notice = get_train_context().preemption_context.preemption_info
+    return len(notice.preempted_node_ids) if notice is not None else 0
 
 
 def _training_error(

@@ -50,7 +50,7 @@ class Metrics:
         for name, (meaning, count) in waiting.items():
             Gauge(name, meaning, registry=registry).set_function(count)
         models: list[Any] = engine.models
-        for model in models:  # one in a process of its own keeps its passes to itself
+        for model in models:  # one in a process of its own sends its passes with its answers
             model.on_batch = self.batch
 
     def batch(self, size: int, seconds: float) -> None:

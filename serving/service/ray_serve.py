@@ -27,6 +27,7 @@ from ...platform.core.location import Location
 from ...platform.measure.features import Features
 from ...platform.models.source import absolute_source
 from ..config import HOST, RANDOM, ListenConfig, ServiceConfig
+from ..engine.batching import OnBatch
 from ..engine.engine import ServiceEngine
 from ..engine.errors import RefusedError, overloaded, refusal_of
 from ..engine.index import ItemPage, SearchAnswer, SearchFilter
@@ -160,14 +161,21 @@ class BackboneReplica:
         config = from_json(ServiceConfig, service)
         backbone = load_backbone(config, number)
         self.model = LocalModel(backbone, descriptor_for(config, number, backbone), config)
+        self._passes: list[tuple[int, float]] = []
+        self.model.on_batch = lambda size, seconds: self._passes.append((size, seconds))
 
     async def card(self) -> BackboneInfo:
         """See `ModelPort.card`."""
         return self.model.card
 
-    async def call(self, method: str, views: list[np.ndarray]) -> tuple[BackboneInfo, Any]:
-        """A method of `ModelPort`: what answers, and its answer or refusal."""
-        return self.model.card, await _answer(getattr(self.model, method)(views))
+    async def call(
+        self, method: str, views: list[np.ndarray]
+    ) -> tuple[BackboneInfo, Any, list[tuple[int, float]]]:
+        """A method of `ModelPort`: what answers, its answer or refusal, and the passes (views, seconds) since the
+        answer before, for the gateway's metrics."""
+        answer = await _answer(getattr(self.model, method)(views))
+        passes, self._passes = self._passes, []
+        return self.model.card, answer, passes
 
 
 class GalleryReplica:
@@ -262,6 +270,7 @@ class RayModel:
 
     def __init__(self, card: BackboneInfo, handle: DeploymentHandle) -> None:
         self.card, self.handle = card, handle
+        self.on_batch: OnBatch = lambda size, seconds: None
 
     async def vectors(self, views: Sequence[np.ndarray]) -> np.ndarray:
         """See `ModelPort.vectors`."""
@@ -273,7 +282,11 @@ class RayModel:
 
     async def _call(self, method: str, views: Sequence[np.ndarray]) -> Any:
         """Raises RefusedError (503) where a replica with another backbone answers."""
-        card, answer = await _called(lambda: self.handle.call.remote(method, list(views)), "the backbone")
+        card, answer, passes = await _called(
+            lambda: self.handle.call.remote(method, list(views)), "the backbone"
+        )
+        for size, seconds in passes:
+            self.on_batch(size, seconds)
         if not _is_same(card, self.card):
             raise RefusedError(
                 503,

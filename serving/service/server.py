@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ...platform.core.errors import ConfigError
 from ...platform.core.extras import require_extra
+from ...platform.core.log_lines import JsonLines
 from ..config import HOST, ListenConfig, ServiceConfig
 
 if TYPE_CHECKING:
@@ -81,9 +83,10 @@ def run(app: FastAPI, listener: socket.socket, header_s: float, name: str) -> No
 
 
 def log_to_stderr() -> logging.Handler:
-    """One line for each request on stderr, until the handler is removed."""
+    """One line for each request on stderr, JSON where that is no terminal, until the handler is removed."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    handler.setFormatter(plain if sys.stderr.isatty() else JsonLines())
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     return handler

@@ -169,7 +169,8 @@ def launcher(log: Path, more: Mapping[str, str]) -> Iterator[Callable[..., None]
     """Runs trainings one after another on so many freshly forked workers.
 
     Each is (config, step after which it is stopped, or None[, steps whose loss becomes NaN]). machines: whether each
-    worker has a cache of its own. more: environment variables.
+    worker has a cache of its own. notice: the step after which the last worker knows that its machine will be taken
+    away. more: environment variables.
     """
     command = [sys.executable, str(Path(__file__).parent / "launched.py")]
     # An address that MLflow refuses at once: the files are the record that these tests read.
@@ -187,9 +188,15 @@ def launcher(log: Path, more: Mapping[str, str]) -> Iterator[Callable[..., None]
         ) as server,
     ):
 
-        def launch(trainings: Sequence[tuple[Any, ...]], workers: int, machines: bool = False) -> None:
+        def launch(
+            trainings: Sequence[tuple[Any, ...]],
+            workers: int,
+            machines: bool = False,
+            notice: int | None = None,
+        ) -> None:
             rows = [[to_json(config), stop, *(poison or [[]])] for config, stop, *poison in trainings]
-            order = {"trainings": rows, "workers": workers, "seconds": 600, "machines": machines}
+            order = {"trainings": rows, "workers": workers, "seconds": 600}
+            order |= {"machines": machines, "notice": notice}
             server.stdin.write(json.dumps(order) + "\n")
             server.stdin.flush()
             reply = server.stdout.readline().strip()

@@ -5,6 +5,7 @@ Besides the training's own files each worker writes `rank<r>.json`: the keys of 
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -84,6 +85,9 @@ def run_worker(order: dict[str, Any], rank: int, store: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
     dist.init_process_group("gloo", store=dist.FileStore(store, world), rank=rank, world_size=world)
     worker = WorkerContext(rank, world, torch.device("cpu"))
+    if order.get("notice") is not None and rank == world - 1:
+        steps = itertools.count(1)
+        worker = replace(worker, preempted=lambda: int(next(steps) >= order["notice"]))
     for text, stop, poison in order["trainings"]:
         kind = FeatureDistillationConfig if is_distillation(text) else PretrainConfig
         work(from_json(kind, text), stop, poison, worker)

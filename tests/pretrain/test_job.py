@@ -108,6 +108,12 @@ def step_reached(config: PretrainConfig, step: int, process: subprocess.Popen[st
     raise AssertionError(f"step {step} was not reached, exit code {code}: {err[-3000:]}")
 
 
+def messages(err: str, level: str) -> list[str]:
+    """The sentences of a level among what was printed."""
+    lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+    return [line["message"] for line in lines if line["level"] == level and "message" in line]
+
+
 def of_session(session: int) -> dict[int, str]:
     """Processes of a session that still run: pid -> title."""
     rows = subprocess.run(["ps", "-eo", "pid,sid,stat,args"], capture_output=True, text=True).stdout
@@ -196,7 +202,7 @@ def test_ctrl_c_ends_within_seconds_with_one_line_that_names_resume_and_no_proce
     assert code == 130
     *_, last = err.splitlines()
     assert last == "vetdino: stopped; run the same command with --resume to continue"
-    assert all(line.startswith(("{", "vetdino: warning: ")) for line in err.splitlines()[:-1])
+    assert all(json.loads(line)["run"] for line in err.splitlines()[:-1])
     assert seconds < 40
     assert all_gone
     assert checkpoint.newest(checkpoints_folder(config)) is not None
@@ -259,7 +265,7 @@ def test_an_error_meant_for_people_is_told_in_one_line_and_not_tried_again(job):
     *_, last = err.splitlines()
     assert last.startswith("vetdino: step 5: the loss or a gradient was not finite for 5 steps in a row; ")
     assert "--step 5` shows where it begins" in last
-    assert "warning: step 1: the loss or a gradient was not finite; the step was skipped" in err
+    assert "step 1: the loss or a gradient was not finite; the step was skipped" in messages(err, "warning")
     assert [line["step"] for line in history(config.out)] == [1, 2, 3, 4, 5]
     assert not (config.out / "backbone").exists()
 
@@ -287,7 +293,7 @@ def test_of_two_jobs_into_one_folder_the_second_is_refused_and_the_first_undistu
 def test_what_is_waited_for_is_named_before_the_first_step(undisturbed):
     _, err = json.loads((undisturbed.out / "printed.json").read_text())
     lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
-    stages = [line["stage"] for line in lines if line["done"] == 0 and "stage" in line]
+    stages = [line["stage"] for line in lines if line.get("done") == 0 and "stage" in line]
     assert list(dict.fromkeys(stages))[:3] == [
         "starting Ray",
         "starting 1 worker",
@@ -324,9 +330,23 @@ def test_a_folder_that_another_run_writes_to_is_refused_before_anything_is_touch
     assert [path.name for path in config.out.iterdir()] == ["metrics.jsonl"]
 
 
-def test_a_folder_without_checkpoint_cannot_be_resumed(job):
-    with pytest.raises(ConfigError, match="no whole checkpoint to resume from; leave out --resume"):
-        pretrain(job("nothing", resume=True))
+def test_a_resume_without_checkpoint_starts_and_with_damaged_ones_alone_is_refused(job, monkeypatch, capsys):
+    def workers(*arguments: object) -> None:
+        raise InterruptedError
+
+    monkeypatch.setattr("vetdino.pretrain.job.run_on_ray", workers)
+    config = job("nothing", resume=True)
+    with pytest.raises(InterruptedError):
+        pretrain(config)
+    line, *_ = [line for line in map(json.loads, capsys.readouterr().err.splitlines()) if "message" in line]
+    assert line["message"].endswith("holds no checkpoint yet, so the training starts from the beginning")
+    assert (line["level"], line["run"]) == ("info", "nothing")
+    (config.out / "checkpoints" / "step_00000002").mkdir(parents=True)
+    with (
+        pytest.warns(RuntimeWarning, match="has no readable seal"),
+        pytest.raises(ConfigError, match="each of its checkpoints is damaged"),
+    ):
+        pretrain(config)
 
 
 @pytest.mark.slow

@@ -215,6 +215,24 @@ def test_a_bad_step_is_skipped_counted_and_kept_for_replay(poisoned):
     assert replay_run(run, 3).healthy  # the poison was the test's, not the batch's
 
 
+@pytest.mark.parametrize(("workers", "saved"), [(1, 3), (2, 4)])
+def test_on_notice_all_workers_write_a_checkpoint_from_which_the_training_goes_on_exactly(
+    workers, saved, folder, tiny, launched
+):
+    config = {"steps": 6, "checkpoint_every": 6}
+    whole, taken = (tiny(folder / f"{name}{workers}", EXACT, **config) for name in ("untaken", "taken"))
+    launched([(whole, None)], workers)
+    launched([(taken, 4)], workers, notice=3)
+    assert [path.name for path in (taken.out / "checkpoints").glob("step_*")] == [f"step_{saved:08d}"]
+    status = json.loads((taken.out / "status.json").read_text())
+    assert [text for text in status["warnings"] if f"written after step {saved}" in text]
+    launched([(taken, None)], workers)
+    assert keys(taken.out) == keys(whole.out)[saved:]
+    assert record(taken.out) == record(whole.out)
+    expected, found = weights(whole.out, 6), weights(taken.out, 6)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
 def test_an_alarm_rewinds_the_training_at_half_the_rate_so_often_and_then_stops_it(alone):
     run = alone("rewound", REWINDING, steps=60, checkpoint_every=10, keep=4)
     said = (run / "failure.txt").read_text()

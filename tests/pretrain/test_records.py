@@ -53,3 +53,17 @@ def test_time_that_is_excluded_does_not_count_as_training(run_config):
     window = window_of(run_config, (1.0, 0.0))
     window.exclude(-100.0)
     assert window.close()[1]["speed/studies_per_second"] < run_config.batch / 100
+
+
+def test_the_share_of_the_time_that_batches_are_waited_for_is_known(run_config, monkeypatch):
+    window = window_of(run_config, (1.0, 0.0))
+    clock = iter([100.0, 103.0, 103.0, 104.0])
+    monkeypatch.setattr("vetdino.pretrain.records.time.monotonic", lambda: next(clock))
+    assert list(window.timed(iter("a"))) == ["a"]
+    monkeypatch.setattr("vetdino.pretrain.records.time.monotonic", lambda: window.clock + 12.0)
+    window.close()
+    assert window.data_wait == 3.0 / 12.0
+    window.begin(11)
+    window.add(torch.zeros(len(LOSS_NAMES)), torch.tensor(0.0), 0.0, {}, [torch.eye(4)])
+    window.close()
+    assert window.data_wait == 0.0

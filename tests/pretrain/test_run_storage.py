@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from vetdino.platform.core.location import Location
 from vetdino.platform.core.storage import listing, localized, read_bytes, remove, upload, write_bytes
 from vetdino.platform.models.loading import load
 from vetdino.platform.training import checkpoint
-from vetdino.pretrain import job
+from vetdino.pretrain import job, run_storage
 from vetdino.pretrain.config import PretrainConfig
 from vetdino.pretrain.job import pretrain
 from vetdino.pretrain.run_storage import RunStorage, run_folder
@@ -108,16 +109,13 @@ def test_a_local_training_has_its_own_folder_and_nothing_is_brought_in_line(tmp_
 
 @pytest.mark.slow
 def test_workers_begin_with_the_settings_of_the_job_and_without_what_an_earlier_one_left(
-    at_urls, monkeypatch
+    at_urls, monkeypatch, capsys
 ):
     """Of a training that was stopped before its first checkpoint."""
     config = at_urls("left")
     left = {"metrics.jsonl": b"{}\n", "status.json": b'{"step": 2}', "run.json": b"{}", "config.json": b"{}"}
     for name, content in left.items():
         write_bytes(config.out / name, content)
-    with pytest.raises(ConfigError, match="no whole checkpoint to resume from"):
-        pretrain(replace(config, resume=True))
-    assert {name: read_bytes(config.out / name) for name in listing(config.out)} == left
     seen = {}
 
     def workers(function, argument, *rest):
@@ -126,8 +124,9 @@ def test_workers_begin_with_the_settings_of_the_job_and_without_what_an_earlier_
 
     monkeypatch.setattr(job, "run_on_ray", workers)
     with pytest.raises(InterruptedError):
-        pretrain(config)
-    assert seen == {"config.json": to_json(config)}
+        pretrain(replace(config, resume=True))
+    assert seen == {"config.json": to_json(replace(config, resume=True))}
+    assert "holds no checkpoint yet, so the training starts from the beginning" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -192,6 +191,42 @@ def test_a_worker_on_another_machine_sends_its_file_and_one_beside_the_first_nev
     draft.rename(draft.with_name("step_00000004"))  # the first worker may do this once all files are there
     beside(draft / file)
     assert not [name for name in listing(config.out / "checkpoints") if ".draft_" in name]
+
+
+@pytest.mark.slow
+def test_storage_that_does_not_answer_is_tried_again_with_one_warning_and_not_without_end(
+    at_urls, failing_s3, monkeypatch
+):
+    config = at_urls("away")
+    warnings: list[str] = []
+    is_back = True
+
+    def warned(text: str) -> None:
+        warnings.append(text)
+        if is_back:
+            failing_s3(500, "none", 0)
+
+    storage = RunStorage(config, warned)
+    folder = run_folder(config) / "checkpoints" / "step_00000002"
+    folder.mkdir(parents=True)
+    (folder / "seal.json").write_text("{}")
+    monkeypatch.setattr(run_storage, "PAUSES", (0.01, 0.02))
+    failing_s3(503, "SlowDown", -1)
+    storage.push_checkpoints()
+    assert sealed_steps(config) == [2]
+    assert len(warnings) == 1
+    assert warnings[0].endswith("(503 SlowDown); the training tries for 5 minutes more")
+    failing_s3(403, "AccessDenied", -1)  # no matter of patience
+    with pytest.raises(StorageError, match="access is denied"):
+        storage.begin_checkpoint(4)
+    monkeypatch.setattr(run_storage, "AWAY", 0.1)
+    is_back = False
+    failing_s3(503, "SlowDown", -1)
+    for action in (partial(storage.begin_checkpoint, 4), storage.pull, storage.push_record):
+        began = len(warnings)
+        with pytest.raises(StorageError, match="does not answer, after all retries"):
+            action()
+        assert len(warnings) == began + 1
 
 
 @pytest.mark.slow

@@ -57,7 +57,6 @@ def teacher(tmp_path) -> Path:
         ("vit_tiny_patch16_224", ["--embed-side", "50"], "embed_side 50 is not a multiple of the student's patch, 8"),
         ("vit_tiny_patch16_224", ["--teacher-side", "30"], "teacher_side 30 is not a multiple of the teacher's patch"),
         ("vit_tiny_patch16_224", ["--batch", "17"], "batch 17 is more than the 16 training studies; lower it"),
-        ("vit_tiny_patch16_224", ["--resume"], "holds no whole checkpoint to resume from"),
         ("gone/backbone.pth", [], "gone/backbone.pth has its weights and architecture; --backbone.patch is for a bare"),
         ("resnet10t", [], "resnet10t is no Vision Transformer; leave out --backbone.patch"),
     ],

@@ -16,8 +16,10 @@ from vetdino.platform.training.cluster import (
     _training_error,
     read_status,
     report_stage,
+    report_warning,
     run_on_ray,
     start_ray,
+    warn_of_missing_gpus,
     watch_status,
 )
 
@@ -105,3 +107,29 @@ def test_the_address_of_a_dashboard_is_refused_with_the_command_for_it(monkeypat
     monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
     with pytest.raises(ConfigError, match="vetdino submit"):
         start_ray()
+
+
+def test_a_warning_is_added_to_the_status_by_the_first_worker(tmp_path):
+    status = tmp_path / "status.json"
+    for rank, text in ((0, "one"), (1, "of another"), (0, "two")):
+        report_warning(status, WorkerContext(rank, 2, torch.device("cpu")), text)
+    assert read_status(status) == {"warnings": ["one", "two"]}
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "address", "warned"),
+    [
+        ("auto", 0, "10.0.0.1:6379", True),
+        ("auto", 0, None, False),
+        ("auto", 2, "x", False),
+        ("cpu", 0, "x", False),
+    ],
+)
+def test_a_running_ray_without_gpus_is_a_warning_under_auto(
+    device, gpus, address, warned, monkeypatch, capsys
+):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    warn_of_missing_gpus(device, gpus)
+    assert ("give --device cuda" in capsys.readouterr().err) == warned

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -128,6 +129,17 @@ def test_a_replica_answers_with_its_backbone(replica):
 
 
 @QUIET
+def test_a_replica_sends_its_passes_along_for_the_metrics_of_the_gateway(replica):
+    model = RayModel(replica.model.card, Handle(replica))
+    asyncio.run(model.vectors(VIEWS))
+    sizes: list[int] = []
+    model.on_batch = lambda size, seconds: sizes.append(size)
+    asyncio.run(model.vectors(VIEWS))
+    asyncio.run(model.encode(VIEWS * 2))
+    assert sizes == [1, 2]
+
+
+@QUIET
 def test_a_replica_with_another_backbone_is_refused(replica):
     model = RayModel(replace(replica.model.card, digest="f" * 64), Handle(replica))
     assert not asyncio.run(model.alive())
@@ -230,6 +242,8 @@ def test_its_answers_are_those_of_one_process_and_survive_a_lost_replica(deploye
             client.search(np.ones((1, 7), np.float32))
         assert refusal.value.status == 422
         assert client.neighbors(found[0].key, k=2).matches[0]
+    (count,) = re.findall(r"^vetdino_batch_size_count (\S+)$", httpx.get(f"{deployed}/metrics").text, re.M)
+    assert float(count) >= len(files)
 
     wrong, errors, done, stop = [], [], [], threading.Event()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -72,6 +73,11 @@ def test_it_serves_until_it_is_stopped(folder, gallery, number, code):
         assert process.returncode == code
         assert f"The service is at {url}" in out
         assert "Traceback" not in err
+        lines = [json.loads(line) for line in err.splitlines() if line.startswith("{")]
+        requests = [line for line in lines if line.get("route") == "/v1/info"]
+        assert [(line["level"], line["verb"], line["status"]) for line in requests] == [
+            ("info", "serve", 200)
+        ]
         with pytest.raises(httpx.ConnectError):
             httpx.get(url)
 
