@@ -1,7 +1,7 @@
 """Three hosts on one machine: network namespaces with addresses and names of their own, joined by a bridge.
 
-A host shares this machine's disks and cores, nothing else: it cannot be reached but by its address, and it can be cut off
-(`cut_off`) and lose all its processes at once (`kill`).
+Hosts share this machine's disks and cores, and reach one another by address only. One can be cut off (`cut_off`) and
+lose all its processes at once (`kill`).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAMES = Path("/etc/netns")
 LOCK = Path("/run/vetdino-hosts.lock")
 
 
-class NoHosts(Exception):
+class HostsError(Exception):
     """Why there can be no hosts here, in one line."""
 
 
@@ -58,7 +58,9 @@ class Host:
         named = ["unshare", "--uts", "sh", "-c", 'hostname "$0"; exec "$@"', self.name]
         return ["ip", "netns", "exec", self.name, *named, *words]
 
-    def start(self, words: Sequence[str], log: IO[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    def start(
+        self, words: Sequence[str], log: IO[str], environment: Mapping[str, str]
+    ) -> subprocess.Popen[str]:
         """A process of this host; ended by `kill`."""
         return subprocess.Popen(
             self.command(words),
@@ -73,7 +75,12 @@ class Host:
     def run(self, words: Sequence[str], environment: Mapping[str, str]) -> str:
         """What a command prints that ends soon. Raises subprocess.CalledProcessError."""
         done = subprocess.run(
-            self.command(words), env=dict(environment), capture_output=True, text=True, check=True, timeout=300
+            self.command(words),
+            env=dict(environment),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=300,
         )
         return done.stdout
 
@@ -120,15 +127,15 @@ def names_file(hosts: Sequence[Host] = HOSTS) -> str:
 def network() -> Iterator[tuple[Host, ...]]:
     """Within the `with` block the hosts are there; after it neither they nor any process of theirs.
 
-    Raises NoHosts where that cannot be.
+    Raises HostsError where that cannot be.
     """
     if os.geteuid() or not which("ip"):
-        raise NoHosts("three hosts need root and the command `ip` (package iproute2): network namespaces")
+        raise HostsError("three hosts need root and the command `ip` (package iproute2): network namespaces")
     with open(LOCK, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise NoHosts(f"another run has the hosts ({LOCK} is locked); wait for its end") from None
+            raise HostsError(f"another run has the hosts ({LOCK} is locked); wait for its end") from None
         _remove()  # what a killed run has left
         try:
             for host in HOSTS:

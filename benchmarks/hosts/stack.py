@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from .network import HOSTS, OPERATOR, Host, NoHosts
+from .network import HOSTS, Host, HostsError
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -39,11 +39,8 @@ HEALTH = {
 }
 """Ray takes a host for lost after some 15 s without an answer; by default after more than half a minute."""
 
-CUT_OFF_S = 40.0
-"""Seconds that a host is cut off, well above that."""
 
-
-class StepFailed(Exception):
+class StepError(Exception):
     """What did not come about, and the end of its log."""
 
 
@@ -86,8 +83,8 @@ class Cluster:
 
     def start(self, host: Host, name: str, words: Sequence[str], **more: str) -> None:
         """A server on a host, in the background."""
-        log = open(self.logs / f"{name}.log", "a")
-        self.running.append(host.start(["nice", "-n", "5", *words], log, self.environment(host) | more))
+        with open(self.logs / f"{name}.log", "a") as log:
+            self.running.append(host.start(["nice", "-n", "5", *words], log, self.environment(host) | more))
 
     def start_ray(self, host: Host) -> None:
         self.start(host, f"ray{host.number}", ray_command(host, self.work))
@@ -99,10 +96,17 @@ class Cluster:
 
     def get(self, url: str, token: str = "", body: Any = None) -> Any:
         """The JSON of an answer, asked by the operator."""
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        headers = {"Content-Type": "application/json"} | (
+            {"Authorization": f"Bearer {token}"} if token else {}
+        )
         data = None if body is None else json.dumps(body).encode()
         with urlopen(Request(url, data=data, headers=headers), timeout=30) as answer:
             return json.loads(answer.read())
+
+    def status(self, url: str) -> int:
+        """Of the answer. Raises OSError where nobody answers, or with an error."""
+        with urlopen(url, timeout=30) as answer:
+            return answer.status
 
     def submit(self, name: str, *words: str) -> Job:
         """`ray job submit` of a command, from the root of the checkout."""
@@ -113,18 +117,17 @@ class Job:
     """A submitted job."""
 
     def __init__(self, cluster: Cluster, name: str, command: Sequence[str]) -> None:
-        self.name = name
+        self.name, self._cluster = name, cluster
         self.began = time.monotonic()
         self._log = cluster.logs / f"job_{name}.log"
-        self._process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env=cluster.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=open(self._log, "w"),
-            stderr=subprocess.STDOUT,
-        )
+        options = {"cwd": ROOT, "env": cluster.environment(), "stdin": subprocess.DEVNULL, "text": True}
+        with open(self._log, "w") as log:
+            self._process = subprocess.Popen(command, **options, stdout=log, stderr=subprocess.STDOUT)
         cluster.running.append(self._process)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
 
     @property
     def output(self) -> str:
@@ -132,22 +135,27 @@ class Job:
         return self._log.read_text(errors="replace")
 
     def when(self, condition: Callable[[], bool], what: str) -> None:
-        """Wait for a moment of the running job. Raises StepFailed where the job ends before."""
+        """Wait for a moment of the running job. Raises StepError where the job ends before."""
 
         def reached() -> bool:
             if condition():
                 return True
-            if self._process.poll() is not None:
-                raise StepFailed(f"job {self.name} ended before {what}: {self.output[-3000:]}")
+            if not self.is_running:
+                raise StepError(f"job {self.name} ended before {what}: {self.output[-3000:]}")
             return False
 
-        wait_for(reached, f"job {self.name}: {what}", every=0.1)
+        wait_for(reached, f"job {self.name}: {what}", every=0.05)
+
+    def stop(self) -> None:
+        """`ray job stop`."""
+        words = [str(BIN / "ray"), "job", "stop", "--address", self._cluster.dashboard, self.name]
+        subprocess.run(words, env=self._cluster.environment(), check=True, capture_output=True, timeout=120)
 
     def finished(self) -> float:
-        """Seconds that it took. Raises StepFailed where it has not succeeded."""
-        wait_for(lambda: self._process.poll() is not None, f"end of job {self.name}", every=0.2)
+        """Seconds that it took. Raises StepError where it has not succeeded."""
+        wait_for(lambda: not self.is_running, f"end of job {self.name}", every=0.2)
         if self._process.returncode:
-            raise StepFailed(f"job {self.name} failed: {self.output[-3000:]}")
+            raise StepError(f"job {self.name} failed: {self.output[-3000:]}")
         return time.monotonic() - self.began
 
 
@@ -195,7 +203,7 @@ def _start_postgres(stack: Cluster) -> None:
     """PostgreSQL refuses to run as root."""
     for program in ("initdb", "postgres", "setpriv"):
         if shutil.which(program) is None:
-            raise NoHosts(f"{program} is not on the PATH: MLflow's server is to run on PostgreSQL")
+            raise HostsError(f"{program} is not on the PATH: MLflow's server is to run on PostgreSQL")
     folder = stack.work / "postgres"
     folder.mkdir()
     shutil.chown(folder, "postgres", "postgres")
@@ -207,7 +215,17 @@ def _start_postgres(stack: Cluster) -> None:
     HEAD.run([*user, "initdb", "--no-sync", *access, "-D", str(folder / "data")], stack.environment(HEAD))
     with open(folder / "data" / "pg_hba.conf", "a") as rules:
         rules.write("host all all 10.77.0.0/24 scram-sha-256\n")
-    server = ["postgres", "-D", str(folder / "data"), "-k", str(folder), "-h", HEAD.address, "-c", "fsync=off"]
+    server = [
+        "postgres",
+        "-D",
+        str(folder / "data"),
+        "-k",
+        str(folder),
+        "-h",
+        HEAD.address,
+        "-c",
+        "fsync=off",
+    ]
     stack.start(HEAD, "postgres", [*user, *server])
 
 
@@ -221,13 +239,13 @@ def _mlflow_words(stack: Cluster) -> list[str]:
 
 
 def _mlflow_environment(stack: Cluster) -> dict[str, str]:
-    """With psycopg2, which nothing else here needs. Raises NoHosts where it cannot be installed."""
+    """With psycopg2, which nothing else here needs. Raises HostsError where it cannot be installed."""
     site = stack.work / "psycopg2"
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site)]
     done = subprocess.run([*pip, psycopg2_requirement()], capture_output=True, text=True)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise NoHosts(f"{psycopg2_requirement()} cannot be installed for MLflow's server: {reason}")
+        raise HostsError(f"{psycopg2_requirement()} cannot be installed for MLflow's server: {reason}")
     return {"PYTHONPATH": str(site), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
@@ -240,7 +258,7 @@ def psycopg2_requirement() -> str:
 
 
 def wait_for(condition: Callable[[], bool], what: str, every: float = 0.5) -> None:
-    """Raises StepFailed after PATIENCE seconds."""
+    """Raises StepError after PATIENCE seconds."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
@@ -249,7 +267,7 @@ def wait_for(condition: Callable[[], bool], what: str, every: float = 0.5) -> No
         except OSError:  # nobody answers yet
             pass
         if time.monotonic() > deadline:
-            raise StepFailed(f"waited {PATIENCE:.0f} s in vain for: {what}")
+            raise StepError(f"waited {PATIENCE:.0f} s in vain for: {what}")
         time.sleep(every)
 
 
@@ -257,6 +275,3 @@ def _listens(address: str, port: int) -> bool:
     with socket.socket() as probe:
         probe.settimeout(2)
         return probe.connect_ex((address, port)) == 0
-
-
-__all__ = ["BUCKET", "CUT_OFF_S", "HEAD", "OPERATOR", "ROOT", "Cluster", "Job", "StepFailed", "cluster", "wait_for"]

@@ -22,7 +22,9 @@ def main() -> None:
     ray.init(log_to_driver=False)
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     task = ray.remote(num_cpus=0)(where)
-    answers = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, False)).remote() for n in nodes]
+    answers = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, False)).remote() for n in nodes
+    ]
     print(json.dumps(dict([where(), *ray.get(answers)])))
 
 

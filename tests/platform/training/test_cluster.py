@@ -11,9 +11,11 @@ import torch
 from vetdino.platform.core.errors import ConfigError, TrainingError
 from vetdino.platform.training.cluster import (
     FAILURE,
+    NodeSize,
     WorkerConfig,
     WorkerContext,
     _training_error,
+    cores_each,
     read_status,
     report_stage,
     run_on_ray,
@@ -98,3 +100,27 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("vetdino.platform.core.extras.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"vetdino\[train\]"):
         run_on_ray(print, None, WorkerConfig(), tmp_path, str)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "count", "most", "gpu", "cores"),
+    [
+        ([(2, 0)], 1, 2, False, 2),
+        ([(2, 0)], 4, 1, False, 0.5),
+        ([(1, 0), (1, 0)], 2, 1, False, 1),
+        (
+            [(3, 0), (3, 0), (3, 0)],
+            4,
+            2,
+            False,
+            1,
+        ),  # 2 each would be 8 of 9 cores, and no room for the fourth
+        ([(96, 8)], 8, 12, True, 12),
+        ([(16, 0), (8, 8)], 8, 3, True, 1),  # the cores of a node without GPUs are of no use
+        ([(4, 8)], 8, 1, True, 0.5),
+        ([(96, 8)], 16, 6, True, 1),  # the other GPUs are still to come
+        ([], 8, 12, True, 0.125),
+    ],
+)
+def test_workers_reserve_no_more_cores_than_have_room_on_the_nodes(nodes, count, most, gpu, cores):
+    assert cores_each([NodeSize(*node) for node in nodes], count, most, gpu) == cores
