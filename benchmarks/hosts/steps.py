@@ -176,7 +176,7 @@ def cut_off(cluster: Cluster, host: Host, job: Job) -> str:
 
 
 def _until_lost(cluster: Cluster, host: Host, job: Job) -> float:
-    """Seconds until Ray takes a host for lost. Raises StepError where the job has ended before and was not disturbed."""
+    """Seconds until Ray takes a host for lost. Raises StepError where the job has ended before, undisturbed."""
     began = time.monotonic()
     wait_for(
         lambda: host.address not in cluster.alive(), f"Ray to notice that {host.name} is lost", every=0.2
