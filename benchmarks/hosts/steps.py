@@ -267,10 +267,9 @@ def trained(run: str) -> dict[str, str]:
     place = f"{BUCKET}/runs/{run}"
     names = [name for name in listing(place) if name.endswith(".safetensors")]
     found = {name: _sha256(read_bytes(f"{place}/{name}") or b"") for name in names}
-    lines = [json.loads(line) for line in (read_bytes(f"{place}/metrics.jsonl") or b"").splitlines()]
-    for line in lines:
-        for name in UNLIKE:
-            line.pop(name, None)
+    record = (read_bytes(f"{place}/metrics.jsonl") or b"").splitlines()
+    steps = {line["step"]: line for line in map(json.loads, record)}  # of a step computed again the last
+    lines = [{key: value for key, value in line.items() if key not in UNLIKE} for line in steps.values()]
     return found | {"metrics.jsonl": _sha256(json.dumps(lines).encode())}
 
 
