@@ -92,11 +92,29 @@ def pretrain(cluster: Cluster) -> Iterator[Result]:
         yield f"pretrain, {host.name} {name}: equal bits", *compared(expected, trained(run), lost, seconds)
         steps = resumed_after(cluster, run)
         known = bool(steps) and all(step % EVERY == 0 and before <= step < STEPS for step in steps)
-        yield (
-            f"pretrain, {host.name} {name}: continues from the newest checkpoint",
-            f"of step {before} or later: {', '.join(map(str, steps)) or 'none'}",
-            known,
-        )
+        claim = f"pretrain, {host.name} {name}: continues from the newest checkpoint"
+        yield claim, _steps_text(before, steps), known
+
+
+def resume(cluster: Cluster) -> Iterator[Result]:
+    """A training that an operator stops, and the same command with --resume."""
+    job = pretrain_job(cluster, "stopped")
+    job.when(lambda: sealed("stopped") >= 2 * EVERY, f"the checkpoint of step {2 * EVERY}")
+    before, began = sealed("stopped"), time.monotonic()
+    job.stop()
+    lost = f"stopped in {time.monotonic() - began:.0f} s"
+    seconds = pretrain_job(cluster, "stopped", "--resume").finished()
+    yield (
+        "pretrain, stopped, --resume: equal bits",
+        *compared(trained("whole"), trained("stopped"), lost, seconds),
+    )
+    steps = resumed_after(cluster, "stopped")
+    known = bool(steps) and all(before <= step < STEPS for step in steps)
+    yield (
+        "pretrain, stopped, --resume: continues from the newest checkpoint",
+        _steps_text(before, steps),
+        known,
+    )
 
 
 def evaluate(cluster: Cluster) -> Iterator[Result]:
@@ -150,7 +168,7 @@ def track(cluster: Cluster) -> Iterator[Result]:
 
 Step = Callable[[Cluster], Iterator[Result]]
 
-ALL: tuple[Step, ...] = (start, ingest, pretrain, evaluate, embed, serve, track)
+ALL: tuple[Step, ...] = (start, ingest, pretrain, resume, evaluate, embed, serve, track)
 
 
 # Disturbances ---------------------------------------------------------------------------------------------
@@ -211,9 +229,10 @@ def ingest_job(cluster: Cluster, out: Path) -> Job:
     return vetdino(cluster, "ingest", *places, *INGEST, name=f"ingest_{out.name}")
 
 
-def pretrain_job(cluster: Cluster, run: str) -> Job:
+def pretrain_job(cluster: Cluster, run: str, *more: str) -> Job:
     places = ("--shards", f"{BUCKET}/shards", "--out", f"{BUCKET}/runs/{run}")
-    return vetdino(cluster, "pretrain", "demo", *places, *TRAIN, name=f"pretrain_{run}")
+    name = "_".join(["pretrain", run, *(word.strip("-") for word in more)])
+    return vetdino(cluster, "pretrain", "demo", *places, *TRAIN, *more, name=name)
 
 
 def embed_job(cluster: Cluster, out: Path) -> Job:
@@ -326,6 +345,10 @@ def resumed_after(cluster: Cluster, run: str) -> list[int]:
         if tags.get("mlflow.parentRunId") == known.get("run_id"):
             steps.append(int(tags["resumed_after_step"]))
     return sorted(steps)
+
+
+def _steps_text(before: int, steps: list[int]) -> str:
+    return f"step {', '.join(map(str, steps)) or 'unknown'}; {before} was there before"
 
 
 def last_json(output: str) -> Any:
