@@ -40,6 +40,13 @@ HEALTH = {
 """Ray takes a host for lost after some 15 s without an answer; by default after more than half a minute."""
 
 
+MODEST = ("nice", "-n", "5", "choom", "-n", "500", "--")
+"""Other work on this machine has its cores first; where memory ends, the kernel ends the hosts' processes first."""
+
+MEMORY_GIB = 6.0
+"""What all processes of the hosts take together, and some more."""
+
+
 class StepError(Exception):
     """What did not come about, and the end of its log."""
 
@@ -73,6 +80,7 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_memory_monitor_refresh_ms": "0",  # each would take the whole machine's memory for its own
             "AWS_ENDPOINT_URL": f"http://{HEAD.address}:9000",
             "AWS_ACCESS_KEY_ID": "hosts",
             "AWS_SECRET_ACCESS_KEY": "secret",
@@ -84,7 +92,7 @@ class Cluster:
     def start(self, host: Host, name: str, words: Sequence[str], **more: str) -> None:
         """A server on a host, in the background."""
         with open(self.logs / f"{name}.log", "a") as log:
-            self.running.append(host.start(["nice", "-n", "5", *words], log, self.environment(host) | more))
+            self.running.append(host.start([*MODEST, *words], log, self.environment(host) | more))
 
     def start_ray(self, host: Host) -> None:
         self.start(host, f"ray{host.number}", ray_command(host, self.work))
@@ -178,6 +186,8 @@ def ray_command(host: Host, work: Path) -> list[str]:
 @contextmanager
 def cluster(work: Path, logs: Path) -> Iterator[Cluster]:
     """Within the `with` block all servers answer; the processes end with their hosts (`network`)."""
+    if (free := _available_gib()) < MEMORY_GIB:
+        raise HostsError(f"the hosts need {MEMORY_GIB:.0f} GiB of memory, {free:.1f} are available")
     stack = Cluster(work, logs)
     try:
         _start_postgres(stack)
@@ -197,6 +207,11 @@ def cluster(work: Path, logs: Path) -> Iterator[Cluster]:
         for process in stack.running:
             process.kill()
             process.wait()
+
+
+def _available_gib() -> float:
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) / 2**20
 
 
 def _start_postgres(stack: Cluster) -> None:
