@@ -59,7 +59,8 @@ class Cluster:
     logs: Path
     token: str = field(default_factory=lambda: secrets.token_hex(16))
     password: str = field(default_factory=lambda: secrets.token_hex(16))
-    running: list[subprocess.Popen[str]] = field(default_factory=list)
+    servers: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
+    jobs: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def tracking(self) -> str:
@@ -92,10 +93,20 @@ class Cluster:
     def start(self, host: Host, name: str, words: Sequence[str], **more: str) -> None:
         """A server on a host, in the background."""
         with open(self.logs / f"{name}.log", "a") as log:
-            self.running.append(host.start([*MODEST, *words], log, self.environment(host) | more))
+            self.servers[name] = host.start([*MODEST, *words], log, self.environment(host) | more)
 
     def start_ray(self, host: Host) -> None:
         self.start(host, f"ray{host.number}", ray_command(host, self.work))
+
+    def wait_for_port(self, port: int, of: str) -> None:
+        """Wait until a server of the head answers. Raises StepError where it has ended instead."""
+
+        def answers() -> bool:
+            if self.servers[of].poll() is not None:
+                raise StepError(f"{of} has ended at its start, see {self.logs / of}.log")
+            return _listens(HEAD.address, port)
+
+        wait_for(answers, f"port {port} of {of}")
 
     def alive(self) -> set[str]:
         """Addresses of the hosts that Ray takes for alive."""
@@ -131,7 +142,7 @@ class Job:
         options = {"cwd": ROOT, "env": cluster.environment(), "stdin": subprocess.DEVNULL, "text": True}
         with open(self._log, "w") as log:
             self._process = subprocess.Popen(command, **options, stdout=log, stderr=subprocess.STDOUT)
-        cluster.running.append(self._process)
+        cluster.jobs.append(self._process)
 
     @property
     def is_running(self) -> bool:
@@ -194,17 +205,17 @@ def cluster(work: Path, logs: Path) -> Iterator[Cluster]:
         python = [sys.executable, "-m"]
         stack.start(HEAD, "store", [*python, "moto.server", "-H", "0.0.0.0", "-p", "9000"])
         stack.start_ray(HEAD)
-        for port in (5432, 9000, 6379):
-            wait_for(lambda port=port: _listens(HEAD.address, port), f"port {port} of {HEAD.name}")
+        for name, port in {"postgres": 5432, "store": 9000, "ray0": 6379}.items():
+            stack.wait_for_port(port, name)
         stack.start(HEAD, "mlflow", [*python, *_mlflow_words(stack)], **_mlflow_environment(stack))
         for host in HOSTS[1:]:
             stack.start_ray(host)
-        wait_for(lambda: _listens(HEAD.address, 8265), "Ray's dashboard")
+        for name, port in {"ray0": 8265, "mlflow": 5000}.items():
+            stack.wait_for_port(port, name)
         wait_for(lambda: len(stack.alive()) == len(HOSTS), "all hosts in Ray")
-        wait_for(lambda: _listens(HEAD.address, 5000), "MLflow's server")
         yield stack
     finally:
-        for process in stack.running:
+        for process in [*stack.servers.values(), *stack.jobs]:
             process.kill()
             process.wait()
 

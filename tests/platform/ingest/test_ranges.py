@@ -99,7 +99,6 @@ def test_a_stopped_range_goes_on_and_writes_the_same_bytes(job, monkeypatch, stu
     assert sum(read + reused for read, reused in counts) == 18
     other = replace(job, work=job.work.with_name("anew"))
     (other.work / RANGES).mkdir(parents=True)
-    other.work.mkdir()
     assert write(other, task_of(other))[0] == done
 
 
