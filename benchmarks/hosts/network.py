@@ -145,6 +145,8 @@ def network() -> Iterator[tuple[Host, ...]]:
                 _ip(*command)
             yield HOSTS
         finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # nothing is left half-removed
             _remove()
 
 

@@ -81,6 +81,7 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",  # a node's own; Ray's 15 on top would starve them beside other work
             "RAY_memory_monitor_refresh_ms": "0",  # each would take the whole machine's memory for its own
             "AWS_ENDPOINT_URL": f"http://{HEAD.address}:9000",
             "AWS_ACCESS_KEY_ID": "hosts",
@@ -241,18 +242,8 @@ def _start_postgres(stack: Cluster) -> None:
     HEAD.run([*user, "initdb", "--no-sync", *access, "-D", str(folder / "data")], stack.environment(HEAD))
     with open(folder / "data" / "pg_hba.conf", "a") as rules:
         rules.write("host all all 10.77.0.0/24 scram-sha-256\n")
-    server = [
-        "postgres",
-        "-D",
-        str(folder / "data"),
-        "-k",
-        str(folder),
-        "-h",
-        HEAD.address,
-        "-c",
-        "fsync=off",
-    ]
-    stack.start(HEAD, "postgres", [*user, *server])
+    places = ["-D", str(folder / "data"), "-k", str(folder), "-h", HEAD.address]
+    stack.start(HEAD, "postgres", [*user, "postgres", *places, "-c", "fsync=off"])
 
 
 def _mlflow_words(stack: Cluster) -> list[str]:

@@ -146,7 +146,7 @@ def serve(cluster: Cluster) -> Iterator[Result]:
     job = vetdino(cluster, "serve", gallery, "--backbones", backbone("whole"), "--host", "0.0.0.0")
     url = f"http://{HEAD.address}:8600"
     job.when(lambda: cluster.status(f"{url}/health/ready") == 200, "the service")
-    studies = sorted((cluster.work / "archive" / "dicom").iterdir())[:3]
+    studies = sorted((cluster.work / "archive" / "dicom").glob("*/*"))[:3]
     asked = [sys.executable, "-m", "benchmarks.hosts.ask", url, *map(str, studies)]
     answer = last_json(HOSTS[2].run(asked, cluster.environment(HOSTS[2]) | {"PYTHONPATH": str(ROOT)}))
     scores = [study["score"] for study in answer["studies"]]
