@@ -99,6 +99,19 @@ class Cluster:
     def start_ray(self, host: Host) -> None:
         self.start(host, f"ray{host.number}", ray_command(host, self.work))
 
+    def join(self, *hosts: Host) -> None:
+        """Start Ray on hosts, and wait until they are in. Tried again where it ends: on a busy machine it gives up."""
+        for host in hosts:
+            self.start_ray(host)
+
+        def joined() -> bool:
+            for host in hosts:
+                if self.servers[f"ray{host.number}"].poll() is not None:
+                    self.start_ray(host)
+            return {host.address for host in hosts} <= self.alive()
+
+        wait_for(joined, f"{', '.join(host.name for host in hosts)} in Ray")
+
     def wait_for_port(self, port: int, of: str) -> None:
         """Wait until a server of the head answers. Raises StepError where it has ended instead."""
 
@@ -209,11 +222,9 @@ def cluster(work: Path, logs: Path) -> Iterator[Cluster]:
         for name, port in {"postgres": 5432, "store": 9000, "ray0": 6379}.items():
             stack.wait_for_port(port, name)
         stack.start(HEAD, "mlflow", [*python, *_mlflow_words(stack)], **_mlflow_environment(stack))
-        for host in HOSTS[1:]:
-            stack.start_ray(host)
-        for name, port in {"ray0": 8265, "mlflow": 5000}.items():
-            stack.wait_for_port(port, name)
-        wait_for(lambda: len(stack.alive()) == len(HOSTS), "all hosts in Ray")
+        stack.wait_for_port(8265, "ray0")
+        stack.join(*HOSTS[1:])
+        stack.wait_for_port(5000, "mlflow")
         yield stack
     finally:
         for process in [*stack.servers.values(), *stack.jobs]:

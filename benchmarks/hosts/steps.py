@@ -178,7 +178,7 @@ def kill(cluster: Cluster, host: Host, job: Job) -> str:
     """SIGKILL to every process of a host; once Ray has noticed, the host is started again. What happened, in words."""
     count = host.kill()
     seconds = _until_lost(cluster, host, job)
-    _start_again(cluster, host)
+    cluster.join(host)
     return f"{count} processes killed, noticed after {seconds:.0f} s"
 
 
@@ -189,7 +189,7 @@ def cut_off(cluster: Cluster, host: Host, job: Job) -> str:
     host.reconnect()
     time.sleep(SETTLED_S)  # what still runs there reaches the others, and must not harm them
     host.kill()
-    _start_again(cluster, host)
+    cluster.join(host)
     return f"cut off for {seconds:.0f} s"
 
 
@@ -202,11 +202,6 @@ def _until_lost(cluster: Cluster, host: Host, job: Job) -> float:
     if not job.is_running and "marked dead" not in job.output:
         raise StepError(f"job {job.name} ended before {host.name} was lost: {job.output[-3000:]}")
     return time.monotonic() - began
-
-
-def _start_again(cluster: Cluster, host: Host) -> None:
-    cluster.start_ray(host)
-    wait_for(lambda: host.address in cluster.alive(), f"{host.name} in Ray again")
 
 
 # Jobs -----------------------------------------------------------------------------------------------------
