@@ -32,7 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--steps", nargs="+", choices=[step.__name__ for step in steps.ALL], help="only these"
     )
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     logs = options.out.absolute() / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     table = Table(options.out)
@@ -71,4 +70,5 @@ def run_step(step: steps.Step, stack: Cluster, table: Table) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))
     sys.exit(main())
