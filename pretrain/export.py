@@ -32,8 +32,8 @@ def purpose(config: TrainingConfig) -> str:
     return "distillation" if isinstance(config, FeatureDistillationConfig) else "pretraining"
 
 
-def open_training_run(config: TrainingConfig, mixture: Mixture) -> Run:
-    """The run folder and MLflow run of a training."""
+def open_training_run(config: TrainingConfig, mixture: Mixture, resumed_after: int) -> Run:
+    """The run folder and MLflow run of a training. resumed_after: step of the checkpoint that it begins with, or 0."""
     tags = {
         "manifest": mixture.digest,
         "config": digest(config),
@@ -43,7 +43,14 @@ def open_training_run(config: TrainingConfig, mixture: Mixture) -> Run:
     if isinstance(config, PretrainConfig):
         tags["views"] = view_mode(config, mixture)
         experiment, name = "vetdino/pretrain", f"{config.recipe or 'custom'}-{config.seed}"
-    return open_run(run_folder(config), experiment=experiment, name=name, params=flat(config), tags=tags)
+    return open_run(
+        run_folder(config),
+        experiment=experiment,
+        name=name,
+        params=flat(config),
+        tags=tags,
+        resumed_after=resumed_after,
+    )
 
 
 def export_network(config: TrainingConfig, network: Backbone | ConvNet, mixture: Mixture) -> Card:

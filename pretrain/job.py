@@ -109,7 +109,7 @@ def _run_job(config: TrainingConfig, command: str) -> Path | Location:
             restarts=config.restarts,
         )
         warnings = data_warnings(config, mixture)
-        with storage.followed_status(), _progress_bar(config, command, warnings) as on_stage:
+        with _progress_bar(config, command, warnings) as on_stage, storage.followed_status():
             argument, advice = to_json(config), partial(_advice, storage)
             work = _distill_worker if command == "distill" else _train_worker
             run_on_ray(work, argument, workers, out, advice, on_stage)

@@ -63,7 +63,7 @@ def _train(config: TrainingConfig, worker: WorkerContext, on_record: OnRecord, s
     newest = checkpoint.newest(checkpoints_folder(config))
     trainer = build_trainer(config, worker, newest)
     mixture = trainer.mixture
-    with open_training_run(config, mixture) as run:
+    with open_training_run(config, mixture, checkpoint.step_of(newest) if newest else 0) as run:
         for manifest in mixture.manifests:
             run.log_dataset(manifest.name, manifest.digest, purpose(config), dict(manifest.counts))
         loop = TrainingLoop(trainer, run, on_record)

@@ -222,7 +222,10 @@ class RunStorage:
 
     @contextmanager
     def followed_status(self) -> Iterator[None]:
-        """Within the block, a thread writes the status of workers on other machines to this one's folder."""
+        """Within the block, a thread writes the status of workers on other machines to this one's folder.
+
+        When the block has ended well, the last one is here.
+        """
         ended = threading.Event()
         thread = threading.Thread(target=self._follow, args=(ended,), daemon=True)
         if self._mirror is not None:
@@ -233,15 +236,20 @@ class RunStorage:
             ended.set()
             if self._mirror is not None:
                 thread.join()
+        if self._mirror is not None:
+            self._take_status()
 
     def _follow(self, ended: threading.Event) -> None:
-        status = self.folder / STATUS
         while not ended.wait(EVERY):
-            with suppress(StorageError, OSError, ValueError):
-                there = json.loads(read_bytes(self.location / STATUS) or b"{}")
-                here = json.loads(status.read_text()) if status.exists() else {}
-                if there.get("step", 0) > here.get("step", 0):
-                    atomic_write(status, json.dumps(there))
+            self._take_status()
+
+    def _take_status(self) -> None:
+        status = self.folder / STATUS
+        with suppress(StorageError, OSError, ValueError):
+            there = json.loads(read_bytes(self.location / STATUS) or b"{}")
+            here = json.loads(status.read_text()) if status.exists() else {}
+            if there.get("step", 0) > here.get("step", 0):
+                atomic_write(status, json.dumps(there))
 
     def try_push_record(self) -> None:
         """`push_record`, but a failure is one warning, at once."""

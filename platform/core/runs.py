@@ -94,14 +94,16 @@ def open_run(
     tags: Mapping[str, Any],
     tracking_uri: str | None = None,
     shown_folder: Path | None = None,
+    resumed_after: int | None = None,
 ) -> Run:
     """Opens the record of a run in `folder` and in the MLflow experiment `experiment`.
 
     params: dotted path -> scalar, as `config.flat` gives them. tags: at least `manifest` and `config`
     (digests) and `seed`; the git revision is added. shown_folder: what the folder will be renamed to, for messages.
     A folder that holds a run.json continues its MLflow run with the params it began with; a child of that run holds
-    the params of this start. Nothing is recorded on any rank but the first. Raises OSError where the folder cannot be
-    written.
+    the params of this start, and the step after which it continues: resumed_after, or None for the last one recorded
+    (of which a killed training may have computed more than its checkpoint has). Nothing is recorded on any rank but
+    the first. Raises OSError where the folder cannot be written.
     """
     folder = Path(folder).resolve()
     uri = tracking_address(folder, tracking_uri)
@@ -110,9 +112,10 @@ def open_run(
     record = RunFolder(folder)
     tags = {"git_revision": git_revision(), **tags}
     record.write_params(params, tags)
-    last_step = max((line["step"] for line in record.history()), default=0)
+    if resumed_after is None:
+        resumed_after = max((line["step"] for line in record.history()), default=0)
     run = Run(folder, uri, record, shown_folder)
-    run.open(experiment, name, params, tags, last_step)
+    run.open(experiment, name, params, tags, resumed_after)
     return run
 
 

@@ -103,11 +103,11 @@ class MlflowRun:
         name: str,
         params: Mapping[str, Any],
         tags: Mapping[str, Any],
-        last_step: int,
+        resumed_after: int,
     ) -> None:
         """Starts the MLflow run, or continues that of the folder's run.json; one line where that fails.
 
-        last_step: the last step that the folder's history holds.
+        resumed_after: the step after which a run that was there continues.
         """
         if not has_extra("mlflow"):
             log.warning("no MLflow run: pip install 'vetdino[%s]'", EXTRAS["mlflow"])
@@ -122,9 +122,9 @@ class MlflowRun:
             client = connect(self.uri)
             self._begin(client, experiment, name, params, tags)
             if resumed:
-                tags = {**tags, "mlflow.parentRunId": self.run_id, "resumed_after_step": last_step}
+                tags = {**tags, "mlflow.parentRunId": self.run_id, "resumed_after_step": resumed_after}
                 self.child_id = _create_run(
-                    client, self.experiment_id, f"{name}, resumed after {last_step}", params, tags
+                    client, self.experiment_id, f"{name}, resumed after {resumed_after}", params, tags
                 )
         except Exception as error:
             log.warning(

@@ -293,6 +293,7 @@ class _Run:
         depends_on = hashlib.sha256(repr((self.made, job.findings)).encode()).hexdigest()
         revived: set[str] = set()
         total = sum(block.new for block in blocks)
+        (job.work / RANGES).mkdir(exist_ok=True)
         with Progress("decode", total=total, unit="files") as progress:
 
             def report(decoded: int, reused: int) -> None:

@@ -88,7 +88,8 @@ def write_range(
 ) -> dict[str, Any]:
     """Decodes and writes a range into its folder; the content of its DONE file.
 
-    on_files: called with how many files were decoded, and how many were taken from an earlier attempt.
+    on_files: called with how many files were decoded, and how many were taken from an earlier attempt. Raises
+    FileNotFoundError where the folder of ranges is gone: a node that was cut off may get its task after the run's end.
     """
     return _Range(job, task, on_files).write(pool)
 
@@ -119,7 +120,7 @@ class _Range:
         self._earlier = Attempts(folder, task)
         self._shards = SampleReader()
         self._folder = folder / f"{task.name}.{_next_number(folder, task.name)}"
-        self._folder.mkdir(parents=True)
+        self._folder.mkdir()
         self._pending: deque[_Pending] = deque()
         self._superseded: list[tuple[str, str]] = []
         self._studies: Counter[str] = Counter()

@@ -15,7 +15,7 @@ from ..core.errors import ConfigError, FeaturesError, TrainingError, VetdinoErro
 from ..core.extras import require_extra
 from ..core.mirror import is_mirrored, place_of
 from ..data.manifest import Shard
-from ..training.cluster import ray_connection, warn_of_missing_gpus
+from ..training.cluster import NodeSize, cores_each, ray_connection, ray_nodes, warn_of_missing_gpus
 from .embedding import EmbedJob, embed_shards
 from .prefetch import MOST_THREADS
 
@@ -60,9 +60,9 @@ def embed_on_ray(
         context.enable_progress_bars = False
         context.verbose_stats_logs = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        cluster = ray.cluster_resources()
-        warn_of_missing_gpus(device, int(cluster.get("GPU", 0)))
-        plan = actor_plan(int(cluster.get("CPU", 1)), int(cluster.get("GPU", 0)), device, actors, len(shards))
+        nodes = ray_nodes()
+        warn_of_missing_gpus(device, sum(node.gpus for node in nodes))
+        plan = actor_plan(nodes, device, actors, len(shards))
         on_stage(f"starting {plan.count} actor{'s' * (plan.count > 1)}")
         shared = ray.put((replace(job, threads=plan.threads), backbone, shards))
         rows = ray.data.from_items(list(range(len(shards))), override_num_blocks=len(shards)).map_batches(
@@ -90,25 +90,26 @@ class ActorPlan:
     threads: int
 
 
-def actor_plan(cores: int, gpus: int, device: DeviceChoice, actors: int, shards: int) -> ActorPlan:
-    """For a cluster of so many cores and GPUs. Raises ConfigError where GPUs are lacking.
+def actor_plan(nodes: Sequence[NodeSize], device: DeviceChoice, actors: int, shards: int) -> ActorPlan:
+    """For a cluster of these nodes. Raises ConfigError where GPUs are lacking.
 
-    >>> actor_plan(64, 8, "auto", 0, 1000)
+    >>> actor_plan([NodeSize(32, 4), NodeSize(32, 4)], "auto", 0, 1000)
     ActorPlan(count=8, cores=1, gpus=1, threads=8)
-    >>> actor_plan(2, 0, "auto", 4, 1000)
-    ActorPlan(count=4, cores=0.5, gpus=0, threads=1)
+    >>> actor_plan([NodeSize(1, 0), NodeSize(1, 0)], "auto", 0, 1000)
+    ActorPlan(count=2, cores=1, gpus=0, threads=1)
     """
+    cores, gpus = sum(node.cores for node in nodes), sum(node.gpus for node in nodes)
     cuda = device == "cuda" or (gpus > 0 and device == "auto")
     if cuda and max(1, actors) > gpus:
         raise ConfigError(
             f"{max(1, actors)} workers with device {device} need a GPU each, the cluster has {gpus}; "
             "lower --workers, or set --device cpu"
         )
-    count = max(1, min(actors or (gpus if cuda else cores // CORES), shards))
+    fitting = gpus if cuda else sum(max(1, node.cores // CORES) for node in nodes)
+    count = max(1, min(actors or fitting, shards))
     if cuda:  # a machine may have fewer cores for each GPU than the cluster has on average
         return ActorPlan(count, 1, 1, min(MOST_THREADS, max(1, cores // count)))
-    # Actors for which there are too few cores share them; Ray would wait without end for whole ones.
-    reserved = min(CORES, cores // count) or cores / count
+    reserved = cores_each(nodes, count, CORES)
     return ActorPlan(count, reserved, 0, max(1, int(reserved)))
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import ctypes
 import json
 import logging
+import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,16 +214,52 @@ def start_ray() -> None:
         ) from error
 
 
+@dataclass(frozen=True, slots=True)
+class NodeSize:
+    """What a node of Ray has."""
+
+    cores: int
+    gpus: int
+
+
+def ray_nodes() -> list[NodeSize]:
+    """The nodes of the connected Ray that have cores."""
+    import ray
+
+    sizes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [NodeSize(int(size.get("CPU", 0)), int(size.get("GPU", 0))) for size in sizes]
+    return [node for node in nodes if node.cores]
+
+
+def cores_each(nodes: Sequence[NodeSize], count: int, most: int, gpu: bool = False) -> float:
+    """Cores to reserve for each of `count` workers, `most` or fewer, so that all have room on these nodes at once.
+
+    A fraction where they share cores. Ray would wait without end for what no node has: four workers of 2 cores have
+    no room on nodes of 3, 3 and 3. gpu: whether each takes a GPU, too.
+
+    >>> pair = [NodeSize(3, 0), NodeSize(3, 0)]
+    >>> cores_each(pair, 2, 4), cores_each(pair, 3, 2), cores_each(pair, 12, 1)
+    (3, 1, 0.5)
+    """
+    able = [node for node in nodes if node.gpus or not gpu] or [NodeSize(1, count)]
+    for cores in range(most, 0, -1):
+        rooms = [node.cores // cores for node in able]
+        if gpu:
+            rooms = [min(room, node.gpus) for room, node in zip(rooms, able, strict=True)]
+        if sum(rooms) >= count:
+            return cores
+    return 1 / math.ceil(count / sum(node.cores for node in able))
+
+
 def _trainer(
     function: WorkerFunction, argument: Any, config: WorkerConfig, folder: Path | Location
 ) -> TorchTrainer:
     """Raises ConfigError where the workers need GPUs that a Ray of this machine alone has not."""
-    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    resources = ray.cluster_resources()
-    cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+    nodes = ray_nodes()
+    gpus = sum(node.gpus for node in nodes)
     warn_of_missing_gpus(config.device, gpus)
     cuda = config.device == "cuda" or (config.device == "auto" and gpus > 0)
     fewest = config.min_workers or config.workers
@@ -231,9 +268,9 @@ def _trainer(
             f"workers {fewest} with device {config.device} need a GPU each, here are {gpus}; lower --workers, or set "
             "--device cpu"
         )
-    threads = config.threads or max(1, cores // config.workers)
-    # More workers than cores share them; Ray would wait without end for whole cores.
-    per_worker = {"CPU": min(threads, cores / config.workers), **({"GPU": 1} if cuda else {})}
+    share = max(1, sum(node.cores for node in nodes) // config.workers)
+    threads = config.threads or max(1, int(cores_each(nodes, config.workers, share, cuda)))
+    per_worker = {"CPU": cores_each(nodes, config.workers, threads, cuda), **({"GPU": 1} if cuda else {})}
     files, place = _ray_storage(Location(folder) / "ray")
     # Ray takes (fewest, most) for elastic training, which its annotation leaves out.
     number = cast(int, (config.min_workers, config.workers) if config.min_workers else config.workers)

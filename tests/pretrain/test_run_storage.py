@@ -107,6 +107,14 @@ def test_a_local_training_has_its_own_folder_and_nothing_is_brought_in_line(tmp_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_last_status_of_workers_elsewhere_is_here_when_a_training_has_ended(at_urls):
+    """Without it, the bar of a short training on other machines ended at 0."""
+    storage = RunStorage(at_urls("followed"))
+    with storage.followed_status():
+        write_bytes(storage.location / "status.json", b'{"step": 12}')
+    assert json.loads((storage.folder / "status.json").read_text()) == {"step": 12}
+
+
 @pytest.mark.slow
 def test_workers_begin_with_the_settings_of_the_job_and_without_what_an_earlier_one_left(
     at_urls, monkeypatch, capsys

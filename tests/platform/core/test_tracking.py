@@ -142,6 +142,18 @@ def test_a_resumed_run_is_the_same_run_with_a_child(tmp_path, database):
     assert len(client.get_metric_history(first.run_id, "view/loss")) == 2
 
 
+def test_a_resumed_run_tells_the_step_of_its_checkpoint_not_the_last_one_recorded(tmp_path, database):
+    """A training that was killed at step 7 continues from its checkpoint of step 5."""
+    with opened(tmp_path / "r", database) as first:
+        first.log_metrics(7, {"view/loss": 3.0})
+    with opened(tmp_path / "r", database, resumed_after=5) as second:
+        pass
+    experiment = in_mlflow(database, first).info.experiment_id
+    [child] = connect(database).search_runs([experiment], f"tags.mlflow.parentRunId = '{second.run_id}'")
+    assert child.data.tags["resumed_after_step"] == "5"
+    assert child.info.run_name.endswith("resumed after 5")
+
+
 def test_a_backbone_is_one_logged_model_that_holds_what_others_measure_by_step(tmp_path, database):
     with opened(tmp_path / "t", database) as training:
         trained = training.log_trained_model("small: 1/2", "digest-1", 760, {"views": "multi"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,13 +21,13 @@ from vetdino.platform.data.study import Study, View
 from vetdino.platform.ingest.cut import cut_ranges
 from vetdino.platform.ingest.headers import block_at, blocks_of, rows_of_archive, scan_block
 from vetdino.platform.ingest.output.store import read_rows
-from vetdino.platform.ingest.ranges import Job, RangeTask, SampleReader, finished_range, write_range
+from vetdino.platform.ingest.ranges import RANGES, Job, RangeTask, SampleReader, finished_range, write_range
 
 
 @pytest.fixture
 def job(archive, tmp_path, config) -> Job:
     work = tmp_path / "work"
-    work.mkdir()
+    (work / RANGES).mkdir(parents=True)
     return Job(archive, work, tmp_path / "out", b"key", replace(config, workers=1), (), {})
 
 
@@ -63,6 +64,15 @@ def test_a_range_has_its_shards_and_a_row_for_each_file(job):
     assert not any(b"Rex" in path.read_bytes() for path in folder.iterdir())
 
 
+def test_a_task_that_reaches_a_node_after_the_run_has_ended_leaves_nothing(job):
+    """A node that was cut off got its task when it had the network again, and made the removed work folder anew."""
+    task = task_of(job)
+    shutil.rmtree(job.work)
+    with pytest.raises(FileNotFoundError):
+        write(job, task)
+    assert not job.work.exists()
+
+
 def dying_after(studies: int) -> Callable[[ShardWriter, Study], None]:
     count = 0
     real = ShardWriter.write
@@ -88,7 +98,7 @@ def test_a_stopped_range_goes_on_and_writes_the_same_bytes(job, monkeypatch, stu
     assert sum(reused for _, reused in counts) >= 2 * studies
     assert sum(read + reused for read, reused in counts) == 18
     other = replace(job, work=job.work.with_name("anew"))
-    other.work.mkdir()
+    (other.work / RANGES).mkdir(parents=True)
     assert write(other, task_of(other))[0] == done
 
 

@@ -20,6 +20,7 @@ from vetdino.platform.measure.embed_actors import ActorPlan, ShardEmbedder, acto
 from vetdino.platform.measure.embedding import finish_table, missing_parts
 from vetdino.platform.models.backbone import random_backbone, random_like
 from vetdino.platform.models.config import BackboneConfig
+from vetdino.platform.training.cluster import NodeSize
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning:ray"
@@ -27,27 +28,31 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.mark.parametrize(
-    ("cores", "gpus", "device", "actors", "shards", "plan"),
+    ("nodes", "device", "actors", "shards", "plan"),
     [
-        (16, 0, "auto", 0, 99, ActorPlan(4, 4, 0, 4)),
-        (16, 0, "auto", 0, 2, ActorPlan(2, 4, 0, 4)),
-        (2, 0, "auto", 0, 99, ActorPlan(1, 2, 0, 2)),
-        (2, 0, "cpu", 2, 99, ActorPlan(2, 1, 0, 1)),
-        (2, 0, "cpu", 4, 99, ActorPlan(4, 0.5, 0, 1)),
-        (64, 8, "auto", 0, 99, ActorPlan(8, 1, 1, 8)),
-        (256, 8, "cuda", 0, 99, ActorPlan(8, 1, 1, 16)),
-        (64, 8, "auto", 3, 99, ActorPlan(3, 1, 1, 16)),
-        (64, 8, "cpu", 0, 99, ActorPlan(16, 4, 0, 4)),
+        ([(16, 0)], "auto", 0, 99, ActorPlan(4, 4, 0, 4)),
+        ([(16, 0)], "auto", 0, 2, ActorPlan(2, 4, 0, 4)),
+        ([(2, 0)], "auto", 0, 99, ActorPlan(1, 2, 0, 2)),
+        ([(2, 0)], "cpu", 2, 99, ActorPlan(2, 1, 0, 1)),
+        ([(2, 0)], "cpu", 4, 99, ActorPlan(4, 0.5, 0, 1)),
+        ([(64, 8)], "auto", 0, 99, ActorPlan(8, 1, 1, 8)),
+        ([(256, 8)], "cuda", 0, 99, ActorPlan(8, 1, 1, 16)),
+        ([(64, 8)], "auto", 3, 99, ActorPlan(3, 1, 1, 16)),
+        ([(64, 8)], "cpu", 0, 99, ActorPlan(16, 4, 0, 4)),
+        ([(1, 0), (1, 0)], "auto", 0, 99, ActorPlan(2, 1, 0, 1)),  # no node has the cluster's two cores
+        ([(2, 0)] * 10, "auto", 0, 99, ActorPlan(10, 2, 0, 2)),
+        ([(6, 0), (6, 0)], "cpu", 3, 99, ActorPlan(3, 3, 0, 3)),
+        ([], "auto", 0, 99, ActorPlan(1, 1, 0, 1)),  # machines that come when there is work
     ],
 )
-def test_actors_share_what_a_cluster_has(cores, gpus, device, actors, shards, plan):
-    assert actor_plan(cores, gpus, device, actors, shards) == plan
+def test_actors_share_what_the_nodes_have(nodes, device, actors, shards, plan):
+    assert actor_plan([NodeSize(*node) for node in nodes], device, actors, shards) == plan
 
 
 @pytest.mark.parametrize(("gpus", "device", "actors"), [(0, "cuda", 0), (1, "auto", 2), (2, "cuda", 3)])
 def test_more_actors_than_gpus_are_refused(gpus, device, actors):
     with pytest.raises(ConfigError, match=f"the cluster has {gpus}; lower --workers, or set --device cpu"):
-        actor_plan(8, gpus, device, actors, 9)
+        actor_plan([NodeSize(8, gpus)], device, actors, 9)
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,11 @@ import torch
 from vetdino.platform.core.errors import ConfigError, TrainingError
 from vetdino.platform.training.cluster import (
     FAILURE,
+    NodeSize,
     WorkerConfig,
     WorkerContext,
     _training_error,
+    cores_each,
     read_status,
     report_stage,
     report_warning,
@@ -133,3 +135,27 @@ def test_a_running_ray_without_gpus_is_a_warning_under_auto(
         monkeypatch.setenv("RAY_ADDRESS", address)
     warn_of_missing_gpus(device, gpus)
     assert ("give --device cuda" in capsys.readouterr().err) == warned
+
+
+@pytest.mark.parametrize(
+    ("nodes", "count", "most", "gpu", "cores"),
+    [
+        ([(2, 0)], 1, 2, False, 2),
+        ([(2, 0)], 4, 1, False, 0.5),
+        ([(1, 0), (1, 0)], 2, 1, False, 1),
+        (
+            [(3, 0), (3, 0), (3, 0)],
+            4,
+            2,
+            False,
+            1,
+        ),  # 2 each would be 8 of 9 cores, and no room for the fourth
+        ([(96, 8)], 8, 12, True, 12),
+        ([(16, 0), (8, 8)], 8, 3, True, 1),  # the cores of a node without GPUs are of no use
+        ([(4, 8)], 8, 1, True, 0.5),
+        ([(96, 8)], 16, 6, True, 1),  # the other GPUs are still to come
+        ([], 8, 12, True, 0.125),
+    ],
+)
+def test_workers_reserve_no_more_cores_than_have_room_on_the_nodes(nodes, count, most, gpu, cores):
+    assert cores_each([NodeSize(*node) for node in nodes], count, most, gpu) == cores
