@@ -258,7 +258,7 @@ class _QueryScan:
         for organ, support in self.supports.items():
             plans = self.protocol_parts[organ], parts[organ]
             protocol_margins[organ], volume_margins[organ] = slice_margins(
-                method.predictor, support, self.query, *plans, smooth=method.smooth
+                method.predictor, support, self.query, *plans, **method.refinement
             )
         maps = [
             label_map(volume_margins, parts, self.supports, components, shape)

@@ -144,9 +144,9 @@ def predicted_labels(
     parts = {
         organ: volume_parts(aligner, support, query, config.scan.reach) for organ, support in supports.items()
     }
-    smooth = config.scan.smoothing(config.prototypes.compat)
+    refinement = config.scan.refinement(config.prototypes.compat)
     margins = {
-        organ: slice_margins(predictor, support, query, parts[organ], smooth=smooth)[0]
+        organ: slice_margins(predictor, support, query, parts[organ], **refinement)[0]
         for organ, support in supports.items()
     }
     return label_map(margins, parts, supports, config.components, shape)

@@ -38,6 +38,9 @@ class PrototypeConfig:
     reaches it, the organ's mean is its only prototype."""
     background_share: float = 0.95
     """A pooled cell with more than this share of background is a background prototype."""
+    votes: bool = True
+    """In mode `ours`: every labeled slice of the organ segments a query slice, and the mean of their scores counts; the
+    nearer along the body, the more. Off: the support slice of each third alone, as in the published protocol."""
     background_weight: float = 0.05
     """Weight of a background pixel in the cross-entropy; an organ's pixel weighs 1."""
 
@@ -57,6 +60,11 @@ class PrototypeConfig:
             raise ConfigError(
                 f"prototypes.background_weight is {self.background_weight}; give above 0, up to 1"
             )
+
+    @property
+    def voting(self) -> bool:
+        """`votes` in mode `ours`, never in the released modes."""
+        return self.votes and self.compat == "ours"
 
     def pooling_window(self, training: bool) -> int:
         """Side of the window that is pooled to one local prototype, in cells."""
@@ -150,15 +158,18 @@ class ScanConfig:
     smooth: float = 1.0
     """In mode `ours`, standard deviation of the Gaussian that averages a slice's scores with those of the slices above
     and below it, in slices; 0: each slice by itself, as in the released codes."""
+    edges: float = 0.025
+    """In mode `ours`, how far scores follow the edges of the image: radius of a guided filter as a share of a slice's
+    shorter side; 0: no filter, as in the released codes."""
 
     def __post_init__(self) -> None:
-        for name in ("reach", "smooth"):
+        for name in ("reach", "smooth", "edges"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more")
 
-    def smoothing(self, compat: Compat) -> float:
-        """`smooth` in mode `ours`, 0 in the released modes."""
-        return self.smooth if compat == "ours" else 0.0
+    def refinement(self, compat: Compat) -> dict[str, float]:
+        """Arguments of `slice_margins`: `smooth` and `edges` in mode `ours`, nothing in the released modes."""
+        return {"smooth": self.smooth, "edges": self.edges} if compat == "ours" else {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
