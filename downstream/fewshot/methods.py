@@ -39,7 +39,7 @@ class Method:
 
     shots: number of support scans. refinement: see `ScanConfig`. baseline: whether it is a baseline or the oracle.
     aligner: finds an organ's stretch in whole volumes; None: guessed from the support's. chosen: what the supports
-    choose.
+    choose. spread_over: the features over which margins are spread; None: they are not.
     """
 
     source: str
@@ -50,6 +50,7 @@ class Method:
     refinement: Mapping[str, float] = field(default_factory=dict)
     baseline: bool = False
     aligner: Aligner | None = None
+    spread_over: EncoderChoice | None = None
     chosen: SupportChosen | None = None
 
 
@@ -116,6 +117,7 @@ def prototype_methods(name: str, encoder_for: EncoderChoice, config: FewshotConf
             shots,
             config.scan.refinement(compat),
             aligner=aligner if compat == "ours" else None,
+            spread_over=encoder_for if compat == "ours" and config.scan.spread else None,
             chosen=chosen if compat == "ours" else None,
         )
         for compat in compats

@@ -94,11 +94,15 @@ class SupportChosen:
         self.prototypes = replace(prototypes, compat="ours")
         self._middle = self.features(layer_sets(depth)[1 % len(layer_sets(depth))], 0.0)
         self._choices: dict[tuple[int, tuple[Volume, ...]], FeatureChoice] = {}
+        self._chosen: dict[tuple[tuple[int, ...], float], SliceFeatures] = {}
 
     def __call__(self, support: SupportSet) -> SliceFeatures:
-        """The features chosen for a support set."""
+        """The features chosen for a support set: the same object for the same choice."""
         choice = self.choice(support)
-        return self.features(choice.layers, choice.coordinates)
+        key = (choice.layers, choice.coordinates)
+        if key not in self._chosen:
+            self._chosen[key] = self.features(*key)
+        return self._chosen[key]
 
     def choice(self, support: SupportSet) -> FeatureChoice:
         """The candidate with the best mean Dice on the support's own slices.

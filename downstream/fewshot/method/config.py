@@ -155,6 +155,8 @@ class ScanConfig:
     reach: float = 0.1
     """Where a whole scan's slices are not matched with the supports' (modes but `ours`, the copied mask), an organ is
     searched this far beyond where the supports have it, as a share of its length."""
+    spread: bool = True
+    """In mode `ours`, scores are spread over cells of the scan that look alike before they become masks."""
     smooth: float = 1.0
     """In mode `ours`, standard deviation of the Gaussian that averages a slice's scores with those of the slices above
     and below it, in slices; 0: each slice by itself, as in the released codes."""

@@ -34,7 +34,7 @@ Above 0 is organ. Test-time training happens within a call and leaves no trace.
 EncoderChoice: TypeAlias = Callable[[SupportSet], SliceFeatures]
 """Support set -> the features for it, such as those of the encoder of its fold."""
 
-MAX_VOTERS = 16
+MAX_VOTERS = 8
 """Labeled slices of a scan that vote on an organ, at most, spread evenly over it."""
 
 VOTE_REACH = 0.25
