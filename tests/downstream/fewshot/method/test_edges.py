@@ -24,7 +24,7 @@ def test_a_coarse_mask_moves_to_the_edge_of_its_organ():
     )
     margin = 8 * coarse - 4
     before, after = dice(margin > 0, organ), dice(edge_aligned(margin, image, 5) > 0, organ)
-    assert after > max(0.97, before + 0.02)
+    assert after > max(0.95, before + 0.04)
 
 
 def test_without_edges_scores_are_averaged_around_each_pixel():
