@@ -22,10 +22,10 @@ from .grid import grid_mask, upsample
 from .slices import SliceFeatures
 
 REACH = 2
-"""Neighbors are sought this many slices up and down."""
+"""CellNeighbors are sought this many slices up and down."""
 
 NEIGHBORS = 32
-"""Neighbors of a cell, itself among them."""
+"""CellNeighbors of a cell, itself among them."""
 
 TAU = 60.0
 """Factor of the cosines in a neighbor's weight, exp(tau cosine)."""
@@ -37,7 +37,7 @@ ROUNDS = 4
 """How often scores are spread."""
 
 
-class Neighbors(NamedTuple):
+class CellNeighbors(NamedTuple):
     """The neighbors of one slice's cells: their slices, cells and weights, (P, K) each."""
 
     slices: Tensor
@@ -46,24 +46,24 @@ class Neighbors(NamedTuple):
     grid: tuple[int, int]
 
 
-def neighbors(features: SliceFeatures, query: Volume, slices: Sequence[int]) -> dict[int, Neighbors]:
+def neighbors(features: SliceFeatures, query: Volume, slices: Sequence[int]) -> dict[int, CellNeighbors]:
     """Slice -> its cells' nearest neighbors by cosine among all slices of the scan within `REACH`."""
     return {z: _slice_neighbors(features, query, z) for z in slices}
 
 
 @lru_cache(maxsize=256)  # half a megabyte each; organs that chose the same features share them
-def _slice_neighbors(features: SliceFeatures, query: Volume, z: int) -> Neighbors:
+def _slice_neighbors(features: SliceFeatures, query: Volume, z: int) -> CellNeighbors:
     around = range(max(z - REACH, 0), min(z + REACH + 1, len(query.image_ZHW)))
     unit_nCP = F.normalize(features(query, around).flatten(2), dim=1)
     h, w = features(query, [z]).shape[2:]
     cosine_PM = unit_nCP[z - around[0]].T @ unit_nCP.permute(1, 0, 2).flatten(1)
     cosine_PK, place_PK = cosine_PM.topk(min(NEIGHBORS, cosine_PM.shape[1]), dim=1)
     weight_PK = (TAU * (cosine_PK - 1)).exp()
-    return Neighbors(around[0] + place_PK // (h * w), place_PK % (h * w), weight_PK, (h, w))
+    return CellNeighbors(around[0] + place_PK // (h * w), place_PK % (h * w), weight_PK, (h, w))
 
 
 def spread_margins(
-    margins: Mapping[int, np.ndarray], graph: Mapping[int, Neighbors]
+    margins: Mapping[int, np.ndarray], graph: Mapping[int, CellNeighbors]
 ) -> dict[int, np.ndarray]:
     """Slice -> (H, W): margins plus what `ROUNDS` rounds over the neighbors on the grid change, enlarged to the image.
 
