@@ -69,6 +69,16 @@ def test_slices_are_smoothed_in_our_mode_only_and_only_where_asked_for(pixels):
     assert not any(one.refinement.get("smooth") for one in feature_methods({"mine": pixels}, unsmoothed))
 
 
+def test_margins_are_spread_in_our_mode_only_and_only_where_asked_for(pixels):
+    methods = feature_methods({"mine": pixels}, SETTINGS, {"pixels": pixels})
+    assert {(one.source, one.compat) for one in methods if one.spread_over} == {
+        ("mine", "ours"),
+        ("pixels", "ours"),
+    }
+    as_they_are = FewshotConfig(scan=ScanConfig(spread=False))
+    assert not any(one.spread_over for one in feature_methods({"mine": pixels}, as_they_are))
+
+
 def test_backbones_come_with_random_weights_and_pixels_unless_they_are_a_source(tiny):
     config = FewshotConfig(slices=SliceConfig(grid=4))
     methods = backbone_methods({"net": tiny}, config)

@@ -68,6 +68,22 @@ def test_margins_follow_edges_where_asked_for(organ_scan, pixels):
         assert not np.allclose(aligned[z], plain[z], atol=0.05)
 
 
+def test_a_plans_margins_do_not_depend_on_another_plan(organ_scan, pixels):
+    """Else a whole volume would learn from the protocol's plan where the query's truth lies."""
+    support, query = build_support_set(1, "liver", [organ_scan(0)]), organ_scan(1)
+    predictor = prototype_predictor(pixels, PrototypeConfig())
+    one, two = {2: 0, 3: 0, 4: 1}, {4: 1, 5: 1, 6: 2}
+    settings = {"smooth": 1.0, "edges": 0.05, "features": pixels}
+    together = slice_margins(predictor, support, query, one, two, **settings)
+    for plan, margins in zip((one, two), together, strict=True):
+        [alone] = slice_margins(predictor, support, query, plan, **settings)
+        assert list(margins) == list(alone)
+        for z, margin in alone.items():
+            np.testing.assert_allclose(margins[z], margin, atol=1e-4)
+    [plain] = slice_margins(predictor, support, query, one, smooth=1.0, edges=0.05)
+    assert not np.allclose(plain[3], together[0][3], atol=0.05)
+
+
 @pytest.mark.parametrize(("components", "count"), [("1", 1), ("n", 2), ("all", 3)])
 def test_as_many_components_are_kept_as_the_support_shows(organ_scan, components, count):
     support = build_support_set(2, "kidneys", [organ_scan(0)])
