@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 import numpy as np
@@ -160,8 +160,7 @@ class _TttAuditor:
         self.left_out: dict[str, str] = {}
         self.order: dict[str, float] = {}
         self._pixels = prototype_predictor(
-            CachedFeatures(PixelFeatures(config.slices), config.shots + 1),
-            replace(config.prototypes, votes=False),
+            CachedFeatures(PixelFeatures(config.slices), config.shots + 1), config.prototypes
         )
 
     def run_fold(self, targets: Sequence[AuditTarget], passes: Sequence[TttPass], progress: Progress) -> None:

@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -165,8 +165,8 @@ def adapt_and_segment(
     start = trained_weights(encoder) if start is None else start
 
     def segment() -> Tensor:
-        # A new predictor each time: it caches the prototypes of earlier weights. No votes: each would cost a pass.
-        return prototype_predictor(encoder, replace(prototypes, votes=False))(support, part, query, [z])[0]
+        # A new predictor each time: it caches the prototypes of earlier weights.
+        return prototype_predictor(encoder, prototypes)(support, part, query, [z])[0]
 
     first_HW = segment()
     label_HW = (first_HW > 0).numpy() if label_HW is None else label_HW

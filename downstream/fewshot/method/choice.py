@@ -25,7 +25,7 @@ from .predictors import CachedFeatures, EncoderChoice, Predictor, encoder_predic
 from .protocol import PARTS, dice, parts_from_truth
 from .prototypes import pooled, prototype_sets
 from .slices import SliceFeatures, cached_coordinates, with_coordinates
-from .support import SupportSet, evenly, organ_truth
+from .support import SupportSet, organ_truth
 from .token_features import LayerTokens
 
 LAYER_SETS = ((2 / 3, 5 / 6), (2 / 3,), (1 / 2, 2 / 3, 5 / 6), (5 / 6,), (1 / 2,), (1.0,))
@@ -213,7 +213,10 @@ def spread(plan: Mapping[int, int]) -> dict[int, int]:
     [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23]
     """
     slices = list(plan)
-    return {slices[place]: plan[slices[place]] for place in evenly(len(slices), MAX_SLICES)}
+    if len(slices) <= MAX_SLICES:
+        return dict(plan)
+    places = ((2 * n + 1) * len(slices) // (2 * MAX_SLICES) for n in range(MAX_SLICES))
+    return {slices[place]: plan[slices[place]] for place in places}
 
 
 class _Task:

@@ -38,9 +38,6 @@ class PrototypeConfig:
     reaches it, the organ's mean is its only prototype."""
     background_share: float = 0.95
     """A pooled cell with more than this share of background is a background prototype."""
-    votes: bool = True
-    """In mode `ours`: every labeled slice of the organ segments a query slice, and the mean of their scores counts; the
-    nearer along the body, the more. Off: the support slice of each third alone, as in the published protocol."""
     background_weight: float = 0.05
     """Weight of a background pixel in the cross-entropy; an organ's pixel weighs 1."""
 
@@ -60,11 +57,6 @@ class PrototypeConfig:
             raise ConfigError(
                 f"prototypes.background_weight is {self.background_weight}; give above 0, up to 1"
             )
-
-    @property
-    def voting(self) -> bool:
-        """`votes` in mode `ours`, never in the released modes."""
-        return self.votes and self.compat == "ours"
 
     def pooling_window(self, training: bool) -> int:
         """Side of the window that is pooled to one local prototype, in cells."""

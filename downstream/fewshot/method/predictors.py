@@ -11,10 +11,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, lru_cache
+from functools import cache
 from typing import TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from .config import Compat, PrototypeConfig
 from .grid import copied_mask, grid_mask, upsample
 from .prototypes import PrototypeSets, prototype_scores, prototype_sets
 from .slices import SliceFeatures
-from .support import SupportSet, evenly, organ_truth
+from .support import SupportSet, organ_truth
 
 Predictor: TypeAlias = Callable[[SupportSet, int, Volume, Sequence[int]], Tensor]
 """(support set, part, query, its slices) -> margins (n, H, W) float32: the organ's score less the background's.
@@ -34,15 +33,6 @@ Above 0 is organ. Test-time training happens within a call and leaves no trace.
 EncoderChoice: TypeAlias = Callable[[SupportSet], SliceFeatures]
 """Support set -> the features for it, such as those of the encoder of its fold."""
 
-MAX_VOTERS = 8
-"""Labeled slices of a scan that vote on an organ, at most, spread evenly over it."""
-
-VOTE_REACH = 0.25
-"""Standard deviation of a slice's vote along the body, as a share of the organ's slices."""
-
-_LabeledSlices: TypeAlias = tuple[tuple[Volume, int], ...]
-"""Scans and slice numbers whose prototypes are one joint set."""
-
 
 def prototype_predictor(features: SliceFeatures, config: PrototypeConfig) -> Predictor:
     """Adaptive local prototypes over one source of features."""
@@ -50,53 +40,24 @@ def prototype_predictor(features: SliceFeatures, config: PrototypeConfig) -> Pre
 
 
 def encoder_predictor(encoder_for: EncoderChoice, config: PrototypeConfig) -> Predictor:
-    """Adaptive local prototypes over the features that `encoder_for` chooses for each support set.
+    """Adaptive local prototypes over the features that `encoder_for` chooses for each support set."""
 
-    With `prototypes.votes` every labeled slice of the organ has prototypes of its own, and margins are their weighted
-    mean; else the support slices of a part have one joint set.
-    """
-
-    @lru_cache(maxsize=256)  # a megabyte each
-    def slice_prototypes(support: SupportSet, slices: _LabeledSlices) -> PrototypeSets:
+    @cache  # grows with the support sets, a few hundred kilobytes each
+    def support_prototypes(support: SupportSet, part: int) -> PrototypeSets:
         features = encoder_for(support)
-        supports_NChw = torch.cat([features(volume, [z]) for volume, z in slices])
-        truth_NHW = np.concatenate([organ_truth(volume, support.organ, [z]) for volume, z in slices])
-        h, w = supports_NChw.shape[2:]
-        grid_Nhw = grid_mask(torch.from_numpy(truth_NHW), h, w, config.compat)
-        return prototype_sets(supports_NChw, grid_Nhw, config)
-
-    @cache
-    def voters(support: SupportSet, part: int) -> dict[_LabeledSlices, float]:
-        if config.voting:
-            return _votes(support, part)
         pairs = zip(support.volumes, support.slices, strict=True)
-        return {tuple((volume, slices[part]) for volume, slices in pairs): 1.0}
+        supports_NChw = torch.cat([features(volume, [slices[part]]) for volume, slices in pairs])
+        masks_NHW = torch.from_numpy(support.part_masks(part))
+        h, w = supports_NChw.shape[2:]
+        grid_Nhw = grid_mask(masks_NHW, h, w, config.compat)
+        return prototype_sets(supports_NChw, grid_Nhw, config)
 
     def predictor(support: SupportSet, part: int, query: Volume, slices: Sequence[int]) -> Tensor:
         features_nChw = encoder_for(support)(query, slices)
-        margin_nhw = torch.zeros(())
-        for its_slices, weight in voters(support, part).items():
-            sets = slice_prototypes(support, its_slices)
-            background_nhw, foreground_nhw = prototype_scores(features_nChw, sets)
-            margin_nhw = margin_nhw + weight * (foreground_nhw - background_nhw)
-        return upsample(margin_nhw, *query.image_ZHW.shape[1:])
+        background_nhw, foreground_nhw = prototype_scores(features_nChw, support_prototypes(support, part))
+        return upsample(foreground_nhw - background_nhw, *query.image_ZHW.shape[1:])
 
     return predictor
-
-
-def _votes(support: SupportSet, part: int) -> dict[_LabeledSlices, float]:
-    """Labeled slices that vote on a part of the organ -> their weights, of sum 1, each scan's alike.
-
-    A Gaussian around the part's support slice; at most `MAX_VOTERS` of a scan's slices with the organ, spread evenly.
-    """
-    votes: dict[_LabeledSlices, float] = {}
-    for volume, slices in zip(support.volumes, support.slices, strict=True):
-        labeled = np.flatnonzero(organ_truth(volume, support.organ).any(axis=(1, 2)))
-        chosen = labeled[evenly(len(labeled), MAX_VOTERS)]
-        weights = np.exp(-(((chosen - slices[part]) / (VOTE_REACH * len(labeled))) ** 2) / 2)
-        weights /= weights.sum() * len(support.volumes)
-        votes |= {((volume, int(z)),): float(weight) for z, weight in zip(chosen, weights, strict=True)}
-    return votes
 
 
 def copy_predictor(support: SupportSet, part: int, query: Volume, slices: Sequence[int]) -> Tensor:

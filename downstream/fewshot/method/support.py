@@ -59,16 +59,6 @@ def build_support_set(organ: int, name: str, supports: Sequence[Volume], fold: i
     return SupportSet(organ, name, shown, slices, fold)
 
 
-def evenly(count: int, most: int) -> list[int]:
-    """At most `most` of the numbers 0 to count - 1, spread evenly.
-
-    >>> evenly(3, 12), evenly(24, 12)
-    ([0, 1, 2], [1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23])
-    """
-    most = min(count, most)
-    return [(2 * n + 1) * count // (2 * most) for n in range(most)]
-
-
 def selected_classes(volumes: Volumes, numbers: Sequence[int]) -> dict[int, str]:
     """Class number -> name of the given classes, or of all if none is given. Raises ConfigError for an unknown one."""
     for number in numbers:

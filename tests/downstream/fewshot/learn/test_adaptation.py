@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,7 +27,6 @@ from vetdino.downstream.volumes.volume import Volume
 from vetdino.platform.core.errors import TrainingError
 
 PROTOTYPES = PrototypeConfig(training_window=2)
-ONE_SLICE = replace(PROTOTYPES, votes=False)  # test-time training asks the third's support slice alone
 FEW = AdaptConfig(steps=3, rate=0.05, looks=EpisodeConfig(shift=2.0, elastic_alpha=2.0))
 
 
@@ -166,7 +164,7 @@ def test_the_second_segmentation_uses_the_true_support(encoder, support):
     found = predictor(encoder)(support, 1, query, [3])[0]
     z = support.slices[0][1]
     with reset_after(encoder):
-        label = (prototype_predictor(encoder, ONE_SLICE)(support, 1, query, [3])[0] > 0).numpy()
+        label = (prototype_predictor(encoder, PROTOTYPES)(support, 1, query, [3])[0] > 0).numpy()
         assert label.any()
         for _ in train_on_slice(encoder, 1, query, 3, label, FEW, PROTOTYPES):
             pass
@@ -174,13 +172,13 @@ def test_the_second_segmentation_uses_the_true_support(encoder, support):
         logits = predict(encoder(query, [3])[0], encoder(shown, [z]), mask, PROTOTYPES)
     back, front = upsample(logits, 32, 32)
     torch.testing.assert_close(found, front - back, atol=1e-4, rtol=1e-4)
-    untrained = prototype_predictor(encoder, ONE_SLICE)(support, 1, query, [3])[0]
+    untrained = prototype_predictor(encoder, PROTOTYPES)(support, 1, query, [3])[0]
     assert float((found - untrained).abs().max()) > 1e-2
 
 
 def test_zero_steps_give_the_plain_prediction(encoder, support):
     predict_slices = predictor(encoder, AdaptConfig())
-    plain = prototype_predictor(encoder, ONE_SLICE)
+    plain = prototype_predictor(encoder, PROTOTYPES)
     torch.testing.assert_close(
         predict_slices(support, 0, scan(1), [1, 2]), plain(support, 0, scan(1), [1, 2])
     )

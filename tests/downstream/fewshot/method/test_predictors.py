@@ -10,11 +10,8 @@ from vetdino.downstream.fewshot.method.config import Compat, PrototypeConfig
 from vetdino.downstream.fewshot.method.grid import upsample
 from vetdino.downstream.fewshot.method.masks import organ_mask, slice_margins
 from vetdino.downstream.fewshot.method.predictors import (
-    MAX_VOTERS,
-    VOTE_REACH,
     CachedFeatures,
     FoldEncoders,
-    _votes,
     copy_predictor,
     encoder_predictor,
     oracle_predictor,
@@ -30,43 +27,13 @@ COMPATS = ("ours", "alpnet", "levayz")
 
 def test_margins_are_those_of_the_prototypes_slice_by_slice(organ_scan, pixels):
     scan, query = organ_scan(0), organ_scan(1)
-    support, config = build_support_set(1, "liver", [scan]), PrototypeConfig(votes=False)
+    support, config = build_support_set(1, "liver", [scan]), PrototypeConfig()
     margins = prototype_predictor(pixels, config)(support, 1, query, [3, 4])
     z = support.slices[0][1]
     mask = torch.from_numpy(scan.labels_ZHW[[z]] == 1)
     logits = predict(pixels(query, [4])[0], pixels(scan, [z]), mask, config)
     background, foreground = upsample(logits, 32, 32)
     torch.testing.assert_close(margins[1], foreground - background, atol=1e-4, rtol=1e-4)
-
-
-def test_labeled_slices_vote_each_by_itself_the_nearer_the_more(organ_scan, pixels):
-    scans, query = [organ_scan(0), organ_scan(2)], organ_scan(1)
-    support, config = build_support_set(1, "liver", scans), PrototypeConfig()
-    total, weights = torch.zeros(32, 32), 0.0
-    for scan, slices in zip(scans, support.slices, strict=True):
-        labeled = np.flatnonzero((scan.labels_ZHW == 1).any(axis=(1, 2)))
-        weight = np.exp(-(((labeled - slices[1]) / (VOTE_REACH * len(labeled))) ** 2) / 2)
-        for share, z in zip(weight / weight.sum(), labeled, strict=True):
-            mask = torch.from_numpy(scan.labels_ZHW[[z]] == 1)
-            background, foreground = upsample(predict(pixels(query, [4])[0], pixels(scan, [z]), mask), 32, 32)
-            total += share / 2 * (foreground - background)
-            weights += share / 2
-    assert weights == pytest.approx(1.0)
-    [margin] = prototype_predictor(pixels, config)(support, 1, query, [4])
-    torch.testing.assert_close(margin, total, atol=1e-4, rtol=1e-4)
-
-
-def test_many_labeled_slices_do_not_all_vote_and_a_far_one_hardly(organ_scan):
-    scan = organ_scan(0)
-    labels = np.zeros((50, 32, 32), np.uint8)
-    labels[5:45, 8:24, 8:24] = 1
-    long = Volume("long", np.zeros((50, 32, 32), np.float32), labels, scan.spacing, "mri", None)
-    support = build_support_set(1, "liver", [long])
-    votes = {z: weight for [(_, z)], weight in _votes(support, 0).items()}
-    assert len(votes) == MAX_VOTERS
-    assert sum(votes.values()) == pytest.approx(1.0)
-    assert abs(max(votes, key=votes.get) - support.slices[0][0]) <= 2
-    assert votes[max(votes)] < 0.02
 
 
 def test_a_scan_that_supports_itself_is_segmented_and_the_oracle_is_the_bound(organ_scan, pixels):
