@@ -257,8 +257,9 @@ class _QueryScan:
         parts = self.volume_parts(method)
         for organ, support in self.supports.items():
             plans = self.protocol_parts[organ], parts[organ]
+            features = None if method.spread_over is None else method.spread_over(support)
             protocol_margins[organ], volume_margins[organ] = slice_margins(
-                method.predictor, support, self.query, *plans, smooth=method.smooth
+                method.predictor, support, self.query, *plans, **method.refinement, features=features
             )
         maps = [
             label_map(volume_margins, parts, self.supports, components, shape)

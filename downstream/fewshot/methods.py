@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -37,8 +37,9 @@ FoldEncoderTable: TypeAlias = Mapping[tuple[int, int], TrainableEncoder]
 class Method:
     """Rows of the table that share their predictions, one row for each of `components`.
 
-    shots: number of support scans. smooth: see `ScanConfig`. baseline: whether it is a baseline or the oracle. aligner:
-    finds an organ's stretch in whole volumes; None: it is guessed from the support's. chosen: what the supports choose.
+    shots: number of support scans. refinement: see `ScanConfig`. baseline: whether it is a baseline or the oracle.
+    aligner: finds an organ's stretch in whole volumes; None: guessed from the support's. chosen: what the supports
+    choose. spread_over: the features over which margins are spread; None: they are not.
     """
 
     source: str
@@ -46,9 +47,10 @@ class Method:
     predictor: Predictor
     components: tuple[Components, ...]
     shots: int = 1
-    smooth: float = 0.0
+    refinement: Mapping[str, float] = field(default_factory=dict)
     baseline: bool = False
     aligner: Aligner | None = None
+    spread_over: EncoderChoice | None = None
     chosen: SupportChosen | None = None
 
 
@@ -113,8 +115,9 @@ def prototype_methods(name: str, encoder_for: EncoderChoice, config: FewshotConf
             mode_predictor(encoder_for, replace(config.prototypes, compat=compat)),
             _all_components(config),
             shots,
-            config.scan.smoothing(compat),
+            config.scan.refinement(compat),
             aligner=aligner if compat == "ours" else None,
+            spread_over=encoder_for if compat == "ours" and config.scan.spread else None,
             chosen=chosen if compat == "ours" else None,
         )
         for compat in compats
@@ -215,7 +218,7 @@ def adapted_methods(
             AdaptivePredictor(encoder_for, config.adapt, config.prototypes),
             _all_components(config),
             shots,
-            config.scan.smoothing(compat),
+            config.scan.refinement(compat),
             aligner=Aligner(encoder_for) if compat == "ours" else None,
         )
         for name, encoder_for in encoders.items()

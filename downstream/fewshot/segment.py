@@ -62,7 +62,9 @@ def segment(
     config = config or FewshotSegmentConfig()
     check_ours(out)
     predictor, encoder_for = segmentation_predictor(backbone, config)
-    aligner = Aligner(encoder_for) if config.prototypes.compat == "ours" else None
+    ours = config.prototypes.compat == "ours"
+    aligner = Aligner(encoder_for) if ours else None
+    spread_over = encoder_for if ours and config.scan.spread and not config.adapt.steps else None
     names, values = label_classes([Path(mask)], class_names(config.prepare.classes, Path(support)))
     labeled = _read_scan(Path(support), Path(mask), values, config.prepare)
     supports = _support_sets(labeled, names)
@@ -84,7 +86,7 @@ def segment(
                 left_out[path.name] = str(reason)
                 log.warning("left out: %s", reason)
                 continue
-            labels_ZHW = predicted_labels(query, supports, predictor, config, aligner)
+            labels_ZHW = predicted_labels(query, supports, predictor, config, aligner, spread_over)
             milliliters[query.name] = _save_scan(folder, query, labels_ZHW, supports, values.values)
         if not milliliters:
             raise DataError(f"none of {len(scans)} scans could be segmented: {next(iter(left_out.values()))}")
@@ -138,15 +140,23 @@ def predicted_labels(
     predictor: Predictor,
     config: FewshotSegmentConfig,
     aligner: Aligner | None = None,
+    spread_over: EncoderChoice | None = None,
 ) -> np.ndarray:
-    """(Z, H, W) uint8 class numbers of a scan without labels. supports: by class number."""
+    """(Z, H, W) uint8 class numbers of a scan without labels. supports: by class number; spread_over: see `Method`."""
     shape = query.image_ZHW.shape
     parts = {
         organ: volume_parts(aligner, support, query, config.scan.reach) for organ, support in supports.items()
     }
-    smooth = config.scan.smoothing(config.prototypes.compat)
+    refinement = config.scan.refinement(config.prototypes.compat)
     margins = {
-        organ: slice_margins(predictor, support, query, parts[organ], smooth=smooth)[0]
+        organ: slice_margins(
+            predictor,
+            support,
+            query,
+            parts[organ],
+            **refinement,
+            features=None if spread_over is None else spread_over(support),
+        )[0]
         for organ, support in supports.items()
     }
     return label_map(margins, parts, supports, config.components, shape)

@@ -28,7 +28,7 @@ from .slices import SliceFeatures, cached_coordinates, with_coordinates
 from .support import SupportSet, organ_truth
 from .token_features import LayerTokens
 
-LAYER_SETS = ((2 / 3,), (2 / 3, 5 / 6), (1 / 2, 2 / 3, 5 / 6), (5 / 6,), (1 / 2,), (1.0,))
+LAYER_SETS = ((2 / 3, 5 / 6), (2 / 3,), (1 / 2, 2 / 3, 5 / 6), (5 / 6,), (1 / 2,), (1.0,))
 """Blocks that are candidates, as shares of the network's depth; those of a set are concatenated."""
 
 COORDINATE_FACTORS = (0.7, 1.0, 0.5)
@@ -39,6 +39,9 @@ TAU_FACTORS = (1.0, 0.5)
 
 SHIFTS = ((0.15, 0.0), (-0.15, 0.0), (0.0, 0.15), (0.0, -0.15))
 """Rows and columns, in half sizes of the body, by which an organ may lie elsewhere in another patient."""
+
+CLEARLY = 0.02
+"""Dice by which a candidate must beat the most plausible one to be chosen: one support says little of smaller leads."""
 
 MAX_SLICES = 12
 """Slices of a support that are segmented from others, at most, spread evenly."""
@@ -62,7 +65,7 @@ def layer_sets(depth: int) -> tuple[tuple[int, ...], ...]:
     """The candidate sets of blocks of a network with `depth` blocks.
 
     >>> layer_sets(12)
-    ((7,), (7, 9), (5, 7, 9), (9,), (5,), (11,))
+    ((7, 9), (7,), (5, 7, 9), (9,), (5,), (11,))
     """
     sets = (tuple(max(round(share * depth), 1) - 1 for share in shares) for shares in LAYER_SETS)
     return tuple(dict.fromkeys(tuple(dict.fromkeys(one)) for one in sets))
@@ -89,20 +92,28 @@ class SupportChosen:
     ) -> None:
         self.tokens, self.depth, self.slices = tokens, depth, slices
         self.prototypes = replace(prototypes, compat="ours")
-        self._middle = self.features(layer_sets(depth)[0], 0.0)
+        self._middle = self.features(layer_sets(depth)[1 % len(layer_sets(depth))], 0.0)
         self._choices: dict[tuple[int, tuple[Volume, ...]], FeatureChoice] = {}
+        self._chosen: dict[tuple[tuple[int, ...], float], SliceFeatures] = {}
 
     def __call__(self, support: SupportSet) -> SliceFeatures:
-        """The features chosen for a support set."""
+        """The features chosen for a support set: the same object for the same choice."""
         choice = self.choice(support)
-        return self.features(choice.layers, choice.coordinates)
+        key = (choice.layers, choice.coordinates)
+        if key not in self._chosen:
+            self._chosen[key] = self.features(*key)
+        return self._chosen[key]
 
     def choice(self, support: SupportSet) -> FeatureChoice:
-        """The candidate with the best mean Dice on the support's own slices, the first of equals."""
+        """The candidate with the best mean Dice on the support's own slices.
+
+        The most plausible one, unless it is worse by more than CLEARLY.
+        """
         key = (support.organ, support.volumes)
         if key not in self._choices:
             scored = candidate_scores(self, support)
-            best = max(scored, key=lambda candidate: scored[candidate])
+            best, first = max(scored, key=lambda candidate: scored[candidate]), next(iter(scored))
+            best = best if scored[best] > scored[first] + CLEARLY else first
             self._choices[key] = replace(best, dice=scored[best])
         return self._choices[key]
 

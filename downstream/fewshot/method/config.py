@@ -147,18 +147,23 @@ class ScanConfig:
     reach: float = 0.1
     """Where a whole scan's slices are not matched with the supports' (modes but `ours`, the copied mask), an organ is
     searched this far beyond where the supports have it, as a share of its length."""
+    spread: bool = True
+    """In mode `ours`, scores are spread over cells of the scan that look alike before they become masks."""
     smooth: float = 1.0
     """In mode `ours`, standard deviation of the Gaussian that averages a slice's scores with those of the slices above
     and below it, in slices; 0: each slice by itself, as in the released codes."""
+    edges: float = 0.025
+    """In mode `ours`, how far scores follow the edges of the image: radius of a guided filter as a share of a slice's
+    shorter side; 0: no filter, as in the released codes."""
 
     def __post_init__(self) -> None:
-        for name in ("reach", "smooth"):
+        for name in ("reach", "smooth", "edges"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} is {getattr(self, name)}; give 0 or more")
 
-    def smoothing(self, compat: Compat) -> float:
-        """`smooth` in mode `ours`, 0 in the released modes."""
-        return self.smooth if compat == "ours" else 0.0
+    def refinement(self, compat: Compat) -> dict[str, float]:
+        """Arguments of `slice_margins`: `smooth` and `edges` in mode `ours`, nothing in the released modes."""
+        return {"smooth": self.smooth, "edges": self.edges} if compat == "ours" else {}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

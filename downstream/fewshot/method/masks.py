@@ -1,4 +1,4 @@
-"""From margins to masks: smoothed along the scan, cut to connected components, joined to one label map."""
+"""From margins to masks: spread, smoothed along the scan, drawn to edges, cut to components, joined to a label map."""
 
 # Z slices of a scan, n predicted slices, H, W pixels.
 
@@ -11,8 +11,11 @@ import numpy as np
 from ...volumes.volume import Volume
 from .components import count_components, keep_components
 from .config import Components
+from .edges import edge_aligned
 from .predictors import Predictor
+from .propagation import neighbors, spread_margins
 from .protocol import PARTS
+from .slices import SliceFeatures, intensity_scale
 from .support import SupportSet
 
 
@@ -22,10 +25,14 @@ def slice_margins(
     query: Volume,
     *parts: Mapping[int, int],
     smooth: float = 0.0,
+    edges: float = 0.0,
+    features: SliceFeatures | None = None,
 ) -> list[dict[int, np.ndarray]]:
     """For each plan (slice -> part) the margins of its slices, (H, W) each; what two plans share is predicted once.
 
-    smooth: standard deviation of the Gaussian that averages a plan's margins along the scan, in slices.
+    smooth: standard deviation of the Gaussian that averages a plan's margins along the scan, in slices. edges: radius
+    of `edge_aligned`, as a share of a slice's shorter side; 0: none. features: of the query, over which its margins are
+    spread first (`propagation`); None: they are not.
     """
     margins: dict[tuple[int, int], np.ndarray] = {}
     for part in range(PARTS):
@@ -34,7 +41,19 @@ def slice_margins(
             margin_nHW = predictor(support, part, query, slices).numpy()
             margins |= {(part, z): margin_HW for z, margin_HW in zip(slices, margin_nHW, strict=True)}
     plans = [{z: margins[part, z] for z, part in plan.items()} for plan in parts]
-    return [smoothed_margins(plan, smooth) for plan in plans] if smooth else plans
+    if features is not None:
+        union = sorted({z for plan in parts for z in plan})
+        graph = neighbors(features, query, union)
+        plans = [spread_margins(plan, graph) for plan in plans]
+    if smooth:
+        plans = [smoothed_margins(plan, smooth) for plan in plans]
+    return [_edge_aligned(plan, query, edges) for plan in plans] if edges else plans
+
+
+def _edge_aligned(margins: Mapping[int, np.ndarray], query: Volume, edges: float) -> dict[int, np.ndarray]:
+    radius = max(1, round(edges * min(query.image_ZHW.shape[1:])))
+    scale = intensity_scale(query)
+    return {z: edge_aligned(margin, scale.apply(query.image_ZHW[z]), radius) for z, margin in margins.items()}
 
 
 def smoothed_margins(margins: Mapping[int, np.ndarray], deviation: float) -> dict[int, np.ndarray]:

@@ -63,10 +63,20 @@ def test_two_rows_of_one_name_are_refused(pixels):
 
 def test_slices_are_smoothed_in_our_mode_only_and_only_where_asked_for(pixels):
     methods = feature_methods({"mine": pixels}, SETTINGS, {"pixels": pixels})
-    smooth = {(one.source, one.compat): one.smooth for one in methods}
+    smooth = {(one.source, one.compat): one.refinement.get("smooth") for one in methods}
     assert {name for name, deviation in smooth.items() if deviation} == {("mine", "ours"), ("pixels", "ours")}
     unsmoothed = FewshotConfig(scan=ScanConfig(smooth=0.0))
-    assert not any(one.smooth for one in feature_methods({"mine": pixels}, unsmoothed))
+    assert not any(one.refinement.get("smooth") for one in feature_methods({"mine": pixels}, unsmoothed))
+
+
+def test_margins_are_spread_in_our_mode_only_and_only_where_asked_for(pixels):
+    methods = feature_methods({"mine": pixels}, SETTINGS, {"pixels": pixels})
+    assert {(one.source, one.compat) for one in methods if one.spread_over} == {
+        ("mine", "ours"),
+        ("pixels", "ours"),
+    }
+    as_they_are = FewshotConfig(scan=ScanConfig(spread=False))
+    assert not any(one.spread_over for one in feature_methods({"mine": pixels}, as_they_are))
 
 
 def test_backbones_come_with_random_weights_and_pixels_unless_they_are_a_source(tiny):

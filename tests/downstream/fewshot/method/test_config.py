@@ -57,13 +57,15 @@ def test_slice_settings_that_cannot_be_obeyed_are_named(setting):
         SliceConfig(**setting)
 
 
-def test_smoothing_is_of_our_mode_only():
-    config = ScanConfig(smooth=2.0)
-    assert [config.smoothing(compat) for compat in ("ours", "alpnet", "levayz")] == [2.0, 0.0, 0.0]
+def test_refinement_is_of_our_mode_only():
+    config = ScanConfig(smooth=2.0, edges=0.1)
+    ours, *released = [config.refinement(compat) for compat in ("ours", "alpnet", "levayz")]
+    assert ours == {"smooth": 2.0, "edges": 0.1}
+    assert released == [{}, {}]
 
 
 def test_scan_and_fold_settings_that_cannot_be_obeyed_are_named():
-    for name in ("reach", "smooth"):
+    for name in ("reach", "smooth", "edges"):
         with pytest.raises(ConfigError, match=name):
             ScanConfig(**{name: -1.0})
     with pytest.raises(ConfigError, match="resamples"):

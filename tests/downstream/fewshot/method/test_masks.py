@@ -8,8 +8,10 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 
 from vetdino.downstream.fewshot.method.config import PrototypeConfig
+from vetdino.downstream.fewshot.method.edges import edge_aligned
 from vetdino.downstream.fewshot.method.masks import label_map, organ_mask, slice_margins, smoothed_margins
 from vetdino.downstream.fewshot.method.predictors import prototype_predictor
+from vetdino.downstream.fewshot.method.slices import standardized
 from vetdino.downstream.fewshot.method.support import build_support_set
 
 
@@ -52,6 +54,34 @@ def test_margins_are_smoothed_where_asked_for(organ_scan, pixels):
     )
     for z, margin_HW in smoothed_margins(plain, 1.0).items():
         np.testing.assert_allclose(smooth[z], margin_HW, atol=1e-4)
+
+
+def test_margins_follow_edges_where_asked_for(organ_scan, pixels):
+    support, query = build_support_set(1, "liver", [organ_scan(0)]), organ_scan(1)
+    predictor = prototype_predictor(pixels, PrototypeConfig())
+    [plain], [aligned] = (
+        slice_margins(predictor, support, query, {3: 0, 4: 1}, edges=edges) for edges in (0.0, 0.0625)
+    )
+    for z in (3, 4):
+        image = standardized(query)[z]
+        np.testing.assert_allclose(aligned[z], edge_aligned(plain[z], image, 2), rtol=1e-5)
+        assert not np.allclose(aligned[z], plain[z], atol=0.05)
+
+
+def test_a_plans_margins_do_not_depend_on_another_plan(organ_scan, pixels):
+    """Else a whole volume would learn from the protocol's plan where the query's truth lies."""
+    support, query = build_support_set(1, "liver", [organ_scan(0)]), organ_scan(1)
+    predictor = prototype_predictor(pixels, PrototypeConfig())
+    one, two = {2: 0, 3: 0, 4: 1}, {4: 1, 5: 1, 6: 2}
+    settings = {"smooth": 1.0, "edges": 0.05, "features": pixels}
+    together = slice_margins(predictor, support, query, one, two, **settings)
+    for plan, margins in zip((one, two), together, strict=True):
+        [alone] = slice_margins(predictor, support, query, plan, **settings)
+        assert list(margins) == list(alone)
+        for z, margin in alone.items():
+            np.testing.assert_allclose(margins[z], margin, atol=1e-4)
+    [plain] = slice_margins(predictor, support, query, one, smooth=1.0, edges=0.05)
+    assert not np.allclose(plain[3], together[0][3], atol=0.05)
 
 
 @pytest.mark.parametrize(("components", "count"), [("1", 1), ("n", 2), ("all", 3)])
