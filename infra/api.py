@@ -85,7 +85,7 @@ def embed(backbone: str | Path, shards: str | Path, out: str | Path, **settings:
     >>> archive = vetdino.phantom(work + "/dogs", studies=6, side=64)
     >>> _ = vetdino.ingest(archive / "dicom", work + "/shards")
     >>> vetdino.embed(vetdino.SHIPPED, work + "/shards", work + "/features").vectors.shape
-    (6, 128)
+    (6, 192)
     """
     from ..platform.measure.features import load_features
     from .commands.embed import Embed

@@ -21,7 +21,7 @@ import vetdino
 from vetdino.platform.core.extras import EXTRAS
 
 ROOT = Path(vetdino.__file__).resolve().parent
-SHIPPED = ROOT / "infra" / "zoo" / "small"
+SHIPPED = ROOT / "infra" / "zoo" / "tiny"
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +97,7 @@ def test_a_backbone_loads_and_gives_tokens(site, tmp_path):
         "print(tuple(tokens.cls.shape))"
     )
     done = run(site, "-c", program, folder=tmp_path)
-    assert done.stdout.strip() == "(1, 128)", done.stderr
+    assert done.stdout.strip() == "(1, 192)", done.stderr
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from .arguments import Command
 if TYPE_CHECKING:
     from ...downstream.results import EvaluationReport
 
-SHIPPED = Path(__file__).parents[1] / "zoo" / "small"
+SHIPPED = Path(__file__).parents[1] / "zoo" / "tiny"
 """Folder of the backbone that comes with vetdino; its card names the command that made it."""
 
 
@@ -36,8 +36,8 @@ class Demo(Command):
     """Long side of a radiograph, in pixels."""
     seed: int = 7
     """Seed of the generated studies; the shipped backbone was trained on others."""
-    steps: int = 120
-    """Pretraining steps, of 64 studies each where there are as many."""
+    steps: int = 60
+    """Pretraining steps, of 32 studies each where there are as many."""
 
     def run(self) -> Path:
         """The folder. Raises ConfigError where `out` holds a demo of other settings."""

@@ -82,7 +82,7 @@ def main() -> None:
     node = ray.nodes()[0]
     shards, run = work / "shards", work / "run"
     settings = ["--val", "0.2", "--test", "0.2", "--dicom.search-text", "none"]
-    small = str(ROOT / "infra" / "zoo" / "small")
+    small = str(ROOT / "infra" / "zoo" / "tiny")
     config = tiny_of(
         shards, run, {"probe.every": 0}, steps=STEPS, checkpoint_every=1000, log_every=2, batch=4
     )

@@ -220,7 +220,7 @@ def test_the_health_check_fails_before_the_service_is_ready_and_passes_after():
     assert subprocess.run(check, capture_output=True).returncode != 0
     command = [sys.executable, "-m", "vetdino", *json.loads(STAGES["serve"].all_of("ENTRYPOINT")[0])[1:]]
     service = subprocess.Popen(
-        [*command, "--backbones", str(ROOT / "infra/zoo/small"), "--port", str(port), "--device", "cpu"],
+        [*command, "--backbones", str(ROOT / "infra/zoo/tiny"), "--port", str(port), "--device", "cpu"],
         cwd=ROOT,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -79,4 +79,4 @@ def test_what_is_no_study_is_refused(backbone, archive, tmp_path):
 
 
 def test_the_loaded_backbone_has_these(archive):
-    assert vetdino.load(vetdino.SHIPPED).embed_study(sorted(archive.iterdir())).shape == (128,)
+    assert vetdino.load(vetdino.SHIPPED).embed_study(sorted(archive.iterdir())).shape == (192,)

@@ -52,7 +52,7 @@ def test_patches_and_attention_batched_are_the_single_ones(model):
         (alone,) = asyncio.run(model.encode([view]))
         np.testing.assert_allclose(together.tokens, alone.tokens, rtol=0, atol=1e-5)
         np.testing.assert_allclose(together.attention, alone.attention, rtol=0, atol=ALIKE)
-    assert (batched[0].tokens.shape, batched[0].attention.shape) == ((144, 128), (2, 144))
+    assert (batched[0].tokens.shape, batched[0].attention.shape) == ((144, 192), (3, 144))
     assert (batched[1].grid.height, batched[1].grid.width) == (97, 120)
 
 
@@ -85,7 +85,7 @@ def test_a_view_without_a_direction_is_its_own_error(model, monkeypatch):
         return await asyncio.gather(*calls, return_exceptions=True)
 
     first, second, third = asyncio.run(together())
-    assert first.shape == third.shape == (1, 128)
+    assert first.shape == third.shape == (1, 192)
     assert isinstance(second, FeaturesError)
 
 
