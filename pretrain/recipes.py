@@ -28,7 +28,7 @@ _CONTRAST = DistillConfig(
 
 
 def demo() -> PretrainConfig:
-    """Minutes on two CPU cores: `vet_s14_small` for a ViT-Ti/16, 60 steps on generated studies of 256 px.
+    """Minutes on two CPU cores: `vet_s14_small` for a ViT-Ti/16, 40 steps on generated studies of 256 px.
 
     `vetdino demo` runs it, starting from the shipped backbone. It shows that everything works; no figure is expected.
     """
@@ -40,9 +40,9 @@ def demo() -> PretrainConfig:
         backbone=BackboneConfig(name="vit_tiny_patch16_224", side=128),
         embed_side=192,
         crops=replace(base.crops, global_side=128, local_side=64),
-        steps=60,
-        checkpoint_every=30,
-        probe=ProbeConfig(every=30, bank=300),
+        steps=40,
+        checkpoint_every=20,
+        probe=ProbeConfig(every=20, bank=300),
     )
 
 

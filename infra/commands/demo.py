@@ -36,7 +36,7 @@ class Demo(Command):
     """Long side of a radiograph, in pixels."""
     seed: int = 7
     """Seed of the generated studies; the shipped backbone was trained on others."""
-    steps: int = 60
+    steps: int = 40
     """Pretraining steps, of 32 studies each where there are as many."""
 
     def run(self) -> Path:
