@@ -189,7 +189,7 @@ def test_labels_of_refused_studies_alone_are_an_error_that_keeps_what_was_decode
 def decoded_files(stderr: str) -> int:
     """How many files a run decoded, by its lines of progress."""
     lines = [json.loads(line) for line in stderr.splitlines() if line.startswith("{")]
-    return next(line["done"] for line in lines if line["progress"] == "decode")
+    return next(line["done"] for line in lines if line.get("progress") == "decode")
 
 
 def test_too_few_views_everywhere_is_one_line(archive, tmp_path, config):
