@@ -154,6 +154,8 @@ def test_an_output_at_a_url_is_refused_on_several_nodes(ray, folder, backbone, t
         "1",
     ]
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+    # Else `ray start` notes this Ray as the machine's, which every other test would connect to, also after its end.
+    options["env"] = os.environ | {"RAY_TMPDIR": str(tmp_path)}
     process = subprocess.Popen([*node, "--object-store-memory", "80000000"], **options)
     try:
         end = time.monotonic() + 120
