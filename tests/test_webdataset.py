@@ -111,7 +111,7 @@ def ray_data() -> Iterator[typing.Any]:
     import ray
     import ray.data
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, configure_logging=False)
     yield ray.data
     ray.shutdown()
 

@@ -71,7 +71,7 @@ def ray(request):
     """A Ray of this machine, with two cores."""
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield ray
     ray.shutdown()
 
@@ -143,6 +143,8 @@ def test_an_output_at_a_url_is_refused_on_several_nodes(ray, folder, backbone, t
     mirror.home.mkdir(parents=True)
     (mirror.home / "url").write_text(str(mirror.location))
     job = job_of(folder, mirror.path, backbone)
+    from ray._common.utils import reset_ray_address
+
     address = ray.get_runtime_context().gcs_address
     node = [
         str(Path(sys.executable).parent / "ray"),
@@ -154,8 +156,6 @@ def test_an_output_at_a_url_is_refused_on_several_nodes(ray, folder, backbone, t
         "1",
     ]
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    # Else `ray start` notes this Ray as the machine's, which every other test would connect to, also after its end.
-    options["env"] = os.environ | {"RAY_TMPDIR": str(tmp_path)}
     process = subprocess.Popen([*node, "--object-store-memory", "80000000"], **options)
     try:
         end = time.monotonic() + 120
@@ -169,3 +169,5 @@ def test_an_output_at_a_url_is_refused_on_several_nodes(ray, folder, backbone, t
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
+        # `ray start` has noted this Ray as the machine's, and others would look for it after its end.
+        reset_ray_address()
