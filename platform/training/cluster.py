@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -204,7 +205,12 @@ def start_ray() -> None:
         )
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            "local" if _noted_ray_is_gone() else None,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
         if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put its own in place, which prints and aborts
     except Exception as error:
@@ -212,6 +218,22 @@ def start_ray() -> None:
         raise TrainingError(
             f"Ray did not start ({first}); run the same command again when the machine is less busy"
         ) from error
+
+
+def _noted_ray_is_gone() -> bool:
+    """Whether the Ray that `ray start` noted as this machine's does not answer; Ray itself would wait for it."""
+    from ray._private.utils import read_ray_address
+
+    noted = None if os.environ.get("RAY_ADDRESS") else read_ray_address()
+    if not noted:
+        return False
+    host, _, port = noted.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), 5.0).close()
+    except (OSError, ValueError):
+        warn(f"the Ray that was started here at {noted} does not answer; another one is started")
+        return True
+    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 
 import pytest
@@ -14,6 +15,7 @@ from vetdino.platform.training.cluster import (
     NodeSize,
     WorkerConfig,
     WorkerContext,
+    _noted_ray_is_gone,
     _training_error,
     cores_each,
     read_status,
@@ -103,6 +105,21 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("vetdino.platform.core.extras.find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"vetdino\[train\]"):
         run_on_ray(print, None, WorkerConfig(), tmp_path, str)
+
+
+def test_a_noted_ray_that_is_gone_is_not_waited_for(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert not _noted_ray_is_gone()
+    note = tmp_path / "ray" / "ray_current_cluster"
+    note.parent.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        note.write_text(f"127.0.0.1:{listener.getsockname()[1]}")
+        assert not _noted_ray_is_gone()
+    assert _noted_ray_is_gone()
+    assert "does not answer; another one is started" in capsys.readouterr().err
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert not _noted_ray_is_gone()
 
 
 def test_the_address_of_a_dashboard_is_refused_with_the_command_for_it(monkeypatch):
