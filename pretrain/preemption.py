@@ -51,7 +51,7 @@ class Preemption:
 
 
 def notice_text(machines: int, step: int) -> str:
-    """What the person at the command is told.
+    """The warning that is printed.
 
     >>> notice_text(1, 120)
     "1 of the workers' machines will be taken away; a checkpoint is written after step 120, the training goes on"

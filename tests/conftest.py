@@ -18,6 +18,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray makes its workers, jobs among them, 15 nicer: beside the other process of the tests a job got no core for minutes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # Indexes and copies of earlier runs are not used, and those of this run are removed with it.
 _cache = tempfile.TemporaryDirectory(prefix="vetdino-tests-")
 os.environ.setdefault("VETDINO_CACHE", _cache.name)

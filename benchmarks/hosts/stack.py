@@ -128,7 +128,7 @@ class Cluster:
         return {node["raylet"]["nodeManagerAddress"] for node in answer if node["raylet"]["state"] == "ALIVE"}
 
     def get(self, url: str, token: str = "", body: Any = None) -> Any:
-        """The JSON of an answer, asked by the operator."""
+        """The JSON that a server answers a request from the first host."""
         headers = {"Content-Type": "application/json"} | (
             {"Authorization": f"Bearer {token}"} if token else {}
         )

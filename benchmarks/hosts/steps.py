@@ -140,19 +140,19 @@ def embed(cluster: Cluster) -> Iterator[Result]:
 
 
 def serve(cluster: Cluster) -> Iterator[Result]:
-    """A gallery, and the service as a job on the head, asked from another host."""
+    """A gallery, and the service as a job on the head, called from another host."""
     features, gallery = (str(cluster.work / "shared" / name) for name in ("features", "gallery"))
     vetdino(cluster, "index", "build", features, gallery).finished()
     job = vetdino(cluster, "serve", gallery, "--backbones", backbone("whole"), "--host", "0.0.0.0")
     url = f"http://{HEAD.address}:8600"
     job.when(lambda: cluster.status(f"{url}/health/ready") == 200, "the service")
     studies = sorted((cluster.work / "archive" / "dicom").glob("*/*"))[:3]
-    asked = [sys.executable, "-m", "benchmarks.hosts.ask", url, *map(str, studies)]
-    answer = last_json(HOSTS[2].run(asked, cluster.environment(HOSTS[2]) | {"PYTHONPATH": str(ROOT)}))
+    command = [sys.executable, "-m", "benchmarks.hosts.ask", url, *map(str, studies)]
+    answer = last_json(HOSTS[2].run(command, cluster.environment(HOSTS[2]) | {"PYTHONPATH": str(ROOT)}))
     scores = [study["score"] for study in answer["studies"]]
     found = len({study["key"] for study in answer["studies"]}) == len(studies) and min(scores) > 0.999
     text = f"{len(scores)} studies, lowest score of the best match {min(scores):.4f}"
-    yield f"serve, asked from {HOSTS[2].name}: each study finds itself", text, answer["ready"] and found
+    yield f"serve, called from {HOSTS[2].name}: each study finds itself", text, answer["ready"] and found
     job.stop()
 
 

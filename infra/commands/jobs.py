@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from tyro.conf import Positional, arg
 
 from ...platform.core.errors import ClusterError, ConfigError
 from ...platform.core.location import Location
+from ...platform.core.log_lines import say
 from .arguments import Command
 
 if TYPE_CHECKING:
@@ -88,18 +88,14 @@ class Submit(Command):
         job = self._submitted(client)
         address = f" --address {shown_address(self.address)}" if self.address else ""
         again = f"`vetdino jobs logs{address} {job}` shows it, `vetdino jobs stop{address} {job}` ends it"
-        print(
-            f"{job} is submitted to {shown_address(client.get_address())}: {again}",
-            file=sys.stderr,
-            flush=True,
-        )
+        say(f"{job} is submitted to {shown_address(client.get_address())}: {again}")
         if self.detach:
             print(job)
             return
         try:
             code = follow(client, job)
         except KeyboardInterrupt:
-            print(f"{job} goes on: {again}", file=sys.stderr, flush=True)
+            say(f"{job} goes on: {again}")
             raise
         if code:
             raise SystemExit(code)
@@ -127,9 +123,9 @@ def _variables() -> dict[str, str]:
         )
     if tracking.geturl() and tracking.scheme not in ("http", "https"):
         del given["MLFLOW_TRACKING_URI"]
-        print("MLFLOW_TRACKING_URI is no server's: the job does not get it", file=sys.stderr, flush=True)
+        say("MLFLOW_TRACKING_URI is no server's: the job does not get it")
     if given:
-        print(f"the job gets from here: {', '.join(given)}", file=sys.stderr, flush=True)
+        say(f"the job gets from here: {', '.join(given)}")
     return given
 
 

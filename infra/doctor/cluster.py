@@ -1,4 +1,4 @@
-"""Every node of a Ray cluster asked for its facts, and how the nodes differ."""
+"""The facts of every node of a Ray cluster, and how the nodes differ."""
 
 from __future__ import annotations
 
@@ -115,10 +115,10 @@ def _clock_bounds(node: str, seconds: float) -> tuple[float, float]:
 
     low, high = float("-inf"), float("inf")
     for _ in range(ROUND_TRIPS):
-        asked = time.time()
+        sent = time.time()
         there = ray.get(_on_node(now, node), timeout=seconds)
         answered = time.time()
-        low, high = max(low, there - answered), min(high, there - asked)
+        low, high = max(low, there - answered), min(high, there - sent)
     return low, high
 
 
@@ -138,7 +138,7 @@ def _with_urls(
 
 
 def node_findings(here: MachineFacts, answers: Sequence[NodeAnswer], wanted: Wanted) -> Iterator[Finding]:
-    """What is wrong on single nodes, and what differs between them. here: the machine that asked."""
+    """What is wrong on single nodes, and what differs between them. here: the machine that runs the command."""
     known = {str(finding) for finding in machine_findings(here)}
     for answer in answers:
         place = f"node {answer.name}"
@@ -229,7 +229,7 @@ def differences(machines: dict[str, MachineFacts], wanted: Wanted) -> Iterator[F
             yield Finding(
                 "warning",
                 f"vetdino is not on {_names(name for name, version in versions.items() if not version)}",
-                "start commands as jobs, which bring it: `ray job submit --working-dir . -- python -m vetdino …`",
+                "start commands as jobs, which bring it: `vetdino submit COMMAND …`",
             )
             continue
         yield Finding(

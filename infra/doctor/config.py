@@ -9,7 +9,7 @@ from ...platform.core.location import Location
 
 @dataclass(frozen=True, kw_only=True)  # no slots: a command has it as its second base
 class DoctorConfig:
-    """Which folders are tried, and whether the nodes of a cluster are asked."""
+    """Which folders are tried, and whether the nodes of a cluster are looked at."""
 
     out: Location | None = None
     """Folder that a command shall write to: a small file is written there, or in the nearest folder above that exists,

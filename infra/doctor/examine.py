@@ -53,7 +53,11 @@ def examine(config: DoctorConfig) -> Iterator[Finding]:
     yield from guarded("places", lambda: place_findings(here, PORTS))
     for name, why in here.failures.items():
         # What was given by name is needed; the rest may do without being known.
-        yield Finding("problem" if name.startswith("--") else "warning", f"{name}: {why}", "look yourself")
+        yield Finding(
+            "problem" if name.startswith("--") else "warning",
+            f"{name}: {why}",
+            "mend the cause and run it again",
+        )
     if config.cluster:
         yield from guarded("cluster", lambda: _cluster_findings(here, inquiry, urls))
 
@@ -72,14 +76,14 @@ def _with_urls(facts: MachineFacts, urls: tuple[tuple[str, str, bool], ...], sec
 def _cluster_findings(
     here: MachineFacts, inquiry: Inquiry, urls: tuple[tuple[str, str, bool], ...]
 ) -> Iterator[Finding]:
-    job = "run it as a job: `ray job submit --working-dir . -- python -m vetdino doctor --cluster`"
+    job = "run it as a job: `vetdino submit doctor --cluster`"
     ray = here.ray
     if ray is None or not (ray.address or ray.local):
         yield Finding("problem", "cluster: no Ray runs here and RAY_ADDRESS is not set", f"set it, or {job}")
         return
     if ray.address.startswith(("http://", "https://")) or ray.answers is False:
         yield Finding(
-            "problem", f"cluster: RAY_ADDRESS {ray.address} leads to no Ray whose nodes can be asked", job
+            "problem", f"cluster: RAY_ADDRESS {ray.address} leads to no Ray whose nodes can be reached", job
         )
         return
     try:

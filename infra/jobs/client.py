@@ -69,7 +69,7 @@ def job_client(setting: str | None) -> JobSubmissionClient:
             _use_token(address)
     else:
         _check_listens(address)
-        if token_source():  # asked for by the Ray behind it, which cannot be asked whether it does
+        if token_source():  # whether the Ray behind it wants one cannot be found out
             os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ[VARIABLES[0]] = address  # Ray lets its variables win over what it is given
     with reported(address):

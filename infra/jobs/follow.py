@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from ...platform.core.errors import ClusterError
+from ...platform.core.log_lines import say
 from ...platform.core.progress import RelayedProgress
 from .client import reported
 
@@ -116,7 +117,7 @@ def _end_without_log(client: JobSubmissionClient, job: str) -> int:
         raise ClusterError(
             f"{job} is {details.status.value}, but its log cannot be read; see `vetdino jobs list`"
         )
-    print(f"the rest of the log of {job} cannot be read", file=sys.stderr, flush=True)
+    say(f"the rest of the log of {job} cannot be read", "warning")
     return exit_code(details)
 
 

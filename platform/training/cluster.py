@@ -194,8 +194,8 @@ def ray_is_running() -> bool:
 
 
 def start_ray() -> None:
-    """Start Ray on this machine, or connect to the one at RAY_ADDRESS. Raises TrainingError where that fails,
-    ConfigError where RAY_ADDRESS is one that takes jobs only."""
+    """Connect to the Ray at RAY_ADDRESS or the one that `ray start` started here, else start one. Raises
+    TrainingError where that fails, ConfigError where RAY_ADDRESS is one that takes jobs only."""
     import ray
 
     if (address := os.environ.get("RAY_ADDRESS", "")).startswith(("http://", "https://")):
@@ -374,7 +374,7 @@ def _worker(job: Mapping[str, Any]) -> None:
 
 
 def _preempted_machines() -> int:
-    """How many machines of the workers Ray was told to give back (a drain, as of a spot machine)."""
+    """How many of the workers' machines Ray drains, as before a spot machine is taken away."""
     # Not `ray.train.get_preemption_info`, which makes all workers wait for each other in an actor, at every step.
     from ray.train.v2._internal.execution.context import get_train_context
 

@@ -77,7 +77,7 @@ def main() -> None:
     write_archive(work / "archive")
     # Ray's processes inherit these: figures and notices are looked at twice a second.
     os.environ |= {"RAY_metrics_report_interval_ms": "500", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
-    os.environ |= {"MLFLOW_TRACKING_URI": "nowhere://", "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
+    os.environ |= {"MLFLOW_TRACKING_URI": "nowhere://", "OMP_NUM_THREADS": "1"}
     ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     node = ray.nodes()[0]
     shards, run = work / "shards", work / "run"

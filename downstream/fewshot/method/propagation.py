@@ -22,10 +22,10 @@ from .grid import grid_mask, upsample
 from .slices import SliceFeatures
 
 REACH = 2
-"""CellNeighbors are sought this many slices up and down."""
+"""Neighbors are sought this many slices up and down."""
 
 NEIGHBORS = 32
-"""CellNeighbors of a cell, itself among them."""
+"""Neighbors of a cell, itself among them."""
 
 TAU = 60.0
 """Factor of the cosines in a neighbor's weight, exp(tau cosine)."""
@@ -51,7 +51,7 @@ def neighbors(features: SliceFeatures, query: Volume, slices: Sequence[int]) -> 
     return {z: _slice_neighbors(features, query, z) for z in slices}
 
 
-@lru_cache(maxsize=256)  # half a megabyte each; organs that chose the same features share them
+@lru_cache(maxsize=64)  # one scan's slices, half a megabyte each: organs with the same features share them
 def _slice_neighbors(features: SliceFeatures, query: Volume, z: int) -> CellNeighbors:
     around = range(max(z - REACH, 0), min(z + REACH + 1, len(query.image_ZHW)))
     unit_nCP = F.normalize(features(query, around).flatten(2), dim=1)

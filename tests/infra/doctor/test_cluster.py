@@ -117,7 +117,7 @@ def test_a_clock_that_is_off_for_certain_is_said(clock, state):
         ({"vetdino": "0.2"}, "problem  vetdino differs: 0.1.0 on here; 0.2 on gpu-2"),
         (
             {"vetdino": ""},
-            "warning  vetdino is not on gpu-2; start commands as jobs, which bring it: `ray job",
+            "warning  vetdino is not on gpu-2; start commands as jobs, which bring it: `vetdino submit",
         ),
         (
             {"packages": {"torch": "2.13", "ray": "2.60.0", "numpy": "2.4"}},

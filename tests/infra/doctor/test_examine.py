@@ -42,7 +42,7 @@ def test_a_machine_without_problems_is_ready(monkeypatch, capsys):
     monkeypatch.setattr(module, "gather", lambda inquiry: machine(packages={}, failures={"packages": "slow"}))
     assert cli.main(["doctor"]) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
-        "warning  packages: slow; look yourself",
+        "warning  packages: slow; mend the cause and run it again",
         "ready, 1 warning",
     ]
 
@@ -58,7 +58,7 @@ def test_a_folder_that_does_not_answer_is_a_problem(monkeypatch):
     facts = machine(failures={"--out /data": "no answer within 30 s"})
     monkeypatch.setattr(module, "gather", lambda inquiry: facts)
     lines = [str(finding) for finding in examine(DoctorConfig())]
-    assert "problem  --out /data: no answer within 30 s; look yourself" in lines
+    assert "problem  --out /data: no answer within 30 s; mend the cause and run it again" in lines
 
 
 def test_a_check_that_fails_stops_no_other(monkeypatch):
@@ -77,7 +77,7 @@ def test_a_cluster_that_cannot_be_asked_is_a_problem(address, what, monkeypatch)
         monkeypatch.setenv("RAY_ADDRESS", address)
     *_, last = examine(DoctorConfig(cluster=True))
     assert (last.state, what in last.what) == ("problem", True)
-    assert "ray job submit --working-dir . -- python -m vetdino doctor --cluster" in last.mend
+    assert "vetdino submit doctor --cluster" in last.mend
 
 
 def test_it_starts_without_a_heavy_library():

@@ -193,7 +193,7 @@ def deployed(folder, gallery, tmp_path_factory):
     with (work / "log").open("w") as log:
         process = subprocess.Popen(
             [str(Path(sys.executable).with_name("serve")), "run", "--address", "local", str(path)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_worker_niceness": "0"},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
             cwd=ROOT,
             stdout=log,
             stderr=log,

@@ -1,0 +1,1 @@
+"""Loader, ingest and embed with one worker and with two."""
