@@ -1,4 +1,4 @@
-"""The tutorials, run as a reader would: every shell block of a page, in order, in one empty folder."""
+"""The tutorials and the README, run as a reader would: every shell block of a page, in order, in one empty folder."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests.platform.models.examples import published
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
@@ -49,6 +52,60 @@ def test_the_five_lines_of_the_first_page_run(tmp_path):
     run(tmp_path, [sys.executable, "first.py"])
     assert (tmp_path / "features" / "_features.json").is_file()
     assert (tmp_path / "runs" / "first" / "backbone" / "card.json").is_file()
+
+
+SMALL = """
+vetdino() {
+    case "$1 $2" in
+        "phantom domains") set -- "$@" --domains 2 --frames 3 --side 64 ;;
+        "phantom scans") set -- "$@" --scans 5 --side 64 ;;
+        ingest*) set -- "$@" --labels labels.csv --val 0.2 --test 0.3 ;;
+        pretrain*) set -- "$@" --steps 2 --batch 4 --probe.every 0 --checkpoint-every 2 ;;
+        distill*) set -- "$@" --steps 2 --batch 4 --probe.every 0 --checkpoint-every 2 --crops.global-side 64 \\
+            --backbone.width 96 --backbone.depth 2 --backbone.heads 2 ;;
+        evaluate* | compare-backbones*) set -- "$@" --fractions 1 --resamples 20 ;;
+        "zeroshot segment") set -- "$@" --cosegment.clusters 4 ;;
+        "zeroshot same-domain") set -- "$@" --sizes 2 --resamples 20 --cosegment.clusters 4 ;;
+        "fewshot prepare") set -- "$@" --side 64 ;;
+        "fewshot evaluate") set -- "$@" --folds 2 --resamples 20 --slices.grid 8 --organs 1 ;;
+        serve* | app*)
+            port=$(python -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
+            python -m vetdino "$@" --port $port &
+            test $1 = app && place= || place=health/ready
+            curl -sf --retry 120 --retry-delay 1 --retry-all-errors --output page http://127.0.0.1:$port/$place
+            kill -INT $! && wait $! || test $? = 130
+            return ;;
+    esac
+    python -m vetdino "$@"
+}
+set -euo pipefail
+"""
+"""The README's commands at small size, on data that is here; what serves is opened once and stopped."""
+
+README_DATA = {
+    "/archive/dicom": "archive/dicom",
+    "timm:vit_small_patch14_dinov2": "random:vit_tiny_patch16_224",
+    "frames/*.png": "domains/*/images",
+    "new.nii.gz": "scans/images/mri_005.nii.gz",
+    "scan.nii.gz": "scans/images/mri_001.nii.gz",
+    "liver.nii.gz": "scans/labels/mri_001.nii.gz",
+}
+"""What the README's commands read -> what is here."""
+
+
+def test_the_commands_of_the_readme_run(tmp_path):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    own, _, _, bone, organ = SHELL.findall(text)[1:]
+    script = "\n".join([own, bone, organ])
+    for word, here in README_DATA.items():
+        assert word in script
+        script = re.sub(rf"(?<![\w/]){re.escape(word)}", here, script)
+    run(tmp_path, ["bash", "-c", "python -m vetdino phantom archive --studies 24 --side 64"])
+    (tmp_path / "labels.csv").symlink_to(tmp_path / "archive" / "labels.csv")
+    torch.save(published(width=384, patch=8, grid=28), tmp_path / "dino_deitsmall8_pretrain.pth")
+    run(tmp_path, ["bash", "-c", SMALL + script])
+    assert (tmp_path / "masks").is_dir()
+    assert (tmp_path / "gallery").is_dir()
 
 
 def test_there_are_five_tutorials():

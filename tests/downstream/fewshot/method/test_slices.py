@@ -69,6 +69,17 @@ def test_what_is_far_brighter_than_the_body_leaves_its_greys_as_they_were(ellips
     np.testing.assert_allclose(values, (plain.image_ZHW - greys.mean) / greys.std, atol=1e-5)
 
 
+@pytest.mark.parametrize(("side", "medians"), [(6, 5), (16, 3)])
+def test_a_large_bright_thing_is_clipped_to_the_brightness_of_organs(side, medians):
+    """side: of a square in a body of 60 x 60, 1 % and 7 % of it."""
+    image_1HW = np.zeros((1, 80, 80), np.float32)
+    image_1HW[:, 10:70, 10:70] = 20
+    image_1HW[:, 30:50, 30:50] = 60
+    image_1HW[:, 20 : 20 + side, 20 : 20 + side] = 250
+    scan = Volume("1", image_1HW, None, (1.0, 1.0, 1.0), "mri", None)
+    assert intensity_scale(scan).top == medians * 20
+
+
 def test_what_is_far_brighter_than_the_body_does_not_pass_for_it():
     y, x = np.mgrid[:120, :120]
     body = np.hypot((y - 60) / 40, (x - 60) / 50) < 1
