@@ -102,7 +102,7 @@ def test_the_commands_of_the_readme_run(tmp_path):
         script = re.sub(rf"(?<![\w/]){re.escape(word)}", here, script)
     run(tmp_path, ["bash", "-c", "python -m vetdino phantom archive --studies 24 --side 64"])
     (tmp_path / "labels.csv").symlink_to(tmp_path / "archive" / "labels.csv")
-    torch.save(published(width=384, patch=8, grid=28), tmp_path / "dino_deitsmall8_pretrain.pth")
+    torch.save(published(width=384, depth=12, patch=8, grid=28), tmp_path / "dino_deitsmall8_pretrain.pth")
     run(tmp_path, ["bash", "-c", SMALL + script])
     assert (tmp_path / "masks").is_dir()
     assert (tmp_path / "gallery").is_dir()

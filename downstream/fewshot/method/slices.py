@@ -25,8 +25,8 @@ SliceFeatures: TypeAlias = Callable[[Volume, Sequence[int]], Tensor]
 """(scan, slices) -> (n, C, h, w) float32 on the CPU: the interface of tokens, pixel features and trained encoders."""
 
 CLIP_FACTOR = 5.0
-"""Intensities are clipped at this many times the body's median. A full stomach, brighter by far, leaves the organs of
-one CHAOS-T2 scan no contrast; in other scans hardly anything is clipped, in CT nothing."""
+"""An MRI's intensities are clipped at this many times the body's median. A full stomach, brighter by far, leaves the
+organs of one CHAOS-T2 scan no contrast; in other scans hardly anything is clipped. A CT has its window already."""
 
 LARGE_SHARE = 0.04
 """Where more of the body than this is clipped, it is one large bright thing, and `LOW_CLIP_FACTOR` holds instead."""
@@ -55,14 +55,16 @@ class IntensityScale(NamedTuple):
 def intensity_scale(volume: Volume) -> IntensityScale:
     """Clip, mean and standard deviation of a whole scan.
 
-    The body is what is brighter than a tenth of the 90th percentile; `top` is `CLIP_FACTOR` times its median, or
-    `LOW_CLIP_FACTOR` where that clips more than `LARGE_SHARE` of it. Raises DataError for a constant scan and for NaN.
+    In an MRI the body is what is brighter than a tenth of the 90th percentile; `top` is `CLIP_FACTOR` times its median,
+    or `LOW_CLIP_FACTOR` where that clips more than `LARGE_SHARE` of it. Raises DataError for a constant scan and NaN.
     """
     values_ZHW = volume.image_ZHW
     body_n = values_ZHW[values_ZHW > np.percentile(values_ZHW, 90) / 10]
-    median = float(np.median(body_n)) if len(body_n) else math.inf
-    large = len(body_n) and np.mean(body_n > CLIP_FACTOR * median) > LARGE_SHARE
-    top = (LOW_CLIP_FACTOR if large else CLIP_FACTOR) * median
+    top = math.inf
+    if volume.modality == "mri" and len(body_n):
+        median = float(np.median(body_n))
+        large = np.mean(body_n > CLIP_FACTOR * median) > LARGE_SHARE
+        top = (LOW_CLIP_FACTOR if large else CLIP_FACTOR) * median
     clipped_ZHW = np.minimum(values_ZHW, top)
     mean, std = float(clipped_ZHW.mean(dtype=np.float64)), float(clipped_ZHW.std(dtype=np.float64))
     if not std > 0 or not math.isfinite(std):

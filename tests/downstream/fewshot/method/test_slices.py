@@ -78,6 +78,7 @@ def test_a_large_bright_thing_is_clipped_to_the_brightness_of_organs(side, media
     image_1HW[:, 20 : 20 + side, 20 : 20 + side] = 250
     scan = Volume("1", image_1HW, None, (1.0, 1.0, 1.0), "mri", None)
     assert intensity_scale(scan).top == medians * 20
+    assert intensity_scale(replace(scan, modality="ct")).top == np.inf
 
 
 def test_what_is_far_brighter_than_the_body_does_not_pass_for_it():
