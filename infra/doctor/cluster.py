@@ -31,7 +31,7 @@ SAME = ("python", "vetdino", "ray", "torch")
 
 @dataclass(frozen=True, slots=True)
 class NodeAnswer:
-    """What a node said. clock: bounds of what its clock is ahead of the asking machine's, in seconds."""
+    """What a node found. clock: bounds of what its clock is ahead of this machine's, in seconds."""
 
     name: str
     facts: MachineFacts | None
@@ -110,7 +110,7 @@ def _node_answer(name: str, reference: Any, node: str, seconds: float) -> NodeAn
 
 
 def _clock_bounds(node: str, seconds: float) -> tuple[float, float]:
-    """What all round trips agree on: the node reads its clock between the asking and the answer."""
+    """What all round trips agree on: the node reads its clock between the call and the answer."""
     import ray
 
     low, high = float("-inf"), float("inf")
@@ -182,7 +182,7 @@ def _summary(facts: MachineFacts) -> str:
 
 
 def _folders_there(here: MachineFacts, facts: MachineFacts) -> Iterator[Finding]:
-    """Are the folders those of the asking machine, and can they be used there?"""
+    """Are the folders those of this machine, and can they be used there?"""
     ours = {(folder.name, folder.path): folder for folder in here.folders}
     shared = "must be on a disk that all nodes share, under the same path, or at a URL"
     for folder in facts.folders:

@@ -158,11 +158,11 @@ def stopped(job) -> tuple[PretrainConfig, int, str, float, bool]:
 
 @pytest.fixture(scope="module")
 def resumed(stopped) -> PretrainConfig:
-    """The same job gone on with, its worker killed five times on the way."""
+    """The same job gone on with, its worker killed twice on the way."""
     config = replace(stopped[0], resume=True)
     process = start(config)
     killed: set[int] = set()
-    for step in (30, 45, 60, 75, 90):
+    for step in (30, 70):
         step_reached(config, step, process)
         titles = of_session(process.pid)
         workers = {pid for pid, title in titles.items() if "RayTrainWorker" in title} - killed
@@ -223,7 +223,7 @@ def test_sigterm_to_the_command_alone_ends_it_as_ctrl_c_does(job):
 
 
 @pytest.mark.slow
-def test_stopped_resumed_and_killed_five_times_the_weights_are_those_of_the_undisturbed_job_bit_for_bit(
+def test_stopped_resumed_and_killed_twice_the_weights_are_those_of_the_undisturbed_job_bit_for_bit(
     undisturbed, resumed
 ):
     for name in (f"checkpoints/step_{STEPS:08d}/teacher.safetensors", "backbone/backbone.safetensors"):
@@ -233,9 +233,7 @@ def test_stopped_resumed_and_killed_five_times_the_weights_are_those_of_the_undi
 
 
 @pytest.mark.slow
-def test_stopped_resumed_and_killed_five_times_the_record_is_that_of_the_undisturbed_job(
-    undisturbed, resumed
-):
+def test_stopped_resumed_and_killed_twice_the_record_is_that_of_the_undisturbed_job(undisturbed, resumed):
     def comparable(config: PretrainConfig) -> list[dict[str, float]]:
         unlike = ("time", "speed/studies_per_second")
         return [{k: v for k, v in line.items() if k not in unlike} for line in history(config.out)]
