@@ -72,15 +72,27 @@ vetdino() {
             port=$(python -c 'import socket; s = socket.create_server(("127.0.0.1", 0)); print(s.getsockname()[1])')
             python -m vetdino "$@" --port $port &
             test $1 = app && place= || place=health/ready
-            curl -sf --retry 120 --retry-delay 1 --retry-all-errors --output page http://127.0.0.1:$port/$place
+            python opened.py http://127.0.0.1:$port/$place
             kill -INT $! && wait $! || test $? = 130
             return ;;
     esac
     python -m vetdino "$@"
 }
 set -euo pipefail
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 """
 """The README's commands at small size, on data that is here; what serves is opened once and stopped."""
+
+OPENED = """
+import sys, time, urllib.request
+for _ in range(240):
+    try:
+        urllib.request.urlopen(sys.argv[1], timeout=60).read()
+        sys.exit()
+    except OSError:
+        time.sleep(1)
+sys.exit(f"{sys.argv[1]} does not answer")
+"""
 
 README_DATA = {
     "/archive/dicom": "archive/dicom",
@@ -102,6 +114,7 @@ def test_the_commands_of_the_readme_run(tmp_path):
         script = re.sub(rf"(?<![\w/]){re.escape(word)}", here, script)
     run(tmp_path, ["bash", "-c", "python -m vetdino phantom archive --studies 24 --side 64"])
     (tmp_path / "labels.csv").symlink_to(tmp_path / "archive" / "labels.csv")
+    (tmp_path / "opened.py").write_text(OPENED)
     torch.save(published(width=384, depth=12, patch=8, grid=28), tmp_path / "dino_deitsmall8_pretrain.pth")
     run(tmp_path, ["bash", "-c", SMALL + script])
     assert (tmp_path / "masks").is_dir()
