@@ -115,9 +115,8 @@ def test_the_commands_of_the_readme_run(tmp_path):
     run(tmp_path, ["bash", "-c", "python -m vetdino phantom archive --studies 24 --side 64"])
     (tmp_path / "labels.csv").symlink_to(tmp_path / "archive" / "labels.csv")
     (tmp_path / "opened.py").write_text(OPENED)
-    (tmp_path / "key").write_bytes(
-        bytes(32)
-    )  # the split depends on it, and so few patients may all be of one
+    # The split depends on the key, and with another one so few patients might all be in one part.
+    (tmp_path / "key").write_bytes(bytes(32))
     torch.save(published(width=384, depth=12, patch=8, grid=28), tmp_path / "dino_deitsmall8_pretrain.pth")
     run(tmp_path, ["bash", "-c", SMALL + script])
     assert (tmp_path / "masks").is_dir()
