@@ -128,7 +128,7 @@ class Cluster:
         return {node["raylet"]["nodeManagerAddress"] for node in answer if node["raylet"]["state"] == "ALIVE"}
 
     def get(self, url: str, token: str = "", body: Any = None) -> Any:
-        """The JSON that a server answers a request from the first host."""
+        """The JSON with which a server answers a request that the first host sends."""
         headers = {"Content-Type": "application/json"} | (
             {"Authorization": f"Bearer {token}"} if token else {}
         )

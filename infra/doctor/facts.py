@@ -124,7 +124,7 @@ class MachineFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inquiry:
-    """What is looked at besides the machine."""
+    """Folders and ports that are looked at besides the machine."""
 
     folders: tuple[tuple[str, str, bool], ...] = ()
     """Setting or use, absolute path, whether it is written."""

@@ -158,7 +158,7 @@ def stopped(job) -> tuple[PretrainConfig, int, str, float, bool]:
 
 @pytest.fixture(scope="module")
 def resumed(stopped) -> PretrainConfig:
-    """The same job gone on with, its worker killed twice on the way."""
+    """The same job continued, its worker killed twice on the way."""
     config = replace(stopped[0], resume=True)
     process = start(config)
     killed: set[int] = set()
