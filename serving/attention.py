@@ -17,12 +17,16 @@ Color = tuple[int, int, int]
 MEAN_COLOR: Color = (255, 205, 112)
 """Warm yellow, for the mean over heads."""
 
+GLOWING_SHARE = 0.6
+"""The strongest patches that together hold this share of a head's attention glow; the others stay dark."""
+
 
 def attention_maps(attention_HN: np.ndarray, grid: PatchGrid) -> np.ndarray:
     """Attention of one view as smooth maps over its pixels, (H, height, width) float32 in 0..1.
 
-    attention_HN: rows of the CLS token, from `Backbone.attention`. Each head is scaled by its own values inside the
-    view: the median becomes 0 and the 99.5th percentile 1.
+    attention_HN: rows of the CLS token, from `Backbone.attention`. Each head is scaled by its own patches inside the
+    view: 0 is the next patch after the strongest that together hold 60 % of their attention, 1 the 99.5th percentile.
+    A quantile would not do for 0: where half of a radiograph is black, all of the animal would glow for every head.
     """
     top, left, rows, columns = grid.letterbox
     maps = np.empty((len(attention_HN), grid.height, grid.width), np.float32)
@@ -30,10 +34,19 @@ def attention_maps(attention_HN: np.ndarray, grid: PatchGrid) -> np.ndarray:
         cells = _without_border(row_N.reshape(grid.columns, grid.columns), grid)
         square = cv2.resize(cells, (grid.side, grid.side), interpolation=cv2.INTER_CUBIC)
         inner = square[top : top + rows, left : left + columns]
-        low, high = np.quantile(inner, [0.5, 0.995])
+        low, high = _ends(row_N[grid.inside()] if grid.inside().any() else row_N)
         scaled = ((inner - low) / max(float(high - low), 1e-12)).clip(0.0, 1.0)
         maps[head] = cv2.resize(scaled, (grid.width, grid.height), interpolation=cv2.INTER_LINEAR)
     return maps
+
+
+def _ends(patches_N: np.ndarray) -> tuple[float, float]:
+    """The attention that is drawn as 0 and as 1."""
+    descending_N = np.sort(patches_N)[::-1]
+    held_N = np.cumsum(descending_N)
+    weakest = descending_N[np.argmax(held_N >= GLOWING_SHARE * held_N[-1])]
+    low = np.max(patches_N, where=patches_N < weakest, initial=descending_N[-1])
+    return float(low), float(np.quantile(patches_N, 0.995))
 
 
 def _without_border(cells: np.ndarray, grid: PatchGrid) -> np.ndarray:

@@ -40,6 +40,16 @@ def test_attention_to_the_black_border_does_not_dim_the_view():
     )
 
 
+def test_an_animal_before_black_does_not_glow_as_a_whole():
+    """Half of the view is black and draws nothing: of the animal, only the half that a head looks at most glows."""
+    heads = np.full((2, 8, 8), 0.0005, np.float32)
+    heads[:, 2:6] = 0.01
+    heads[0, 2:4] = heads[1, 4:6] = 0.04
+    first, second = attention_maps(heads.reshape(2, -1), PatchGrid(height=64, width=64, side=64, patch=8))
+    assert first[20:28, 20:44].min() > 0.9 > 0.1 > first[36:].max()
+    assert second[36:44, 20:44].min() > 0.9 > 0.1 > second[:28].max()
+
+
 def test_equal_attention_everywhere_glows_nowhere():
     assert attention_maps(np.full((1, GRID.count), 0.1, np.float32), GRID).max() <= 1.0
     assert mean_attention_map(np.zeros((2, GRID.count), np.float32), GRID).max() == 0.0

@@ -4,7 +4,7 @@ import { all, make } from "./dom.js";
 import { asCanvas, drawSmall, paneHeading, patchesOf, slider, smallPicture, whileOpen } from "./maps.js";
 
 const MEAN = [255, 205, 112], OPACITY = 0.75;
-const whole = 100; // percent
+const whole = 100, glowing = 60; // percent of the attention
 
 // Hues evenly spaced from blue on, of equal lightness; as the service's own pictures have them.
 export function headColors(heads) {
@@ -16,15 +16,20 @@ export function headColors(heads) {
   return Array.from({ length: heads }, (_, head) => [1 / 3, 0, -1 / 3].map(hue(0.56 + head / heads)));
 }
 
-// A row of attention as strengths 0 to 1: the median of the view's patches becomes 0, the 99.5th percentile 1. kept: of
-// each patch, whether it is among the strongest that together hold `keep` percent.
+// A row of attention as strengths 0 to 1. By itself: 0 is the next of the view's patches after the strongest that together hold
+// 60 % of the attention, 1 the 99.5th percentile, as in the service's own pictures. With `keep`: 0 for all patches but the
+// strongest that together hold `keep` percent.
 export function strengths(row, { inView, edge }, keep) {
-  const sorted = Float32Array.from(inView, (patch) => row[patch]).sort();
-  const at = (share) => sorted[Math.round(share * (sorted.length - 1))];
-  const low = at(0.5), scale = 1 / Math.max(at(0.995) - low, 1e-12);
+  const sorted = Float32Array.from(inView, (patch) => row[patch]).sort(), last = sorted.length - 1;
   const total = sorted.reduce((sum, value) => sum + value, 0);
-  let least = -Infinity, held = 0;
-  if (keep < whole) for (let i = sorted.length - 1; i >= 0 && held < (total * keep) / whole; i--) held += least = sorted[i];
+  const weakest = (percent) => { // of the strongest patches that hold `percent`
+    let place = last + 1;
+    for (let held = 0; place > 0 && held < (total * percent) / 100;) held += sorted[--place];
+    return sorted[place];
+  };
+  const ofGlowing = weakest(glowing), low = sorted.findLast((value) => value < ofGlowing) ?? sorted[0];
+  const least = keep < whole ? weakest(keep) : -Infinity;
+  const scale = 1 / Math.max(sorted[Math.round(0.995 * last)] - low, 1e-12);
   const isThere = new Uint8Array(row.length);
   for (const patch of inView) isThere[patch] = 1;
   return Array.from(row, (_, patch) => {
