@@ -5,6 +5,8 @@ INSTALLED := .venv/.installed
 CHROMIUM := chromium chromium-browser google-chrome
 LINKED := __init__.py __main__.py py.typed pretrain downstream serving infra $(filter-out %/__pycache__,$(wildcard platform/*))
 ARGS ?=
+# uv leaves the libraries uncompiled; where this is set (some containers do), every process would compile all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup demo test quick check links types docs browser
 

@@ -65,6 +65,8 @@ def decode(root: Path | str, entry: ListedFile, secret: bytes, config: IngestCon
         return DecodeResult(code=error.code, detail=error.detail)
     except FileNotFoundError:
         return DecodeResult(code="MISSING_FILE")
+    except IsADirectoryError:
+        return DecodeResult(code="UNREADABLE_HEADER", detail="a link to a folder; it is not followed")
     except MemoryError:
         return DecodeResult(code="DECODE_FAILED", detail="it needs more memory than allowed")
     except OSError as error:

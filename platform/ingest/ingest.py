@@ -303,7 +303,10 @@ class _Run:
 
             while True:
                 cut = cut_ranges(job, blocks, revived, depends_on)
-                if job.config.labels and self.archive.rows is None and not cut.labelled:
+                unlabelled = (
+                    cut.studies and not cut.labelled
+                )  # where there is no study, files are refused for another reason
+                if job.config.labels and self.archive.rows is None and unlabelled:
                     raise DataError(no_labels_message(Path(job.config.labels), cut.studies))
                 for _, written in team.run(write_range, self._unfinished(cut.ranges, report), report):
                     _report_refused(written)

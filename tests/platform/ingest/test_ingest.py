@@ -171,6 +171,15 @@ def test_labels_of_another_archive_are_refused_before_anything_is_decoded(
     assert not (tmp_path / "out").exists()
 
 
+def test_where_no_file_is_a_picture_the_labels_are_not_blamed(tmp_path, config):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("no picture")
+    labels = tmp_path / "labels.csv"
+    pd.DataFrame({"study": ["9.9"], "mass": [1]}).to_csv(labels, index=False)
+    with pytest.raises(DataError, match="none of its 1 files gave a view"):
+        ingest(tmp_path / "in", tmp_path / "out", replace(config, labels=labels))
+
+
 def test_labels_of_refused_studies_alone_are_an_error_that_keeps_what_was_decoded(
     archive, tmp_path, config, capsys
 ):
