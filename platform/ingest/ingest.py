@@ -303,9 +303,8 @@ class _Run:
 
             while True:
                 cut = cut_ranges(job, blocks, revived, depends_on)
-                unlabelled = (
-                    cut.studies and not cut.labelled
-                )  # where there is no study, files are refused for another reason
+                # Without any study, files are refused for another reason, which is said when all are settled.
+                unlabelled = cut.studies and not cut.labelled
                 if job.config.labels and self.archive.rows is None and unlabelled:
                     raise DataError(no_labels_message(Path(job.config.labels), cut.studies))
                 for _, written in team.run(write_range, self._unfinished(cut.ranges, report), report):
