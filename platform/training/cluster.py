@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 FAILURE = "failure.txt"
 """In the job's folder: the message of a `VetdinoError` that a worker raised."""
+
+LAST_SECONDS = 5.0
+"""How long Ray's processes may take to end by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +187,25 @@ def ray_connection(on_stage: Callable[[str], None] = lambda text: None) -> Itera
         yield
     finally:
         if started_here:
-            ray.shutdown()
+            _stop_ray()
+
+
+def _stop_ray() -> None:
+    """Disconnect from Ray; of one that this process started, no process stays.
+
+    Now and then one of Ray 2.60's processes sleeps in its own destructors for ever; it has nothing left to do.
+    """
+    import psutil
+    import ray
+
+    of_ray: list[psutil.Process] = []
+    with suppress(psutil.Error):
+        raylets = [child for child in psutil.Process().children() if child.name() == "raylet"]
+        of_ray = [process for raylet in raylets for process in raylet.children(recursive=True)]
+    ray.shutdown()
+    for process in psutil.wait_procs(of_ray, timeout=LAST_SECONDS)[1]:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def ray_is_running() -> bool:

@@ -1,12 +1,17 @@
-"""What needs no Ray; the jobs of pretraining and fine-tuning (test_job, test_finetune) run the rest on a real one."""
+"""What needs no Ray, and how one ends; the jobs of pretraining and fine-tuning run the rest on a real one."""
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
 import socket
 import threading
+import time
 
+import psutil
 import pytest
+import ray
 import torch
 
 from vetdino.platform.core.errors import ConfigError, TrainingError
@@ -18,6 +23,7 @@ from vetdino.platform.training.cluster import (
     _noted_ray_is_gone,
     _training_error,
     cores_each,
+    ray_connection,
     read_status,
     report_stage,
     report_warning,
@@ -26,6 +32,28 @@ from vetdino.platform.training.cluster import (
     warn_of_missing_gpus,
     watch_status,
 )
+
+
+class Lingering:
+    """An actor whose process never ends by itself, as Ray's own do not now and then."""
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def leave(self) -> None:
+        atexit.register(time.sleep, 1000)
+        ray.actor.exit_actor()
+
+
+@pytest.mark.slow
+def test_of_a_ray_that_was_started_here_no_process_stays():
+    with ray_connection():
+        actor = ray.remote(Lingering).remote()
+        process = psutil.Process(ray.get(actor.pid.remote()))
+        with pytest.raises(ray.exceptions.RayActorError):
+            ray.get(actor.leave.remote())
+        assert process.is_running()
+    assert psutil.wait_procs([process], timeout=10)[1] == []
 
 
 def test_no_status_yet_says_nothing(tmp_path):
