@@ -4,7 +4,7 @@ import { all, make } from "./dom.js";
 import { asCanvas, drawSmall, paneHeading, patchesOf, slider, smallPicture, whileOpen } from "./maps.js";
 
 const MEAN = [255, 205, 112], OPACITY = 0.75;
-const whole = 100, glowing = 60; // percent of the attention
+const glowing = 60; // percent of the attention, unless another share is asked for
 
 // Hues evenly spaced from blue on, of equal lightness; as the service's own pictures have them.
 export function headColors(heads) {
@@ -16,27 +16,16 @@ export function headColors(heads) {
   return Array.from({ length: heads }, (_, head) => [1 / 3, 0, -1 / 3].map(hue(0.56 + head / heads)));
 }
 
-// A row of attention as strengths 0 to 1. By itself: 0 is the next of the view's patches after the strongest that together hold
-// 60 % of the attention, 1 the 99.5th percentile, as in the service's own pictures. With `keep`: 0 for all patches but the
-// strongest that together hold `keep` percent.
+// A row of attention as strengths 0 to 1: 0 is the next of the view's patches after the strongest that together hold `keep`
+// percent of the attention, 1 the 99.5th percentile, as in the service's own pictures.
 export function strengths(row, { inView, edge }, keep) {
   const sorted = Float32Array.from(inView, (patch) => row[patch]).sort(), last = sorted.length - 1;
-  const total = sorted.reduce((sum, value) => sum + value, 0);
-  const weakest = (percent) => { // of the strongest patches that hold `percent`
-    let place = last + 1;
-    for (let held = 0; place > 0 && held < (total * percent) / 100;) held += sorted[--place];
-    return sorted[place];
-  };
-  const ofGlowing = weakest(glowing), low = sorted.findLast((value) => value < ofGlowing) ?? sorted[0];
-  const least = keep < whole ? weakest(keep) : -Infinity;
+  const enough = sorted.reduce((sum, value) => sum + value, 0) * keep / 100;
+  let weakest = last;
+  for (let held = sorted[last]; weakest > 0 && held < enough;) held += sorted[--weakest];
+  const low = sorted.findLast((value) => value < sorted[weakest]) ?? sorted[0];
   const scale = 1 / Math.max(sorted[Math.round(0.995 * last)] - low, 1e-12);
-  const isThere = new Uint8Array(row.length);
-  for (const patch of inView) isThere[patch] = 1;
-  return Array.from(row, (_, patch) => {
-    const value = row[edge(patch)], t = Math.min(Math.max((value - low) * scale, 0), 1);
-    if (keep === whole) return t;
-    return isThere[patch] && value >= least ? 0.3 + 0.7 * t : 0;
-  });
+  return Array.from(row, (_, patch) => Math.min(Math.max((row[edge(patch)] - low) * scale, 0), 1));
 }
 
 // Heads in their colors as an image of the patches; where they overlap, colors mix by weight.
@@ -58,7 +47,7 @@ const nameOf = (head) => ({ mean: "mean", all: "all heads" })[head] ?? `head ${N
 export function mount(container, room) {
   const { store, http, help } = room, ask = http.cached(http.binary, 32);
   store.declare("head", { initial: "mean", read: (text) => (/^(mean|all|\d{1,2})$/.test(text) ? text : undefined), write: String });
-  store.declare("keep", { initial: whole, read: (text) => (/^\d{1,3}$/.test(text) && text >= 5 && text <= whole ? Number(text) : undefined), write: String });
+  store.declare("keep", { initial: glowing, read: (text) => (/^\d{1,3}$/.test(text) && text >= 5 && text <= 100 ? Number(text) : undefined), write: String });
   const strips = make("div", { class: "strips" });
   container.append(
     help.explain({
@@ -66,7 +55,7 @@ export function mount(container, room) {
       means: "The brighter a place, the more the backbone's summary of the view draws from it in the last block; each head has a color.",
       not: "It does not say why, nor that something is abnormal there.",
     }),
-    slider(room, "keep", { name: "Show the strongest patches that hold", low: 5, high: whole, step: 5, unit: "% of the attention" }),
+    slider(room, "keep", { name: "Show the strongest patches that hold", low: 5, high: 100, step: 5, unit: "% of the attention" }),
     strips,
   );
 
@@ -86,7 +75,7 @@ export function mount(container, room) {
   }
 
   async function draw(isStale) {
-    const { panes, head, keep } = store.state, smooth = keep === whole;
+    const { panes, head, keep } = store.state;
     const drawn = await Promise.all(panes.map(async (pane) => {
       const [maps, image] = await Promise.all([mapsOf(pane.shown), smallPicture(pane.shown.study, pane.shown.view)]);
       return { pane, image, ...maps };
@@ -94,7 +83,7 @@ export function mount(container, room) {
     if (isStale()) return;
     for (const { pane, grid, heads, map } of drawn) {
       const there = head in { mean: 0, all: 0 } || Number(head) < heads; // another backbone may have fewer heads
-      there ? pane.paint("attention", grid, map(head, keep), { smooth }) : pane.erase("attention");
+      there ? pane.paint("attention", grid, map(head, keep)) : pane.erase("attention");
     }
     const names = panes.map(({ shown }) => `${shown.study}/${shown.view}/${shown.backbone}`);
     const key = [keep, ...names].join(" ");
@@ -109,7 +98,7 @@ export function mount(container, room) {
     const kinds = ["mean", "all", ...Array.from({ length: heads }, (_, head) => String(head))];
     const tiles = kinds.map((head) => {
       const canvas = make("canvas");
-      drawSmall(canvas, image, grid, asCanvas(map(head, keep)), { smooth: keep === whole });
+      drawSmall(canvas, image, grid, asCanvas(map(head, keep)));
       const dot = /\d/.test(head) ? make("i", { class: "dot", style: `background: rgb(${colors[Number(head)]})` }) : null;
       return make("button", { class: "tile", "data-head": head, onclick: () => store.set({ head }) }, canvas, make("span", {}, dot, nameOf(head)));
     });
@@ -119,6 +108,6 @@ export function mount(container, room) {
   whileOpen(room, "attention", ["head", "keep"], draw);
   room.captions.set("attention", () => {
     const { head, keep } = store.state;
-    return `Attention of the last block, ${head === "mean" ? "mean of the heads" : nameOf(head)}${keep < whole ? `; the strongest patches that hold ${keep} %` : ""}.`;
+    return `Attention of the last block, ${head === "mean" ? "mean of the heads" : nameOf(head)}; the strongest patches that hold ${keep} %.`;
   });
 }

@@ -37,7 +37,7 @@ export function smallPicture(study, view) {
 }
 
 // A picture with a map over it. map: a canvas of the square's patches; dim: how much of the picture's light stays.
-export function drawSmall(canvas, image, grid, map, { dim = 0.7, smooth = true } = {}) {
+export function drawSmall(canvas, image, grid, map, { dim = 0.7 } = {}) {
   const [top, left, rows, columns] = grid.letterbox.map((edge) => edge / grid.patch);
   const { naturalWidth: width, naturalHeight: height } = image;
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
@@ -45,7 +45,6 @@ export function drawSmall(canvas, image, grid, map, { dim = 0.7, smooth = true }
   context.filter = `brightness(${dim})`;
   context.drawImage(image, 0, 0);
   context.filter = "none";
-  context.imageSmoothingEnabled = smooth;
   context.imageSmoothingQuality = "high";
   context.drawImage(map, left, top, columns, rows, 0, 0, width, height);
 }

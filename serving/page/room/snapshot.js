@@ -26,7 +26,6 @@ export function snapshot(pane) {
   const area = pane.film.getBoundingClientRect();
   for (const map of all("canvas", pane.maps)) {
     const place = map.getBoundingClientRect();
-    context.imageSmoothingEnabled = map.style.imageRendering !== "pixelated";
     context.drawImage(map, place.left - area.left + left, place.top - area.top + top, place.width, place.height);
   }
   for (const mark of pane.marks) drawMark(context, pane, mark);

@@ -4,7 +4,7 @@
 // browser scales them. Maps have one pixel for each patch.
 //
 //   pane.show({ study, view, backbone, label, source });    the picture; resolves when it is drawn
-//   pane.paint("attention", grid, image, { smooth: true }); a map: grid as in the service's answers, ImageData of its patches
+//   pane.paint("attention", grid, image);                   a map: grid as in the service's answers, ImageData of its patches
 //   pane.erase("attention");
 //   pane.setScale("cosine", "0.12", "0.98");                the colors' ends, in the pane's footer while a map is painted
 //   pane.mark([{ box: [x0, y0, x1, y1], kind: "anchor" }, { box, kind: "match", label: "1", strength: 1 }]);
@@ -129,19 +129,19 @@ export class Pane {
   }
 
   // A map: image has one pixel for each patch of the square that the network sees; grid says where the view is in it.
-  paint(name, grid, image, { smooth = true } = {}) {
+  paint(name, grid, image) {
     let canvas = find(`canvas[data-map="${name}"]`, this.maps);
     if (!canvas) {
       canvas = make("canvas", { "data-map": name });
       this.maps.append(canvas);
     }
-    const key = `${image.width} ${grid.side} ${grid.letterbox} ${smooth}`;
+    const key = `${image.width} ${grid.side} ${grid.letterbox}`;
     if (canvas.dataset.grid !== key) {
       const [top, left, rows, columns] = grid.letterbox;
       canvas.dataset.grid = key;
       [canvas.width, canvas.height] = [image.width, image.height];
       canvas.style.cssText = `width:${(100 * grid.side) / columns}%;height:${(100 * grid.side) / rows}%;` +
-        `left:${(-100 * left) / columns}%;top:${(-100 * top) / rows}%;image-rendering:${smooth ? "auto" : "pixelated"}`;
+        `left:${(-100 * left) / columns}%;top:${(-100 * top) / rows}%`;
     }
     canvas.getContext("2d").putImageData(image, 0, 0);
     this.element.classList.add("active");

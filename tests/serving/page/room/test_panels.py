@@ -86,10 +86,10 @@ def strongest(head: np.ndarray, grid: PatchGrid, share: float) -> np.ndarray:
 def test_attention_is_drawn_head_by_head_over_both_views(open_page, address):
     room = open_page()
     room.get_by_role("tab", name="Attention").click()
-    drawn(room, "attention", "mean 100")
+    drawn(room, "attention", "mean 60")
     assert room.locator(".strip .tile").count() == 2 * (2 + 3)
     room.locator(".strip[data-side='1'] .tile[data-head='1']").click()
-    drawn(room, "attention", "1 100")
+    drawn(room, "attention", "1 60")
     for pane, view, grid in ((0, "test-0/0", VD), (1, "test-0/2", LATERAL)):
         head = attention(address, view)[1]
         head = np.where(grid.inside(), head, -1)
@@ -102,14 +102,19 @@ def test_attention_is_drawn_head_by_head_over_both_views(open_page, address):
     assert room.locator(".tile[aria-pressed='true']").all_inner_texts() == ["head 2", "head 2"]
 
 
-def test_the_threshold_keeps_the_patches_that_hold_most(open_page, address):
-    room = open_page("#tab=attention&head=0&keep=50")
-    drawn(room, "attention", "0 50")
+@pytest.mark.parametrize("percent", [20, 60, 100])
+def test_what_glows_are_the_patches_that_together_hold_most(open_page, address, percent):
+    room = open_page(f"#tab=attention&head=0&keep={percent}")
+    drawn(room, "attention", f"0 {percent}")
     head = attention(address, "test-0/0")[0].astype(np.float64)
     inside = np.flatnonzero(VD.inside())
-    kept = strongest(head, VD, 0.5)
-    assert set(np.flatnonzero(cells(room, 0, "attention")[:, 3])) == set(kept)
-    assert 0 < len(kept) < len(inside)
+    order = strongest(head, VD, 1.0)
+    kept = strongest(head, VD, percent / 100)
+    assert len(kept) < len(inside) or percent == 100
+    low = head[order[min(len(kept), len(order) - 1)]]
+    strength = ((head - low) / (head[order[0]] - low)).clip(0, 1)
+    shown = cells(room, 0, "attention")[:, 3].astype(float)
+    np.testing.assert_allclose(shown[inside], 0.75 * 255 * strength[inside], atol=1)
 
 
 def test_backbones_attend_side_by_side(open_page):
@@ -139,12 +144,12 @@ def test_heads_are_chosen_with_the_keyboard_alone(open_page):
     assert room.evaluate("document.activeElement.id") == "tab-attention"
     room.keyboard.press("Tab")
     room.keyboard.press("ArrowLeft")  # the slider
-    drawn(room, "attention", "mean 95")
+    drawn(room, "attention", "mean 55")
     for head in ("mean", "all"):
         room.keyboard.press("Tab")
         assert room.evaluate("document.activeElement.dataset.head") == head
     room.keyboard.press("Enter")
-    drawn(room, "attention", "all 95")
+    drawn(room, "attention", "all 55")
     assert room.evaluate("document.activeElement.dataset.head") == "all"
 
 
@@ -384,7 +389,7 @@ def test_a_map_is_in_the_picture(open_page):
 def test_the_link_brings_back_what_is_on_the_screen(open_page):
     room = open_page("#study=test-1")
     room.get_by_role("tab", name="Attention").click()
-    drawn(room, "attention", "mean 100 test-1")
+    drawn(room, "attention", "mean 60 test-1")
     room.locator(".tile[data-head='2']").first.click()
     room.locator(".panel.attention input[type=range]").fill("40")
     drawn(room, "attention", "2 40 test-1")
