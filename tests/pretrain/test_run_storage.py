@@ -205,6 +205,7 @@ def test_a_worker_on_another_machine_sends_its_file_and_one_beside_the_first_nev
 def test_storage_that_does_not_answer_is_tried_again_with_one_warning_and_not_without_end(
     at_urls, failing_s3, monkeypatch
 ):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # the library's pauses are not what is tested: a minute
     config = at_urls("away")
     warnings: list[str] = []
     is_back = True

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.platform.ingest.radiographs import write_dicom
@@ -82,14 +83,14 @@ def cluster() -> Iterator[dict[str, str]]:
         subprocess.run(command, env=os.environ | reach, check=True, capture_output=True, timeout=PATIENCE)
         yield reach
     finally:
+        # Asked to end, Ray takes half a minute.
+        started = [psutil.Process(node.pid) for node in nodes]
+        processes = [child for process in started for child in process.children(recursive=True)]
+        for process in started + processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         for node in nodes:
-            os.killpg(node.pid, signal.SIGTERM)
-        for node in nodes:
-            try:
-                node.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(node.pid, signal.SIGKILL)
-                node.wait()
+            node.wait()
         shutil.rmtree(temp, ignore_errors=True)
 
 
