@@ -25,9 +25,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/vetdino demo $(ARGS)
 
-# Every test, on two processes; a file stays in one of them, so that its fixtures are made once.
+# Every test, on three processes, each of which waits half of its time for a Ray, a server or a browser; a file stays in one
+# of them, so that its fixtures are made once.
 test: setup browser
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # What is fast: no training, no Ray, no browser.
 quick: setup
