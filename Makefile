@@ -5,10 +5,10 @@ INSTALLED := .venv/.installed
 CHROMIUM := chromium chromium-browser google-chrome
 LINKED := __init__.py __main__.py py.typed pretrain downstream serving infra $(filter-out %/__pycache__,$(wildcard platform/*))
 ARGS ?=
-# uv leaves the libraries uncompiled; where this is set (some containers do), every process would compile all that it imports.
+# uv leaves the libraries uncompiled: where this is set, as in some containers, every process would compile what it imports.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo test quick check links types docs browser
+.PHONY: setup demo test tutorials quick check links types docs browser
 
 setup: $(INSTALLED)
 
@@ -25,10 +25,13 @@ $(INSTALLED): requirements.lock pyproject.toml
 demo: setup
 	$(BIN)/vetdino demo $(ARGS)
 
-# Every test, on three processes, each of which waits half of its time for a Ray, a server or a browser; a file stays in one
-# of them, so that its fixtures are made once.
+# Every test but those of the tutorials, on two processes; a file stays in one of them, so that its fixtures are made once.
 test: setup browser
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not tutorial" $(ARGS)
+
+# The pages of docs/tutorials, each from its first command to its last.
+tutorials: setup
+	$(BIN)/python -m pytest -n 2 tests/test_tutorials.py -m tutorial $(ARGS)
 
 # What is fast: no training, no Ray, no browser.
 quick: setup

@@ -36,6 +36,7 @@ def run(folder: Path, command: list[str]) -> str:
     return done.stdout
 
 
+@pytest.mark.tutorial
 @pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
 def test_a_tutorial_runs_to_its_end(page, tmp_path):
     blocks = SHELL.findall(page.read_text(encoding="utf-8"))
@@ -45,6 +46,7 @@ def test_a_tutorial_runs_to_its_end(page, tmp_path):
     assert printed.strip()
 
 
+@pytest.mark.tutorial
 def test_the_five_lines_of_the_first_page_run(tmp_path):
     [program] = FIRST.findall((ROOT / "docs" / "index.md").read_text(encoding="utf-8"))
     assert len([line for line in program.splitlines() if "vetdino." in line]) == 5

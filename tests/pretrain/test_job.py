@@ -209,20 +209,6 @@ def test_ctrl_c_ends_within_seconds_with_one_line_that_names_resume_and_no_proce
 
 
 @pytest.mark.slow
-def test_sigterm_to_the_command_alone_ends_it_as_ctrl_c_does(job):
-    config = job("terminated", steps=100_000)
-    process = start(config)
-    step_reached(config, 3, process)
-    assert config.out.with_name(".terminated.lock").is_file()
-    process.terminate()
-    code, _, err = ended(process, patience=120)
-    assert code == 143
-    assert err.splitlines()[-1] == "vetdino: stopped; run the same command with --resume to continue"
-    assert not config.out.with_name(".terminated.lock").exists()
-    assert gone(process.pid)
-
-
-@pytest.mark.slow
 def test_stopped_resumed_and_killed_twice_the_weights_are_those_of_the_undisturbed_job_bit_for_bit(
     undisturbed, resumed
 ):
@@ -272,19 +258,6 @@ def test_an_error_meant_for_people_is_told_in_one_line_and_not_tried_again(job):
 def test_another_training_in_the_folder_is_refused_without_resume(undisturbed):
     with pytest.raises(ConfigError, match="holds a training already; add --resume to continue"):
         pretrain(undisturbed)
-
-
-@pytest.mark.slow
-def test_of_two_jobs_into_one_folder_the_second_is_refused_and_the_first_undisturbed(job, undisturbed):
-    config = job("both", steps=20)
-    processes = [start(config), start(config)]
-    ends = sorted((ended(process) for process in processes), key=lambda end: end[0])
-    assert [code for code, _, _ in ends] == [0, 1]
-    (refusal,) = ends[1][2].splitlines()
-    assert refusal.startswith(f"vetdino: {config.out}: vetdino pretrain (process ")
-    assert "is writing there" in refusal
-    assert [line["step"] for line in history(config.out)] == list(range(1, 21))
-    assert not list(config.out.parent.glob(".*.lock"))
 
 
 @pytest.mark.slow

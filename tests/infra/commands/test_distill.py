@@ -15,7 +15,7 @@ import pytest
 from tests.pretrain.conftest import launcher, write_shards
 from tests.pretrain.feature_distillation.examples import tiny_distillation, write_teacher
 from tests.pretrain.left import record, weights
-from tests.pretrain.test_job import ROOT, ended, finished, step_reached, words_of
+from tests.pretrain.test_job import ROOT, ended, finished, gone, step_reached, words_of
 from vetdino.infra import cli
 from vetdino.platform.core.config import from_json
 from vetdino.platform.models.loading import load
@@ -112,9 +112,13 @@ def test_a_job_stopped_by_sigterm_and_resumed_is_the_undisturbed_one(teacher, sh
 
     process = start(config)
     step_reached(replace(config, out=config.out.path), 12, process)  # type: ignore[arg-type]
-    process.terminate()
+    lock = config.out.path.with_name(".job.lock")
+    assert lock.is_file()
+    process.terminate()  # to the command alone
     code, _, err = ended(process)
     assert code == 143
+    assert not lock.exists()
+    assert gone(process.pid)
     assert err.splitlines()[-1] == "vetdino: stopped; run the same command with --resume to continue"
     out, err = finished(start(replace(config, resume=True)))
     assert out.splitlines()[-1] == str(config.out.path / "backbone")
