@@ -182,18 +182,20 @@ def end(head: subprocess.Popen[bytes]) -> None:
 HEAD = """
 import functools, signal, sys
 import ray
-from ray._private import parameter
+from ray._private import parameter, utils
 port, agent = map(int, sys.argv[1:3])
 parameter.RayParams = functools.partial(parameter.RayParams, dashboard_agent_listen_port=agent)
 ray.init(
     num_cpus=2, num_gpus=0, object_store_memory=80_000_000, log_to_driver=False, _temp_dir=sys.argv[3],
     include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=port,
 )
+utils.write_ray_address(ray.get_runtime_context().gcs_address, sys.argv[3])
 print("ready", flush=True)
 signal.pause()
 """
 """A head without the server of `ray://`, which ends `ray start --block` where a busy machine lets it wait for 30 s. The
-agent's port, which `ray.init` has no setting for, must not be that of another Ray on this machine."""
+agent's port, which `ray.init` has no setting for, must not be that of another Ray on this machine. Its address is noted as
+`ray start` does: without the note Ray leads its jobs to any Ray that runs on the machine, one of another test's, too."""
 
 
 def started_head(temp: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
