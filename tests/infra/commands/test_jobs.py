@@ -194,8 +194,8 @@ print("ready", flush=True)
 signal.pause()
 """
 """A head without the server of `ray://`, which ends `ray start --block` where a busy machine lets it wait for 30 s. The
-agent's port, which `ray.init` has no setting for, must not be that of another Ray on this machine. Its address is noted as
-`ray start` does: without the note Ray leads its jobs to any Ray that runs on the machine, one of another test's, too."""
+agent's port, which `ray.init` has no setting for, must not be that of another Ray on this machine. Its address is noted
+as `ray start` does: without that, Ray leads jobs to any Ray that it finds on the machine, such as another test's."""
 
 
 def started_head(temp: Path, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
