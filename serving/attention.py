@@ -29,13 +29,17 @@ def attention_maps(attention_HN: np.ndarray, grid: PatchGrid) -> np.ndarray:
     A quantile would not do for 0: where half of a radiograph is black, all of the animal would glow for every head.
     """
     top, left, rows, columns = grid.letterbox
-    maps = np.empty((len(attention_HN), grid.height, grid.width), np.float32)
+    inside_N = grid.inside()
+    shown_N = inside_N if inside_N.any() else ~inside_N  # a view so narrow that no patch is mostly inside
+    maps = np.zeros((len(attention_HN), grid.height, grid.width), np.float32)
     for head, row_N in enumerate(np.asarray(attention_HN, np.float32)):
         cells = _without_border(row_N.reshape(grid.columns, grid.columns), grid)
         square = cv2.resize(cells, (grid.side, grid.side), interpolation=cv2.INTER_CUBIC)
         inner = square[top : top + rows, left : left + columns]
-        low, high = _ends(row_N[grid.inside()] if grid.inside().any() else row_N)
-        scaled = ((inner - low) / max(float(high - low), 1e-12)).clip(0.0, 1.0)
+        low, high = _ends(row_N[shown_N])
+        if high <= low:  # the same attention everywhere
+            continue
+        scaled = ((inner - low) / (high - low)).clip(0.0, 1.0)
         maps[head] = cv2.resize(scaled, (grid.width, grid.height), interpolation=cv2.INTER_LINEAR)
     return maps
 
